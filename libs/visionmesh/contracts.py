@@ -1,0 +1,189 @@
+"""The values that travel: parameters, references between the stages, and results.
+
+All are frozen. Internal hops carry a `Reference` (where the pixels lie and what is to be done with
+them); consumers receive a `Result`.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from visionmesh.errors import Code
+
+Score = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Frozen(BaseModel):
+    """A value: immutable, and strict about unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Priority(StrEnum):
+    HIGH = "high"
+    NORMAL = "normal"
+
+
+class Params(Frozen):
+    """What a producer may ask for with one image; absent values are the model's own."""
+
+    confidence: Score | None = None
+    iou: Score | None = None
+    top_k: Annotated[int, Field(ge=1, le=1000)] | None = None
+    max_detections: Annotated[int, Field(ge=1, le=10_000)] | None = None
+
+
+class ShmLocation(Frozen):
+    """Bytes in a slab under /dev/shm: valid while the first slot still has this generation."""
+
+    kind: Literal["shm"] = "shm"
+    arena: str
+    slot: int
+    generation: int
+    length: int
+
+
+class InlineLocation(Frozen):
+    """Bytes in the body of the message that carries the reference."""
+
+    kind: Literal["inline"] = "inline"
+    offset: int
+    length: int
+
+
+Location = Annotated[ShmLocation | InlineLocation, Field(discriminator="kind")]
+
+
+class TensorMeta(Frozen):
+    """One array of a payload. Arrays lie one behind the other, each aligned to 64 bytes."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Placement(Frozen):
+    """How the original lies in the model's input, in input pixels.
+
+    A point of the original ``(x, y)`` is at ``(x * scale_x + offset_x, y * scale_y + offset_y)``
+    of the input; offsets are negative where `crop` cut something off.
+    """
+
+    scale_x: float
+    scale_y: float
+    offset_x: float
+    offset_y: float
+
+
+class Reference(Frozen):
+    """One image on its way between two stages."""
+
+    id: str
+    source: str
+    model: str
+    version: int
+    sha256: str
+    """Of the encoded image, in hexadecimal."""
+    params: Params = Params()
+    priority: Priority = Priority.NORMAL
+    deadline_ns: int | None = None
+    """Unix time in nanoseconds after which the work is dropped."""
+    ack: str | None = None
+    """The ack subject of the EVENTS delivery; `None` for a synchronous request."""
+    reply: str | None = None
+    """The inbox of a synchronous request; `None` for an event."""
+    notify: str | None = None
+    """The inbox of the ingest worker that holds identical images until this one is done."""
+    result_key: str | None = None
+    """Cache keys under which postprocess stores the answer and the features; `None`: not cached."""
+    features_key: str | None = None
+    features: bool = False
+    """The payload is the decoder's reduced features from the cache, not the engine's outputs."""
+    traceparent: str | None = None
+    """W3C context whose span id is that of the image's root span."""
+    parent_span: str | None = None
+    """The producer's span (16 hexadecimal digits), parent of the root span."""
+    received_ns: int = 0
+    sent_ns: int = 0
+    """When the reference was put into the present queue, Unix time in nanoseconds."""
+    timings: dict[str, float] = Field(default_factory=dict)
+    """Milliseconds, by stage and queue, so far."""
+    width: int = 0
+    """Of the original after EXIF orientation, in pixels; 0 until decoded."""
+    height: int = 0
+    placement: Placement | None = None
+    tensors: tuple[TensorMeta, ...] = ()
+    location: Location
+
+
+Box = tuple[float, float, float, float]
+"""``(x1, y1, x2, y2)`` in pixels of the original image, clipped to it."""
+
+
+class Detection(Frozen):
+    label: str
+    score: Score
+    box: Box
+
+
+class ClassScore(Frozen):
+    label: str
+    score: Score
+
+
+class ImageInfo(Frozen):
+    width: int
+    height: int
+    sha256: str
+
+
+class CacheInfo(Frozen):
+    hit: bool
+    level: Literal["result", "features", "flight", "near"] | None = None
+
+
+class ErrorInfo(Frozen):
+    code: Code
+    message: str
+
+
+class Status(StrEnum):
+    OK = "ok"
+    ERROR = "error"
+    EXPIRED = "expired"
+
+
+class Answer(Frozen):
+    """What was recognised: the part of a result that depends on image, model and parameters only.
+
+    Fields that the model's task lacks are `None` and absent from the JSON.
+    """
+
+    detections: tuple[Detection, ...] | None = None
+    classes: tuple[ClassScore, ...] | None = None
+    embedding: tuple[float, ...] | None = None
+
+
+class Result(Answer):
+    """The one answer to one accepted event."""
+
+    id: str
+    source: str
+    model: str
+    version: int | None = None
+    status: Status
+    time: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    image: ImageInfo | None = None
+    cache: CacheInfo | None = None
+    timings: dict[str, float] = Field(default_factory=dict)
+    """Milliseconds, by stage (`preprocess`), queue (`preprocess_queue`) and in `total`."""
+    error: ErrorInfo | None = None
+    trace_id: str | None = None
+
+    def to_json(self) -> bytes:
+        """Return the document that travels on RESULTS."""
+        return self.__pydantic_serializer__.to_json(self, exclude_none=True)

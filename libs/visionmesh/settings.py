@@ -1,0 +1,149 @@
+"""Every setting of every service: typed, described, validated at start, passed in.
+
+Read from ``mesh.yaml`` (``--file``, or ``VISIONMESH_FILE``) and from the environment, which wins:
+``VISIONMESH_NATS_URL``, ``VISIONMESH_INGEST__PORT`` and so on, two underscores between the levels.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from visionmesh.durations import Duration
+from visionmesh.errors import Code, ConfigurationError
+
+MEBIBYTE = 1 << 20
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ServiceSettings(Section):
+    """What every service has."""
+
+    replicas: Annotated[int, Field(ge=0, le=64, description="processes under `visionmesh up`")] = 1
+    port: Annotated[
+        int, Field(ge=0, le=65535, description="of /healthz, /readyz and /metrics; 0: any free")
+    ] = 0
+    concurrency: Annotated[int, Field(ge=1, description="images in hand at once")] = 64
+    arena_bytes: Annotated[int, Field(ge=MEBIBYTE, description="of the writer's shm slab")] = (
+        64 * MEBIBYTE
+    )
+    nice: Annotated[int, Field(ge=0, le=19, description="niceness of the process")] = 0
+
+
+class IngestSettings(ServiceSettings):
+    port: Annotated[int, Field(ge=0, le=65535, description="of the HTTP interface")] = 8000
+    max_image_bytes: Annotated[int, Field(ge=1024)] = 32 * MEBIBYTE
+    """The encoded image; NATS's own max_payload must be at least this."""
+    request_timeout: Duration = timedelta(seconds=30)
+    """How long a synchronous request may take when the client names no deadline."""
+    max_requests: Annotated[int, Field(ge=1)] = 256
+    """Synchronous requests in hand at once; more are refused with 503."""
+
+
+class PreprocessSettings(ServiceSettings):
+    threads: Annotated[int, Field(ge=1, le=64)] = 2
+    max_pixels: Annotated[int, Field(ge=1)] = 200_000_000
+    """Of the original; a picture that says it has more is refused before it is unpacked."""
+
+
+class InferSettings(ServiceSettings):
+    nice: Annotated[int, Field(ge=0, le=19)] = 0
+
+
+class PostprocessSettings(ServiceSettings):
+    threads: Annotated[int, Field(ge=1, le=64)] = 1
+
+
+class EventsSettings(Section):
+    """The durable streams."""
+
+    max_messages: Annotated[int, Field(ge=1)] = 100_000
+    max_bytes: Annotated[int, Field(ge=MEBIBYTE)] = 4096 * MEBIBYTE
+    ack_wait: Duration = timedelta(seconds=30)
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 8
+    hop_ack_wait: Duration = timedelta(seconds=5)
+    """Of the memory streams between the stages."""
+    results_age: Duration = timedelta(hours=24)
+    results_messages: Annotated[int, Field(ge=1)] = 1_000_000
+    replicas: Annotated[int, Field(ge=1, le=5)] = 1
+
+
+class TracingSettings(Section):
+    sample: Annotated[float, Field(ge=0.0, le=1.0, description="share of images traced")] = 1.0
+    otlp_endpoint: str | None = None
+    """``OTEL_EXPORTER_OTLP_ENDPOINT`` is read when this is absent."""
+    keep_bytes: Annotated[int, Field(ge=0)] = 64 * MEBIBYTE
+    """Spans kept in the state folder of an embedded mesh for `visionmesh trace`; 0: none."""
+
+
+class Settings(BaseSettings):
+    """The settings of one mesh, or of one service of it."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="VISIONMESH_", env_nested_delimiter="__", frozen=True, extra="forbid"
+    )
+
+    nats_url: str = "nats://127.0.0.1:4222"
+    redis_url: str | None = None
+    """``redis://host:port``; without it nothing is cached."""
+    node: str = Field(
+        default_factory=lambda: re.sub(r"[^a-z0-9_-]", "-", socket.gethostname().lower())[:63]
+    )
+    """The lane of this host: references to its shared memory resolve only here."""
+    host: str = "127.0.0.1"
+    """The address that HTTP listens on."""
+    state_dir: Path = Path.home() / ".local" / "state" / "visionmesh"
+    shm_dir: Path = Path("/dev/shm")
+    events: EventsSettings = EventsSettings()
+    tracing: TracingSettings = TracingSettings()
+    ingest: IngestSettings = IngestSettings()
+    preprocess: PreprocessSettings = PreprocessSettings()
+    infer: InferSettings = InferSettings()
+    postprocess: PostprocessSettings = PostprocessSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return env_settings, init_settings
+
+
+def load_settings(path: Path | None = None, **overrides: Any) -> Settings:
+    """Read the settings from ``path``, the environment and ``overrides`` (the last two win).
+
+    Raises
+    ------
+    ConfigurationError
+        If the file is not YAML or a value is not as it must be; the message names the field.
+    """
+    try:
+        values = yaml.safe_load(path.read_text()) or {} if path is not None else {}
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigurationError(
+            Code.SETTINGS_INVALID, f"{path} cannot be read as YAML: {error}"
+        ) from error
+    if not isinstance(values, dict):
+        raise ConfigurationError(Code.SETTINGS_INVALID, f"{path} must hold a mapping of settings.")
+    try:
+        return Settings(**{**values, **overrides})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(
+            Code.SETTINGS_INVALID, f"setting {where}: {first['msg']}"
+        ) from error
