@@ -22,7 +22,9 @@ def parse_duration(text: str) -> timedelta:
     """Return the duration that ``text`` names; raise `ValueError` if it names none."""
     match = _TEXT.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text!r} is not a duration: write a number and one of {', '.join(_UNITS)}")
+        raise ValueError(
+            f"{text!r} is not a duration: write a number and one of {', '.join(_UNITS)}"
+        )
     return float(match[1]) * _UNITS[match[2]]
 
 

@@ -1,13 +1,13 @@
 """What can go wrong, classed by what happens next.
 
-    VisionmeshError
-    ├── Reject              the input is at fault: error result, DEAD, the event is done
-    ├── Expired             the deadline passed: expired result, DEAD, the event is done
-    ├── Retry               not now: deliver it again after a delay
-    │   └── Miss            the arena no longer holds the pixels: compute the image again
-    ├── Fatal               this worker is unfit: stop it, the supervisor starts another
-    ├── Refused             the mesh did not accept a call: nothing was stored
-    └── ConfigurationError  settings, a model folder or a server are not as they must be
+VisionmeshError
+├── Reject              the input is at fault: error result, DEAD, the event is done
+├── Expired             the deadline passed: expired result, DEAD, the event is done
+├── Retry               not now: deliver it again after a delay
+│   └── Miss            the arena no longer holds the pixels: compute the image again
+├── Fatal               this worker is unfit: stop it, the supervisor starts another
+├── Refused             the mesh did not accept a call: nothing was stored
+└── ConfigurationError  settings, a model folder or a server are not as they must be
 """
 
 from __future__ import annotations

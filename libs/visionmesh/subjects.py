@@ -30,7 +30,7 @@ def is_token(text: str) -> bool:
 
 
 def require_token(kind: str, text: str) -> str:
-    """Return ``text`` if it is a valid name of a ``kind``; raise `Refused` (invalid_name) if not."""
+    """Return ``text`` if it is a valid name of a ``kind``; else raise `Refused` (invalid_name)."""
     if is_token(text):
         return text
     shown = text if len(text) <= 40 else text[:40] + "…"  # noqa: PLR2004 - what fits a line
