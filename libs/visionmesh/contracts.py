@@ -103,6 +103,8 @@ class Reference(Frozen):
     features_key: str | None = None
     features: bool = False
     """The payload is the decoder's reduced features from the cache, not the engine's outputs."""
+    attempt: int = 1
+    """How often the event was delivered, this time included."""
     traceparent: str | None = None
     """W3C context whose span id is that of the image's root span."""
     parent_span: str | None = None

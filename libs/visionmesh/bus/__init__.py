@@ -1,0 +1,17 @@
+"""The thin JetStream layer: connection, confirmed publishing, pulling, streams and consumers."""
+
+from visionmesh.bus.connection import Connection
+from visionmesh.bus.delivery import Delivery, acknowledge, keep_alive, origin, return_later
+from visionmesh.bus.publisher import Publisher
+from visionmesh.bus.puller import Puller
+
+__all__ = [
+    "Connection",
+    "Delivery",
+    "Publisher",
+    "Puller",
+    "acknowledge",
+    "keep_alive",
+    "origin",
+    "return_later",
+]

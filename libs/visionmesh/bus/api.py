@@ -1,0 +1,67 @@
+"""JetStream's JSON interface: requests, and the errors that it answers with."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import nats.errors
+import orjson
+from nats.aio.client import Client
+
+from visionmesh.errors import Code, ConfigurationError, Refused, Retry
+
+STREAM_NOT_FOUND = 10059
+STREAM_NAME_IN_USE = 10058
+CONSUMER_NOT_FOUND = 10014
+MESSAGE_NOT_FOUND = 10037
+WRONG_LAST_SEQUENCE = 10071
+STREAM_FULL = frozenset({10077, 10047, 10023})
+"""Limits of the stream, of the account and of the server's storage (JSStreamStoreFailedF,
+JSStorageResourcesExceeded and JSInsufficientResources in the server's list of error codes)."""
+
+REQUEST_TIMEOUT = timedelta(seconds=5)
+
+
+class ApiError(ConfigurationError):
+    """JetStream refused a request; ``number`` is its own error code."""
+
+    def __init__(self, *, subject: str, number: int, description: str) -> None:
+        super().__init__(Code.MESH_INCOMPATIBLE, f"{subject}: {description} ({number})")
+        self.number = number
+
+
+async def request(
+    nc: Client, subject: str, payload: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Send ``payload`` to ``$JS.API.<subject>`` and return the decoded answer.
+
+    Raises
+    ------
+    ApiError
+        If the server answered with an error.
+    Refused
+        If no server with JetStream answered (mesh_unreachable).
+    """
+    body = orjson.dumps(payload) if payload is not None else b""
+    try:
+        message = await nc.request(
+            f"$JS.API.{subject}", body, timeout=REQUEST_TIMEOUT.total_seconds()
+        )
+    except nats.errors.NoRespondersError as error:
+        raise Refused(
+            Code.MESH_UNREACHABLE, "The NATS server runs without JetStream: start it with -js."
+        ) from error
+    except (nats.errors.TimeoutError, nats.errors.OutboundBufferLimitError) as error:
+        raise Retry(
+            "The NATS server did not answer in time.", code=Code.MESH_UNREACHABLE
+        ) from error
+    answer: dict[str, Any] = orjson.loads(message.data)
+    if "error" in answer:
+        error_ = answer["error"]
+        raise ApiError(
+            subject=subject,
+            number=error_.get("err_code", 0),
+            description=error_.get("description", "refused"),
+        )
+    return answer

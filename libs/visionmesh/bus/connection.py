@@ -1,0 +1,135 @@
+"""One connection to the mesh's NATS server, which it finds again for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+
+import nats
+import nats.errors
+from nats.aio.client import Client
+
+from visionmesh.errors import Code, ConfigurationError, Refused
+
+MINIMUM_SERVER = (2, 12)
+"""Older servers silently ignore consumer fields that they do not know."""
+RECONNECT_WAIT = timedelta(milliseconds=250)
+PENDING_BYTES = 96 << 20
+"""What may wait in the client for the socket: at least one image of the largest size."""
+
+log = logging.getLogger(__name__)
+
+
+class Connection:
+    """A NATS client whose state can be awaited, and that tells who asks when it came back."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self._up = asyncio.Event()
+        self._returned: list[Callable[[], None]] = []
+
+    @classmethod
+    async def open(
+        cls, url: str, *, name: str, within: timedelta = timedelta(seconds=10)
+    ) -> Connection:
+        """Connect to ``url`` and check that the server can carry a mesh.
+
+        Raises
+        ------
+        Refused
+            If no server answers in time (mesh_unreachable).
+        ConfigurationError
+            If the server is older than `MINIMUM_SERVER` or runs without JetStream.
+        """
+        connection = cls(Client())
+        try:
+            async with asyncio.timeout(within.total_seconds()):
+                await connection._connect(url, name)
+        except (TimeoutError, OSError, nats.errors.Error) as error:
+            await connection.client.close()
+            raise Refused(
+                Code.MESH_UNREACHABLE,
+                f"No NATS server answers at {url}: start one with `visionmesh up`, "
+                "or name another with --nats.",
+            ) from error
+        await connection._check_server(url)
+        return connection
+
+    async def _connect(self, url: str, name: str) -> None:
+        async def reconnected() -> None:
+            log.info("connected to NATS again")
+            self._up.set()
+            for callback in self._returned:
+                callback()
+
+        async def disconnected() -> None:
+            self._up.clear()
+
+        async def failed(error: Exception) -> None:
+            log.warning("NATS: %s", error or type(error).__name__)
+
+        await self.client.connect(
+            url,
+            name=name,
+            reconnected_cb=reconnected,
+            disconnected_cb=disconnected,
+            error_cb=failed,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=RECONNECT_WAIT.total_seconds(),
+            pending_size=PENDING_BYTES,
+            allow_reconnect=True,
+            connect_timeout=5,
+        )
+        self._up.set()
+
+    async def _check_server(self, url: str) -> None:
+        version = self.client.connected_server_version
+        if (version.major, version.minor) < MINIMUM_SERVER:
+            await self.client.close()
+            wanted = ".".join(map(str, MINIMUM_SERVER))
+            raise ConfigurationError(
+                Code.MESH_INCOMPATIBLE,
+                f"The NATS server at {url} is {version.major}.{version.minor}; "
+                f"visionmesh needs {wanted} or newer.",
+            )
+
+    @property
+    def max_payload(self) -> int:
+        """The largest message that the server takes, in bytes."""
+        return int(self.client.max_payload)
+
+    def on_return(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called whenever the connection was lost and is there again."""
+        self._returned.append(callback)
+
+    async def wait_up(self) -> None:
+        """Return as soon as the connection is there."""
+        await self._up.wait()
+
+    async def send(
+        self,
+        subject: str,
+        body: bytes = b"",
+        *,
+        reply: str = "",
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        """Send a message that nobody confirms; one that cannot be sent now is dropped.
+
+        Acknowledgements and heartbeats go this way: losing one leads to a redelivery.
+        """
+        try:
+            await self.client.publish(subject, body, reply=reply, headers=headers)
+        except (nats.errors.OutboundBufferLimitError, nats.errors.ConnectionClosedError) as error:
+            log.warning("not sent to %s: %s", subject, error)
+
+    async def close(self) -> None:
+        """Send what waits, then close."""
+        if self.client.is_connected:
+            try:
+                await self.client.flush(timeout=2)
+            except (nats.errors.Error, TimeoutError) as error:
+                log.warning("closing without a flush: %s", error)
+        await self.client.close()

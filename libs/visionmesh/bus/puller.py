@@ -1,0 +1,147 @@
+"""The pull loop: two overlapping requests on one durable consumer, for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+import orjson
+from nats.aio.msg import Msg
+
+from visionmesh.bus.connection import Connection
+from visionmesh.bus.delivery import Delivery
+
+EXPIRES = timedelta(seconds=20)
+HEARTBEAT = timedelta(seconds=2)
+SILENCE = 2.5 * HEARTBEAT
+"""Without a heartbeat for so long a request is taken for lost and sent again."""
+MAX_BYTES = 48 << 20
+"""Of one request; a server drops a client that it owes more than its max_pending (64 MiB)."""
+_HEARTBEAT_STATUS = "100"
+_CONSUMER_GONE = ("Consumer Deleted", "Consumer is push based", "No Responders")
+
+log = logging.getLogger(__name__)
+
+
+class Puller:
+    """Keeps a durable consumer's messages coming while there is room for them.
+
+    ``receive`` is called in the event loop with every delivery and must not block; `done` gives
+    the room of one delivery back. At most ``capacity`` deliveries are out at once. Two requests
+    overlap: the second waits at the server while the first one is being served.
+    """
+
+    def __init__(
+        self,
+        *,
+        connection: Connection,
+        stream: str,
+        consumer: str,
+        capacity: int,
+        receive: Callable[[Delivery], None],
+    ) -> None:
+        self._connection = connection
+        self._api = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._capacity = capacity
+        self._receive = receive
+        self._inbox = connection.client.new_inbox()
+        self._numbers = itertools.count()
+        self._requested: dict[str, int] = {}
+        self._in_hand = 0
+        self._heard = 0.0
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._subscription = await self._connection.client.subscribe(
+            f"{self._inbox}.*", cb=self._arrived, pending_bytes_limit=0
+        )
+        self._connection.on_return(self._forget_requests)
+        self._task = asyncio.create_task(self._run(), name=f"pull {self._api}")
+
+    async def stop(self) -> None:
+        """Ask for no more; deliveries that are out may still be settled."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+            if not self._connection.client.is_closed:
+                await self._subscription.unsubscribe()
+
+    def done(self) -> None:
+        """Give the room of one delivery back."""
+        self._in_hand -= 1
+        if self._room() * 2 >= self._capacity or not self._requested:
+            self._wake.set()
+
+    def _room(self) -> int:
+        return self._capacity - self._in_hand - sum(self._requested.values())
+
+    def _forget_requests(self) -> None:
+        self._requested.clear()
+        self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            self._wake.clear()
+            room = self._room()
+            if room > 0 and len(self._requested) < 2:  # noqa: PLR2004 - two overlap
+                await self._ask(max(1, room if self._requested else (room + 1) // 2))
+                continue
+            try:
+                async with asyncio.timeout(HEARTBEAT.total_seconds()):
+                    await self._wake.wait()
+            except TimeoutError:
+                self._watch()
+
+    def _watch(self) -> None:
+        silent = time.monotonic() - self._heard
+        if self._requested and silent > SILENCE.total_seconds():
+            log.warning("%s: silent for %.1f s, asking again", self._api, silent)
+            self._requested.clear()
+
+    async def _ask(self, count: int) -> None:
+        await self._connection.wait_up()
+        reply = f"{self._inbox}.{next(self._numbers)}"
+        body = {
+            "batch": count,
+            "expires": int(EXPIRES.total_seconds() * 1e9),
+            "idle_heartbeat": int(HEARTBEAT.total_seconds() * 1e9),
+            "max_bytes": MAX_BYTES,
+        }
+        self._requested[reply] = count
+        self._heard = time.monotonic()
+        await self._connection.send(self._api, orjson.dumps(body), reply=reply)
+
+    async def _arrived(self, message: Msg) -> None:
+        self._heard = time.monotonic()
+        if not message.reply.startswith("$JS.ACK."):
+            self._told(message)
+            return
+        left = self._requested.get(message.subject, 0) - 1
+        if left > 0:
+            self._requested[message.subject] = left
+        else:
+            self._requested.pop(message.subject, None)
+            self._wake.set()
+        self._in_hand += 1
+        self._receive(Delivery(message))
+
+    def _told(self, message: Msg) -> None:
+        headers = message.headers or {}
+        if headers.get("Status") == _HEARTBEAT_STATUS:
+            return
+        description = headers.get("Description", "No Responders")
+        if description in _CONSUMER_GONE:
+            log.warning("%s: %s", self._api, description)
+            asyncio.get_running_loop().call_later(HEARTBEAT.total_seconds(), self._drop, message)
+        else:
+            self._drop(message)
+
+    def _drop(self, message: Msg) -> None:
+        self._requested.pop(message.subject, None)
+        self._wake.set()
