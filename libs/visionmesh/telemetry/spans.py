@@ -1,0 +1,133 @@
+"""What one span says, and the one table of the names and attributes that spans carry.
+
+Names and keys follow OpenTelemetry's semantic conventions for messaging
+(https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/) as far as they fit; the
+rest begins with ``visionmesh.``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+AttributeValue = str | bool | int | float
+Link = tuple[str, str]
+"""The trace id and the span id of a span elsewhere that this one belongs to, too."""
+
+
+class SpanKind(StrEnum):
+    INTERNAL = "internal"
+    SERVER = "server"
+    PRODUCER = "producer"
+    CONSUMER = "consumer"
+
+
+class Span(NamedTuple):
+    """Something that happened to an image, recorded after the fact.
+
+    Ids are lower-case hexadecimal (32 digits for traces, 16 for spans); times are Unix time in
+    nanoseconds. A tuple, because a busy service records a thousand of them per second.
+    """
+
+    name: str
+    trace_id: str
+    span_id: str
+    parent_id: str | None
+    start_ns: int
+    end_ns: int
+    kind: SpanKind = SpanKind.INTERNAL
+    attributes: Mapping[str, AttributeValue] = {}
+    links: Sequence[Link] = ()
+    ok: bool = True
+
+
+class SpanName:
+    """The name of each span: an operation, and what it is done to.
+
+    ======================= ========== ===========================================================
+    span                    kind       from, to
+    ======================= ========== ===========================================================
+    `IMAGE`, the root       internal   the producer's publication, the result stored
+    `receive` STREAM        consumer   the delivery arrived, its handler began
+    `queue` STREAM          internal   put into the stream, delivered to a worker
+    `process` STAGE         consumer   the handler of one image began, its outcome is known
+    `DECODE_IMAGE`          internal   encoded bytes, the model's input
+    `BATCH`                 internal   the first image waits, the last is out; linked to its images
+    `ENGINE`                internal   the engine runs one batch
+    `DECODE_OUTPUTS`        internal   the engine's outputs, boxes and classes
+    `publish` STREAM        producer   handed to the connection, acknowledged by the server
+    ======================= ========== ===========================================================
+    """
+
+    IMAGE = "visionmesh image"
+    DECODE_IMAGE = "decode image"
+    BATCH = "batch"
+    ENGINE = "engine"
+    DECODE_OUTPUTS = "decode outputs"
+
+    @staticmethod
+    def receive(stream: str) -> str:
+        return f"receive {stream}"
+
+    @staticmethod
+    def queue(stream: str) -> str:
+        return f"queue {stream}"
+
+    @staticmethod
+    def process(stage: str) -> str:
+        return f"process {stage}"
+
+    @staticmethod
+    def publish(stream: str) -> str:
+        return f"publish {stream}"
+
+
+class Key:
+    """The key of each attribute."""
+
+    SYSTEM = "messaging.system"
+    """Always `NATS`."""
+    OPERATION_NAME = "messaging.operation.name"
+    OPERATION_TYPE = "messaging.operation.type"
+    DESTINATION = "messaging.destination.name"
+    """The name of the stream."""
+    CONSUMER_GROUP = "messaging.consumer.group.name"
+    """The name of the durable consumer."""
+    MESSAGE_ID = "messaging.message.id"
+    """The event's id; the root span must have it, `visionmesh trace ID` looks for it there."""
+    BODY_SIZE = "messaging.message.body.size"
+    BATCH_COUNT = "messaging.batch.message_count"
+    """Of images in one batch of the engine."""
+    MODEL = "visionmesh.model"
+    VERSION = "visionmesh.model.version"
+    SOURCE = "visionmesh.source"
+    STATUS = "visionmesh.status"
+    """``ok``, ``error`` or ``expired``; on the root span."""
+    CACHE = "visionmesh.cache.level"
+    DELIVERY = "visionmesh.delivery"
+    """How often the message was delivered, from 1; absent when once."""
+    ENGINE = "visionmesh.engine"
+    ERROR = "error.type"
+    """One of `visionmesh.errors.Code`."""
+
+
+NATS = "nats"
+
+# The operation's type for each operation's name.
+_TYPES = {"receive": "receive", "process": "process", "publish": "send"}
+
+
+def messaging(
+    operation: str, stream: str, *, more: Mapping[str, AttributeValue] | None = None
+) -> dict[str, AttributeValue]:
+    """Return the attributes of a ``receive``, ``process`` or ``publish`` of ``stream``."""
+    attributes: dict[str, AttributeValue] = {
+        Key.SYSTEM: NATS,
+        Key.OPERATION_NAME: operation,
+        Key.OPERATION_TYPE: _TYPES[operation],
+        Key.DESTINATION: stream,
+    }
+    if more:
+        attributes.update(more)
+    return attributes
