@@ -1,0 +1,205 @@
+"""Every metric of every service: one table, and methods that cost about a microsecond."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""From a small model on a GPU to the longest that anyone waits for one image."""
+
+IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
+"""The sizes that engines are commonly built for."""
+
+
+class Table:
+    """The metrics themselves, as Prometheus sees them."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = Counter(
+            "visionmesh_requests",
+            "Images that a stage is done with, by outcome.",
+            ("stage", "model", "status", "reason"),
+            registry=registry,
+        )
+        self.inference = Histogram(
+            "visionmesh_inference_seconds",
+            "What a stage itself needs for one image, or the engine for one batch.",
+            ("stage", "model"),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.queue = Histogram(
+            "visionmesh_queue_seconds",
+            "How long an image waited before a stage took it.",
+            ("stage", "model"),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.queue_depth = Gauge(
+            "visionmesh_queue_depth",
+            "Messages that wait in front of a stage.",
+            ("stage", "model"),
+            registry=registry,
+        )
+        self.batch = Histogram(
+            "visionmesh_batch_size",
+            "Images in one batch of the engine.",
+            ("model",),
+            buckets=IMAGES,
+            registry=registry,
+        )
+        self.cache = Counter(
+            "visionmesh_cache",
+            "Look-ups in the cache.",
+            ("level", "outcome"),
+            registry=registry,
+        )
+        self.arena_used = Gauge(
+            "visionmesh_arena_used_bytes",
+            "Bytes of the shared memory that hold an image.",
+            ("stage",),
+            registry=registry,
+        )
+        self.arena_capacity = Gauge(
+            "visionmesh_arena_capacity_bytes",
+            "Bytes of the shared memory that a stage writes to.",
+            ("stage",),
+            registry=registry,
+        )
+        self.in_flight = Gauge(
+            "visionmesh_in_flight",
+            "Images that a stage holds.",
+            ("stage",),
+            registry=registry,
+        )
+        self.redeliveries = Counter(
+            "visionmesh_redeliveries",
+            "Messages that were delivered before.",
+            ("stage",),
+            registry=registry,
+        )
+        self.dead = Counter(
+            "visionmesh_dead",
+            "Images that ended on DEAD.",
+            ("stage", "model", "reason"),
+            registry=registry,
+        )
+        self.single_flight = Counter(
+            "visionmesh_single_flight",
+            "Images that were answered by an identical one in flight.",
+            registry=registry,
+        )
+
+    def with_model(self) -> tuple[Counter | Gauge | Histogram, ...]:
+        """Return the metrics that have the label ``model``."""
+        return (
+            self.requests,
+            self.inference,
+            self.queue,
+            self.queue_depth,
+            self.batch,
+            self.dead,
+        )
+
+
+class ModelMetrics:
+    """What a stage counts for one model."""
+
+    def __init__(self, table: Table, *, stage: str, model: str) -> None:
+        self._table = table
+        self._stage = stage
+        self._model = model
+        self._requests: dict[tuple[str, str], Counter] = {}
+        self.inference = table.inference.labels(stage, model).observe
+        """Seconds that the stage, or one run of the engine, took."""
+        self.queued = table.queue.labels(stage, model).observe
+        """Seconds that an image waited."""
+        self.queue_depth = table.queue_depth.labels(stage, model).set
+        """Messages that wait now."""
+        self.batch: Callable[[float], None] = table.batch.labels(model).observe
+        """Images in a batch."""
+
+    def done(self, status: str, reason: str = "") -> None:
+        """Count an image that ended here as ``ok``, ``error``, ``expired`` or ``retry``."""
+        child = self._requests.get((status, reason))
+        if child is None:
+            child = self._table.requests.labels(self._stage, self._model, status, reason)
+            self._requests[status, reason] = child
+        child.inc()
+
+    def dead(self, reason: str) -> None:
+        """Count an image that went to DEAD."""
+        self._table.dead.labels(self._stage, self._model, reason).inc()
+
+
+class Metrics:
+    """The metrics of one process, which runs one stage.
+
+    Labels are bounded: ``model`` by the models of the mesh (`forget` one that is gone), ``reason``
+    by `visionmesh.errors.Code`.
+    """
+
+    def __init__(self, *, stage: str, registry: CollectorRegistry) -> None:
+        self._stage = stage
+        self._registry = registry
+        self._table = Table(registry)
+        self._models: dict[str, ModelMetrics] = {}
+        self._cache: dict[tuple[str, str], Counter] = {}
+        self.in_flight = self._table.in_flight.labels(stage).set
+        """Images in hand now."""
+        self.redelivered = self._table.redeliveries.labels(stage).inc
+        self.joined = self._table.single_flight.inc
+        self._arena_used = self._table.arena_used.labels(stage).set
+        self._arena_capacity = self._table.arena_capacity.labels(stage).set
+        ProcessCollector(registry=registry)
+
+    def model(self, name: str) -> ModelMetrics:
+        """Return the counters of one model, the same object for the same name."""
+        found = self._models.get(name)
+        if found is None:
+            found = self._models[name] = ModelMetrics(self._table, stage=self._stage, model=name)
+        return found
+
+    def forget(self, name: str) -> None:
+        """Drop the series of a model that the mesh no longer has."""
+        if self._models.pop(name, None) is not None:
+            for metric in self._table.with_model():
+                metric.remove_by_labels({"model": name})
+
+    def cache(self, level: str, *, hit: bool) -> None:
+        """Count a look-up in the cache at ``result``, ``features``, ``flight`` or ``near``."""
+        outcome = "hit" if hit else "miss"
+        child = self._cache.get((level, outcome))
+        if child is None:
+            child = self._cache[level, outcome] = self._table.cache.labels(level, outcome)
+        child.inc()
+
+    def arena(self, *, used: int, capacity: int) -> None:
+        """Say how full the stage's own arena is, in bytes."""
+        self._arena_used(used)
+        self._arena_capacity(capacity)
+
+    def watch_spans(self, dropped: Callable[[], int]) -> None:
+        """Have ``dropped`` asked at every scrape for how many spans were lost so far."""
+        self._registry.register(_DroppedSpans(dropped))
+
+    def exposition(self) -> tuple[bytes, str]:
+        """Return what a scrape answers, and its content type."""
+        return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
+
+
+class _DroppedSpans(Collector):
+    def __init__(self, dropped: Callable[[], int]) -> None:
+        self._dropped = dropped
+
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily(
+            "visionmesh_spans_dropped",
+            "Spans that no sink could take.",
+            value=self._dropped(),
+        )
