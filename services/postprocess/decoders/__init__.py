@@ -1,0 +1,60 @@
+"""Decoders: what a network's outputs mean.
+
+A decoder is a file of this folder and a line of `DECODERS`, or a function of the user's own that
+``output.decoder`` names as ``module:function``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from services.postprocess.decoders.protocol import Array, Arrays, Decoder
+from services.postprocess.decoders.softmax import Softmax
+from services.postprocess.decoders.yolov8 import YoloV8
+from services.postprocess.decoders.yolox import YoloX
+from visionmesh.errors import Code, ConfigurationError
+from visionmesh.models.spec import ModelSpec
+
+__all__ = ["DECODERS", "Array", "Arrays", "Decoder", "load_decoder"]
+
+DECODERS: Mapping[str, Callable[[ModelSpec], Decoder]] = MappingProxyType(
+    {"softmax": Softmax, "yolov8": YoloV8, "yolox": YoloX}
+)
+
+
+def load_decoder(spec: ModelSpec) -> Decoder:
+    """Return the decoder that ``spec.output`` names, ready for this model.
+
+    A user's decoder is a function that takes the `ModelSpec` and returns a `Decoder`; it reads its
+    parameters from ``spec.output.parameters`` and raises `ValueError` if they are wrong.
+
+    Raises
+    ------
+    ConfigurationError
+        (model_invalid) If there is no such decoder, or its parameters are not as it wants them.
+    """
+    try:
+        decoder = _find(spec.output.decoder)(spec)
+    except (ImportError, SyntaxError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise _invalid(spec, str(error)) from error
+    if not isinstance(decoder, Decoder):
+        raise _invalid(spec, f"it returned {type(decoder).__name__}, which is not a decoder")
+    return decoder
+
+
+def _find(name: str) -> Callable[[ModelSpec], Decoder]:
+    module, colon, function = name.partition(":")
+    if colon:
+        build: Callable[[ModelSpec], Decoder] = getattr(importlib.import_module(module), function)
+        return build
+    if name not in DECODERS:
+        raise ValueError(f"unknown: use {', '.join(sorted(DECODERS))} or module:function")
+    return DECODERS[name]
+
+
+def _invalid(spec: ModelSpec, why: str) -> ConfigurationError:
+    return ConfigurationError(
+        Code.MODEL_INVALID, f"Model {spec.name!r}, decoder {spec.output.decoder!r}: {why}."
+    )
