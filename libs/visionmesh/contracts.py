@@ -96,8 +96,6 @@ class Reference(Frozen):
     """The ack subject of the EVENTS delivery; `None` for a synchronous request."""
     reply: str | None = None
     """The inbox of a synchronous request; `None` for an event."""
-    notify: str | None = None
-    """The inbox of the ingest worker that holds identical images until this one is done."""
     result_key: str | None = None
     """Cache keys under which postprocess stores the answer and the features; `None`: not cached."""
     features_key: str | None = None
@@ -119,7 +117,7 @@ class Reference(Frozen):
     height: int = 0
     placement: Placement | None = None
     tensors: tuple[TensorMeta, ...] = ()
-    location: Location
+    location: Location = InlineLocation(offset=0, length=0)
 
 
 Box = tuple[float, float, float, float]

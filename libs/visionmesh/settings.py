@@ -93,6 +93,8 @@ class Settings(BaseSettings):
         env_prefix="VISIONMESH_", env_nested_delimiter="__", frozen=True, extra="forbid"
     )
 
+    mesh: str = "default"
+    """The name of the mesh; shared-memory files carry it."""
     nats_url: str = "nats://127.0.0.1:4222"
     redis_url: str | None = None
     """``redis://host:port``; without it nothing is cached."""

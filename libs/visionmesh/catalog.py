@@ -1,0 +1,73 @@
+"""The models of the mesh as this worker sees them, kept up to date."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from visionmesh.errors import Code, Refused
+from visionmesh.models.registry import ModelRecord, Registry
+
+log = logging.getLogger(__name__)
+
+Listener = Callable[[str, ModelRecord | None], Awaitable[None]]
+
+
+class Catalog:
+    """Follows the registry and tells its listeners of each change, one at a time.
+
+    A listener gets the model's name and its record, or `None` when the model was removed.
+    """
+
+    def __init__(self, *, registry: Registry) -> None:
+        self.registry = registry
+        self._models: dict[str, ModelRecord] = {}
+        self._listeners: list[Listener] = []
+        self._known = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def on_change(self, listener: Listener) -> None:
+        self._listeners.append(listener)
+
+    async def start(self) -> None:
+        """Return when every model that is pushed already was told."""
+        self._task = asyncio.create_task(self._follow(), name="follow models")
+        known = asyncio.create_task(self._known.wait())
+        await asyncio.wait((self._task, known), return_when=asyncio.FIRST_COMPLETED)
+        known.cancel()
+        if self._task.done():
+            self._task.result()
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def names(self) -> list[str]:
+        return sorted(self._models)
+
+    def find(self, name: str) -> ModelRecord | None:
+        return self._models.get(name)
+
+    def get(self, name: str) -> ModelRecord:
+        """Return the record of ``name``; raise `Refused` (unknown_model) if there is none."""
+        record = self._models.get(name)
+        if record is None:
+            raise Refused(
+                Code.UNKNOWN_MODEL,
+                f"There is no model {name!r} in the mesh; see `visionmesh list`.",
+            )
+        return record
+
+    async def _follow(self) -> None:
+        async for change in self.registry.watch():
+            if change is None:
+                self._known.set()
+                continue
+            if change.record is None:
+                self._models.pop(change.name, None)
+            else:
+                self._models[change.name] = change.record
+            for listener in self._listeners:
+                await listener(change.name, change.record)

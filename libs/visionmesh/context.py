@@ -1,0 +1,141 @@
+"""Everything that the parts of one worker process share; built once, passed in."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from visionmesh.bus import Connection, Publisher, topology
+from visionmesh.cache import Cache
+from visionmesh.catalog import Catalog
+from visionmesh.contracts import InlineLocation, Reference
+from visionmesh.errors import Fatal
+from visionmesh.models.registry import Registry
+from visionmesh.nodes import Nodes
+from visionmesh.outbox import Outbox
+from visionmesh.settings import ServiceSettings, Settings
+from visionmesh.settlement import Settlement
+from visionmesh.subjects import ANY_LANE
+from visionmesh.telemetry.metrics import Metrics
+from visionmesh.telemetry.tracing import Tracing
+from visionmesh.tensors import InlineArena, InlineReading, Reading, ShmArena, ShmReader, Slot
+from visionmesh.trail import Trail
+
+ARENA_PATIENCE = timedelta(seconds=10)
+"""How long an image waits for room in the arena before it is delivered again."""
+
+
+@dataclass(kw_only, slots=True)
+class Context:
+    """The connections, arenas and instruments of one worker."""
+
+    stage: str
+    stream: str
+    """Where this stage's work comes from."""
+    settings: Settings
+    own: ServiceSettings
+    connection: Connection
+    publisher: Publisher
+    outbox: Outbox
+    settlement: Settlement
+    catalog: Catalog
+    nodes: Nodes
+    cache: Cache
+    metrics: Metrics
+    tracing: Tracing
+    arena: ShmArena
+    inline: InlineArena
+    reader: ShmReader
+    failed: asyncio.Future[None] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+    def fail(self, error: Fatal) -> None:
+        """End this worker with ``error``."""
+        if not self.failed.done():
+            self.failed.set_exception(error)
+
+    async def room(self, lane: str, nbytes: int) -> Slot:
+        """Return a slot of ``nbytes`` in the arena that readers of ``lane`` can resolve."""
+        arena = self.inline if lane == ANY_LANE else self.arena
+        return await arena.acquire(nbytes, timeout=ARENA_PATIENCE)
+
+    def read(self, reference: Reference, payloads: memoryview) -> Reading:
+        """Resolve where the payload of ``reference`` lies; raise `Miss` if it is gone."""
+        if isinstance(reference.location, InlineLocation):
+            return InlineReading(reference.location, payloads)
+        return self.reader.read(reference.location)
+
+    def trail(self, reference: Reference) -> Trail:
+        return Trail(
+            tracing=self.tracing, stage=self.stage, stream=self.stream, reference=reference
+        )
+
+
+def shm_prefix(settings: Settings) -> str:
+    """Return how the slabs of this mesh on this node begin."""
+    return f"visionmesh-{settings.mesh}-{settings.node}-"
+
+
+@asynccontextmanager
+async def open_context(settings: Settings, *, stage: str, stream: str) -> AsyncIterator[Context]:
+    """Connect to everything that a worker of ``stage`` needs, and close it in the end."""
+    own: ServiceSettings = getattr(settings, stage)
+    async with AsyncExitStack() as stack:
+        connection = await Connection.open(settings.nats_url, name=f"{stage}@{settings.node}")
+        stack.push_async_callback(connection.close)
+        await topology.ensure_streams(connection.client, settings.events)
+        publisher = Publisher(connection=connection)
+        await publisher.start()
+        metrics = Metrics()
+        tracing = Tracing(
+            settings=settings.tracing,
+            service=f"visionmesh-{stage}",
+            node=settings.node,
+            state_dir=settings.state_dir,
+        )
+        stack.push_async_callback(asyncio.to_thread, tracing.close)
+        cache = Cache(url=settings.redis_url, count=metrics.cache)
+        stack.push_async_callback(cache.close)
+        arena = ShmArena(
+            directory=settings.shm_dir,
+            name=f"{shm_prefix(settings)}{stage}-{os.getpid()}",
+            size=own.arena_bytes,
+        )
+        stack.callback(arena.close)
+        reader = ShmReader(directory=settings.shm_dir)
+        stack.callback(reader.close)
+        nodes = Nodes(nc=connection.client, node=settings.node, stage=stage)
+        stack.push_async_callback(nodes.stop)
+        catalog = Catalog(registry=Registry(connection.client))
+        stack.push_async_callback(catalog.stop)
+        outbox = Outbox(publisher=publisher)
+        stack.push_async_callback(outbox.close)
+        yield Context(
+            stage=stage,
+            stream=stream,
+            settings=settings,
+            own=own,
+            connection=connection,
+            publisher=publisher,
+            outbox=outbox,
+            settlement=Settlement(
+                connection=connection,
+                publisher=publisher,
+                tracing=tracing,
+                stage=stage,
+                max_attempts=settings.events.max_attempts,
+            ),
+            catalog=catalog,
+            nodes=nodes,
+            cache=cache,
+            metrics=metrics,
+            tracing=tracing,
+            arena=arena,
+            inline=InlineArena(),
+            reader=reader,
+        )

@@ -1,0 +1,173 @@
+"""Who is there: every worker tells its state every two seconds, and watches the others."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import nats.errors
+import nats.js.errors
+from nats.aio.client import Client
+from nats.js.api import KeyValueConfig, StorageType
+from nats.js.kv import KeyValue
+from pydantic import Field, ValidationError
+
+from visionmesh.contracts import Frozen
+from visionmesh.subjects import ANY_LANE, NODES_BUCKET
+
+PERIOD = timedelta(seconds=2)
+ALIVE = timedelta(seconds=7)
+"""A worker that has said nothing for so long is taken for gone."""
+
+log = logging.getLogger(__name__)
+
+
+class NodeRecord(Frozen):
+    """What one worker tells of itself."""
+
+    node: str
+    stage: str
+    pid: int
+    models: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    """Versions that are loaded and warm, by model."""
+    failed: dict[str, str] = Field(default_factory=dict)
+    """Why a model could not be loaded."""
+    device: str = "cpu"
+    load: float = 0.0
+    """Images in hand."""
+    http: str | None = None
+    since: datetime
+    ready: bool = False
+
+    @property
+    def key(self) -> str:
+        return f"{self.stage}.{self.node}.{self.pid}"
+
+
+async def nodes_bucket(nc: Client) -> KeyValue:
+    """Return the bucket of workers; create it if it is not there."""
+    js = nc.jetstream()
+    config = KeyValueConfig(
+        bucket=NODES_BUCKET, ttl=ALIVE.total_seconds(), storage=StorageType.MEMORY
+    )
+    try:
+        return await js.create_key_value(config)
+    except nats.js.errors.BadRequestError:
+        return await js.key_value(NODES_BUCKET)
+
+
+async def list_nodes(nc: Client) -> list[NodeRecord]:
+    """Return the workers that are alive, by stage and node."""
+    bucket = await nodes_bucket(nc)
+    try:
+        keys = await bucket.keys()
+    except nats.js.errors.NoKeysError:
+        return []
+    records = []
+    for key in keys:
+        with contextlib.suppress(nats.js.errors.KeyNotFoundError):
+            entry = await bucket.get(key)
+            records.append(NodeRecord.model_validate_json(entry.value or b""))
+    return sorted(records, key=lambda record: record.key)
+
+
+class Nodes:
+    """This worker's record, and the view of all others."""
+
+    def __init__(self, *, nc: Client, node: str, stage: str, device: str = "cpu") -> None:
+        self._nc = nc
+        self._node = node
+        self._record = NodeRecord(
+            node=node, stage=stage, pid=os.getpid(), since=datetime.now(UTC), device=device
+        )
+        self._seen: dict[str, tuple[float, NodeRecord]] = {}
+        self._load: Callable[[], float] = lambda: 0.0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self, *, load: Callable[[], float]) -> None:
+        """Begin to announce and to watch; ``load`` returns the images in hand."""
+        self._load = load
+        self._bucket = await nodes_bucket(self._nc)
+        self._tasks = [
+            asyncio.create_task(self._announce_always(), name="announce"),
+            asyncio.create_task(self._watch(), name="watch nodes"),
+        ]
+
+    async def update(self, **changes: object) -> None:
+        """Change fields of this worker's record and tell it at once."""
+        self._record = self._record.model_copy(update=changes)
+        await self._announce()
+
+    def lane(self, stage: str, model: str | None = None) -> str:
+        """Return the lane to a ``stage``: this node's, if a worker there serves ``model``."""
+        horizon = time.monotonic() - ALIVE.total_seconds()
+        for seen, record in self._seen.values():
+            if (
+                record.stage == stage
+                and record.node == self._node
+                and seen > horizon
+                and record.ready
+                and (model is None or model in record.models)
+            ):
+                return self._node
+        return ANY_LANE
+
+    def serving(self, model: str) -> bool:
+        """Say whether an infer worker anywhere has ``model`` loaded and warm."""
+        horizon = time.monotonic() - ALIVE.total_seconds()
+        return any(
+            record.stage == "infer" and seen > horizon and model in record.models
+            for seen, record in self._seen.values()
+        )
+
+    def failure(self, model: str) -> str | None:
+        """Return why a worker could not load ``model``, if one said so."""
+        return next((r.failed[model] for _, r in self._seen.values() if model in r.failed), None)
+
+    async def _announce(self) -> None:
+        self._record = self._record.model_copy(update={"load": self._load()})
+        try:
+            await self._bucket.put(self._record.key, self._record.model_dump_json().encode())
+        except (nats.errors.Error, nats.js.errors.Error, TimeoutError) as error:
+            log.warning("cannot announce this worker: %s", error or type(error).__name__)
+
+    async def _announce_always(self) -> None:
+        while True:
+            await self._announce()
+            await asyncio.sleep(PERIOD.total_seconds())
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                watcher = await self._bucket.watchall()
+                while True:
+                    entry = await watcher.updates(timeout=ALIVE.total_seconds())
+                    if entry is not None:
+                        self._note(entry.key, entry.value)
+            except (nats.errors.Error, nats.js.errors.Error, TimeoutError) as error:
+                log.info("watching the nodes again: %s", error or type(error).__name__)
+                await asyncio.sleep(PERIOD.total_seconds())
+
+    def _note(self, key: str, value: bytes | None) -> None:
+        if not value:
+            self._seen.pop(key, None)
+            return
+        try:
+            self._seen[key] = (time.monotonic(), NodeRecord.model_validate_json(value))
+        except ValidationError as error:
+            log.warning("the record of %s is of another release: %s", key, error)
+
+    async def stop(self) -> None:
+        """Withdraw the record."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks and self._nc.is_connected:
+            with contextlib.suppress(nats.errors.Error, nats.js.errors.Error, TimeoutError):
+                await self._bucket.delete(self._record.key)
+        self._tasks = []

@@ -1,0 +1,92 @@
+"""One worker process: from its settings to its orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+import uvloop
+
+from visionmesh.context import Context, open_context
+from visionmesh.errors import VisionmeshError
+from visionmesh.http import HttpServer, status_app
+from visionmesh.settings import Settings, load_settings
+
+log = logging.getLogger(__name__)
+
+App = Callable[[Any, Any, Any], Awaitable[None]]
+"""An ASGI application."""
+
+
+class Worker(Protocol):
+    """What a service is made of."""
+
+    @property
+    def in_hand(self) -> int:
+        """Images that it works on."""
+
+    def ready(self) -> str | None:
+        """Return `None`, or why this worker cannot take work now."""
+
+    def app(self, status: App) -> App:
+        """Return what HTTP serves: ``status``, or more around it."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None:
+        """Take nothing more and finish what is in hand."""
+
+
+async def serve(
+    settings: Settings, *, stage: str, stream: str, build: Callable[[Context], Worker]
+) -> None:
+    """Run one worker until SIGTERM or SIGINT; raise what made it unfit."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    async with open_context(settings, stage=stage, stream=stream) as context:
+        worker = build(context)
+        status = status_app(metrics=context.metrics, ready=worker.ready)
+        server = HttpServer(app=worker.app(status), host=settings.host, port=context.own.port)
+        port = await server.start()
+        try:
+            await context.nodes.start(load=lambda: worker.in_hand)
+            await worker.start()
+            await context.nodes.update(ready=True, http=f"http://{settings.host}:{port}")
+            log.info("%s is ready, http://%s:%d", stage, settings.host, port)
+            await _until(stopped, context)
+            log.info("%s stops", stage)
+        finally:
+            await context.nodes.stop()
+            await worker.stop()
+            await server.stop()
+
+
+async def _until(stopped: asyncio.Event, context: Context) -> None:
+    waiting = asyncio.ensure_future(stopped.wait())
+    await asyncio.wait((waiting, context.failed), return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if context.failed.done():
+        context.failed.result()
+
+
+def run(*, stage: str, stream: str, build: Callable[[Context], Worker]) -> int:
+    """Be the process of one service; settings come from the environment; return its exit code."""
+    logging.basicConfig(
+        level=os.environ.get("VISIONMESH_LOG", "INFO"),
+        format=f"%(asctime)s {stage} %(levelname)s %(message)s",
+    )
+    try:
+        settings = load_settings()
+        if nice := getattr(settings, stage).nice:
+            os.nice(nice)
+        uvloop.run(serve(settings, stage=stage, stream=stream, build=build))
+    except VisionmeshError as error:
+        log.error("%s", error)
+        return 1
+    return 0

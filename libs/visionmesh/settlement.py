@@ -1,0 +1,181 @@
+"""How an image ends: exactly one result, DEAD where something was wrong, then the event's ack."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import nats.errors
+import orjson
+from nats.aio.msg import Msg
+
+from visionmesh import subjects
+from visionmesh.bus import Connection, Publisher, acknowledge, origin, return_later
+from visionmesh.contracts import ErrorInfo, Reference, Result, Status
+from visionmesh.errors import Code, Expired, Reject, Retry, VisionmeshError
+from visionmesh.telemetry.context import parse_traceparent
+from visionmesh.telemetry.spans import AttributeValue, Key, Span, SpanKind, SpanName
+from visionmesh.telemetry.tracing import Tracing
+
+AGAIN_HEADER = "Vm-Again"
+"""On the reply to a synchronous request: the image must be sent again, for this reason."""
+_DIRECT_GET_TIMEOUT = 5.0
+
+log = logging.getLogger(__name__)
+
+
+class Settlement:
+    """Stores results and tells everyone who waits: the producer's event, a caller."""
+
+    def __init__(
+        self,
+        *,
+        connection: Connection,
+        publisher: Publisher,
+        tracing: Tracing,
+        stage: str,
+        max_attempts: int,
+    ) -> None:
+        self._connection = connection
+        self._publisher = publisher
+        self._tracing = tracing
+        self._stage = stage
+        self._max_attempts = max_attempts
+
+    async def answer(self, reference: Reference, result: Result) -> None:
+        """Give ``result`` to whoever asked, then acknowledge the event."""
+        self._record_root(reference, result)
+        body = result.to_json()
+        if reference.reply is not None:
+            await self._connection.send(reference.reply, body)
+        else:
+            subject = subjects.result(reference.model, reference.source, reference.id)
+            headers = _result_headers(result)
+            if not await self._publisher.publish_once(subject, body, headers=headers):
+                log.info("%s was answered before", subject)
+            if reference.ack is not None:
+                await acknowledge(self._connection, reference.ack)
+
+    def _record_root(self, reference: Reference, result: Result) -> None:
+        context = parse_traceparent(reference.traceparent)
+        if context is None or not context.sampled:
+            return
+        attributes: dict[str, AttributeValue] = {
+            Key.MESSAGE_ID: reference.id,
+            Key.MODEL: reference.model,
+            Key.SOURCE: reference.source,
+            Key.VERSION: reference.version,
+            Key.STATUS: result.status,
+        }
+        if result.cache is not None and result.cache.level is not None:
+            attributes[Key.CACHE] = result.cache.level
+        if result.error is not None:
+            attributes[Key.ERROR] = result.error.code
+        self._tracing.record(
+            Span(
+                SpanName.IMAGE,
+                context.trace_id,
+                context.span_id,
+                reference.parent_span,
+                reference.received_ns,
+                time.time_ns(),
+                SpanKind.INTERNAL,
+                attributes,
+                (),
+                result.status is Status.OK,
+            )
+        )
+
+    async def again(self, reference: Reference, error: Retry) -> VisionmeshError | None:
+        """Have the image computed once more, or refuse it if that was tried often enough.
+
+        Returns the error that ended it, or `None` if it goes on.
+        """
+        if reference.reply is not None:
+            await self._connection.send(reference.reply, headers={AGAIN_HEADER: error.code})
+            return None
+        if reference.attempt >= self._max_attempts:
+            last = Reject(
+                Code.TOO_MANY_ATTEMPTS,
+                f"Given up after {reference.attempt} attempts; the last one: {error.message}",
+            )
+            await self.refuse(reference, last)
+            return last
+        if reference.ack is not None:
+            await return_later(self._connection, reference.ack, error.delay)
+        return None
+
+    async def refuse(
+        self, reference: Reference, error: Reject | Expired, *, event: Msg | None = None
+    ) -> None:
+        """End the image with ``error``: a copy to DEAD, the error result, then the ack.
+
+        ``event`` is the original message where the caller has it; else it is read from EVENTS.
+        """
+        if reference.ack is not None:
+            await self._bury(reference, error, event)
+        status = Status.EXPIRED if isinstance(error, Expired) else Status.ERROR
+        result = Result(
+            id=reference.id,
+            source=reference.source,
+            model=reference.model,
+            version=reference.version or None,
+            status=status,
+            timings=total(reference),
+            error=ErrorInfo(code=error.code, message=error.message),
+        )
+        await self.answer(reference, result)
+
+    async def _bury(self, reference: Reference, error: VisionmeshError, event: Msg | None) -> None:
+        assert reference.ack is not None
+        headers: Mapping[str, str] = {}
+        body = b""
+        if event is not None:
+            headers, body = event.headers or {}, event.data
+        elif (found := await self._read_event(reference.ack)) is not None:
+            headers, body = found.headers or {}, found.data
+        kept = {key: value for key, value in headers.items() if not key.startswith("Nats-")}
+        await self._publisher.publish(
+            subjects.dead(self._stage, reference.model),
+            body,
+            headers={
+                **kept,
+                "Vm-Id": reference.id,
+                "Vm-Source": reference.source,
+                "Vm-Error-Code": error.code,
+                "Vm-Error-Message": error.message,
+                "Vm-Time": datetime.now(UTC).isoformat(),
+            },
+        )
+
+    async def _read_event(self, ack: str) -> Msg | None:
+        """Return the event as EVENTS keeps it, or `None` if another pass has ended it."""
+        request = orjson.dumps({"seq": origin(ack).sequence})
+        try:
+            message: Msg = await self._connection.client.request(
+                f"$JS.API.DIRECT.GET.{subjects.EVENTS}", request, timeout=_DIRECT_GET_TIMEOUT
+            )
+        except nats.errors.TimeoutError:
+            log.warning("EVENTS did not answer; DEAD gets the reason without the image")
+            return None
+        return None if (message.headers or {}).get("Status") else message
+
+
+def total(reference: Reference) -> dict[str, float]:
+    """Return the timings with ``total``, from the receipt of the image until now."""
+    elapsed = (time.time_ns() - reference.received_ns) / 1e6
+    return {**reference.timings, "total": round(elapsed, 3)}
+
+
+def _result_headers(result: Result) -> dict[str, Any]:
+    return {
+        "Content-Type": "application/json",
+        "ce-specversion": "1.0",
+        "ce-id": result.id if result.id.isascii() else subjects.id_token(result.id),
+        "ce-source": f"visionmesh/{result.model}/{result.source}",
+        "ce-type": f"io.visionmesh.result.{result.status}",
+        "ce-time": result.time.isoformat(),
+    }
