@@ -1,0 +1,258 @@
+"""The models of the mesh: records in the KV bucket `vm_models`, files in the object store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from nats.aio.client import Client
+from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
+from nats.errors import TimeoutError as NatsTimeoutError
+from nats.js.api import RawStreamMsg, StorageType
+from nats.js.errors import (
+    BadRequestError,
+    KeyNotFoundError,
+    KeyWrongLastSequenceError,
+    NotFoundError,
+)
+from nats.js.kv import KeyValue
+from pydantic import ValidationError
+
+from visionmesh.errors import Code, Refused
+from visionmesh.models.artifacts import ArtifactStore, file_sha256
+from visionmesh.models.folder import ModelFolder
+from visionmesh.models.push import merged, selected
+from visionmesh.models.record import ModelRecord
+from visionmesh.subjects import MODELS_BUCKET, require_token
+
+_STREAM = f"KV_{MODELS_BUCKET}"
+_SUBJECTS = f"$KV.{MODELS_BUCKET}.>"
+_POLL = timedelta(seconds=2)
+"""How late a watcher may notice a change whose announcement was lost with a connection."""
+_AWAY = timedelta(milliseconds=200)
+"""Between two tries of a watcher while the server does not answer."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What a watcher sees: a model was pushed (``record``) or removed (no record)."""
+
+    name: str
+    record: ModelRecord | None
+
+
+class Registry:
+    """Pushes, finds, watches and removes models; any number of processes may do so at once."""
+
+    def __init__(self, nc: Client, *, replicas: int = 1) -> None:
+        self._nc = nc
+        self._js = nc.jetstream()
+        self._replicas = replicas
+        self._artifacts = ArtifactStore(nc, replicas=replicas)
+        self._opened: KeyValue | None = None
+
+    async def push(self, folder: ModelFolder, *, version: int | None = None) -> ModelRecord:
+        """Store the folder's versions (or only one of them) and its spec; return what is stored.
+
+        Files that the mesh has are not sent again, the record is written last, and nothing is
+        written if nothing changed. Versions that are stored but not in the folder stay.
+
+        Raises
+        ------
+        ConfigurationError
+            (model_invalid) if a network does not fit the spec.
+        Refused
+            (unknown_version) if the folder has no such version; (mesh_unreachable).
+        """
+        files = selected(folder, version)
+        hashes = {
+            number: await asyncio.to_thread(file_sha256, file) for number, file in files.items()
+        }
+        with _reaching_mesh():
+            while True:
+                old, revision = await self._read(folder.spec.name)
+                record = await merged(folder.spec, old, files, hashes)
+                for number, file in files.items():
+                    if not await self._artifacts.has(hashes[number]):
+                        await self._artifacts.put(hashes[number], file)
+                if record == old:
+                    return record
+                if await self._write(record, revision):
+                    await self._free(old)
+                    return record
+
+    async def get(self, name: str) -> ModelRecord:
+        """Return a model; raise `Refused` (unknown_model, invalid_name) if there is none."""
+        with _reaching_mesh():
+            record, _ = await self._read(require_token("model", name))
+        if record is None:
+            raise _unknown(name)
+        return record
+
+    async def list(self) -> tuple[ModelRecord, ...]:
+        """Return all models, by name."""
+        records: dict[str, ModelRecord | None] = {}
+        with _reaching_mesh():
+            await self._bucket()
+            sequence = 0
+            while message := await self._next(sequence):
+                sequence, change = message.seq, _change(message)
+                records[change.name] = change.record
+        return tuple(record for _, record in sorted(records.items()) if record)
+
+    async def remove(self, name: str) -> None:
+        """Remove a model and the files that no other model uses.
+
+        A file that is pushed again in the very moment of its removal may be lost; `fetch` then
+        says so, and another push mends it.
+
+        Raises
+        ------
+        Refused
+            (unknown_model) if there is none.
+        """
+        with _reaching_mesh():
+            record, revision = await self._read(require_token("model", name))
+            if record is None:
+                raise _unknown(name)
+            await (await self._bucket()).delete(name, last=revision)
+            await self._free(record)
+
+    async def watch(self) -> AsyncIterator[Change | None]:
+        """Yield every model, then `None`, then each change, for ever and through reconnects.
+
+        Of several changes to one model in quick succession only the last one is certain to be
+        seen. Closing the iterator ends the watch.
+        """
+        # The server announces what is written; the position in the stream decides what is read.
+        # So a lost announcement costs a poll's delay, and nothing is ever missed or read twice.
+        announcements = await self._nc.subscribe(_SUBJECTS)
+        try:
+            sequence, complete = 0, False
+            while True:
+                try:
+                    await self._bucket()
+                    while message := await self._next(sequence):
+                        sequence = message.seq
+                        yield _change(message)
+                except (NatsError, OSError):
+                    await asyncio.sleep(_AWAY.total_seconds())
+                    continue
+                if not complete:
+                    complete = True
+                    yield None
+                await _announced(announcements)
+        finally:
+            if not self._nc.is_closed:
+                await announcements.unsubscribe()
+
+    async def fetch(self, sha256: str, *, directory: Path) -> Path:
+        """Return the weights with this hash as a verified file in ``directory``.
+
+        Raises
+        ------
+        Refused
+            (unknown_version) if the mesh does not have it.
+        Retry
+            If the download failed.
+        """
+        with _reaching_mesh():
+            return await self._artifacts.fetch(sha256, directory)
+
+    async def _read(self, name: str) -> tuple[ModelRecord | None, int]:
+        """Return the record, if any, and the revision that the next write must name."""
+        try:
+            entry = await (await self._bucket()).get(name)
+        except KeyNotFoundError as error:
+            return None, error.entry.revision if error.entry else 0
+        return ModelRecord.model_validate_json(entry.value), entry.revision
+
+    async def _write(self, record: ModelRecord, revision: int) -> bool:
+        """Say whether the record was written; it is not if another one came in between."""
+        value = record.model_dump_json().encode()
+        try:
+            await (await self._bucket()).update(record.spec.name, value, last=revision)
+        except KeyWrongLastSequenceError:
+            return False
+        return True
+
+    async def _free(self, old: ModelRecord | None) -> None:
+        """Delete the files of ``old`` that no record uses now."""
+        if old is None:
+            return
+        used = {v.sha256 for record in await self.list() for v in record.versions.values()}
+        for sha256 in {v.sha256 for v in old.versions.values()} - used:
+            await self._artifacts.delete(sha256)
+
+    async def _next(self, sequence: int) -> RawStreamMsg | None:
+        """Return the first message of the bucket behind ``sequence``."""
+        try:
+            return await self._js.get_msg(
+                _STREAM, seq=sequence + 1, subject=_SUBJECTS, next=True, direct=True
+            )
+        except NotFoundError:
+            return None
+
+    async def _bucket(self) -> KeyValue:
+        if self._opened is None:
+            try:
+                self._opened = await self._js.key_value(MODELS_BUCKET)
+            except NotFoundError:
+                self._opened = await self._create()
+        return self._opened
+
+    async def _create(self) -> KeyValue:
+        try:
+            return await self._js.create_key_value(
+                bucket=MODELS_BUCKET,
+                storage=StorageType.FILE,
+                replicas=self._replicas,
+                direct=True,
+            )
+        except BadRequestError:  # somebody else was quicker, with other settings
+            return await self._js.key_value(MODELS_BUCKET)
+
+
+def _change(message: RawStreamMsg) -> Change:
+    name = str(message.subject).removeprefix(_SUBJECTS[:-1])
+    if not message.data:  # the mark that a removal leaves
+        return Change(name=name, record=None)
+    try:
+        return Change(name=name, record=ModelRecord.model_validate_json(message.data))
+    except ValidationError as error:  # written by another release: this one does without the model
+        log.error("the record of model %s cannot be read: %s", name, error)
+        return Change(name=name, record=None)
+
+
+async def _announced(announcements: Subscription) -> None:
+    """Wait until something was written, or for as long as that may go unnoticed."""
+    try:
+        await announcements.next_msg(timeout=_POLL.total_seconds())
+    except NatsTimeoutError:
+        return
+
+
+def _unknown(name: str) -> Refused:
+    return Refused(
+        Code.UNKNOWN_MODEL,
+        f"There is no model {name!r} in the mesh; push it, or look at `visionmesh list`.",
+    )
+
+
+@contextmanager
+def _reaching_mesh() -> Iterator[None]:
+    """Tell a server that does not answer apart from one that refuses."""
+    try:
+        yield
+    except NatsError as error:
+        raise Refused(
+            Code.MESH_UNREACHABLE, f"The NATS server does not serve the registry: {error!r}."
+        ) from error
