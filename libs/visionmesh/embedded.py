@@ -66,6 +66,10 @@ class Server(ABC):
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
+    @property
+    def last_output(self) -> str:
+        return self._process.last_output if self._process else ""
+
     async def start(self) -> None:
         """Start the server and return when it answers.
 
@@ -75,7 +79,7 @@ class Server(ABC):
             If the binary is missing, the port is taken or the server does not come up.
         """
         if self._port:
-            _require_free(self.name, self._host, self._port)
+            require_free(self.name, self._host, self._port)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._process = ChildProcess(
             name=self.name,
@@ -114,9 +118,9 @@ class Server(ABC):
         await self.stop()
 
     def _failed(self, how: str) -> ConfigurationError:
-        said = self._process.last_output if self._process else ""
         return ConfigurationError(
-            Code.SETTINGS_INVALID, f"The embedded {self.name} server {how}. It said:\n{said}"
+            Code.SETTINGS_INVALID,
+            f"The embedded {self.name} server {how}. It said:\n{self.last_output}",
         )
 
     @abstractmethod
@@ -221,7 +225,8 @@ def free_port(host: str = "127.0.0.1") -> int:
         return port
 
 
-def _require_free(name: str, host: str, port: int) -> None:
+def require_free(name: str, host: str, port: int) -> None:
+    """Raise `ConfigurationError` if ``name`` could not listen on this TCP port."""
     with socket.socket() as probe:
         # As the servers do: a port whose last connections still linger is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

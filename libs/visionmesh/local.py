@@ -1,0 +1,271 @@
+"""A whole mesh on this host: embedded or given servers, and the four services as processes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Sequence, Set
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Self
+
+from visionmesh.bus import Connection
+from visionmesh.context import shm_prefix
+from visionmesh.embedded import NatsServer, Server, ValkeyServer, free_port, require_free
+from visionmesh.errors import Code, ConfigurationError
+from visionmesh.models.folder import load_folder
+from visionmesh.models.registry import Registry
+from visionmesh.nodes import NodeRecord, list_nodes
+from visionmesh.processes import ChildProcess, Output
+from visionmesh.settings import ServiceSettings, Settings
+from visionmesh.state import MeshRecord, RunningProcess, StateFolder, end_leftovers
+from visionmesh.supervisor import Keeper, LogFiles, Restartable, child_environment
+from visionmesh.tensors import reap
+
+SERVICES = ("ingest", "preprocess", "infer", "postprocess")
+"""In the order in which they are drained: each hands on what it holds to a living next one."""
+
+_READY_WITHIN = timedelta(seconds=60)
+_POLL = timedelta(milliseconds=100)
+_GRACE = timedelta(seconds=20)
+"""Longer than a service takes to finish the images that it holds."""
+_HOPELESS = 3
+"""A service that ended so often before it was ever ready will not become so."""
+
+
+class LocalMesh:
+    """A mesh that runs while its ``async with`` block does.
+
+    Parameters
+    ----------
+    state
+        The folder for everything that it keeps; one mesh at a time.
+    settings
+        Of the services; their URLs, node and state folder are replaced by this mesh's own.
+    models
+        Model folders to push before the services start.
+    nats_url, redis_url
+        Servers that run elsewhere; without them embedded ones are started.
+    nats_port
+        Of the embedded NATS server; 0 takes any free one, as ``settings.ingest.port`` 0 does.
+    output
+        Takes what the processes print; by default it goes to files in ``state/logs``.
+
+    Raises
+    ------
+    ConfigurationError
+        On entering, if a server or a service does not come up; nothing is left running then.
+    """
+
+    def __init__(
+        self,
+        *,
+        state: Path,
+        settings: Settings | None = None,
+        models: Sequence[Path] = (),
+        nats_url: str | None = None,
+        redis_url: str | None = None,
+        nats_port: int = 0,
+        output: Output | None = None,
+    ) -> None:
+        self._folder = StateFolder(state.absolute())
+        self.settings = settings or Settings()
+        self._models = models
+        self._nats_url = nats_url
+        self._redis_url = redis_url
+        self._nats_port = nats_port
+        self._given_output = output
+        self._hurry = asyncio.Event()
+        self._servers: list[Keeper] = []
+        self._services: dict[str, list[Keeper]] = {service: [] for service in SERVICES}
+        self._held = ExitStack()
+
+    @property
+    def nats_url(self) -> str:
+        return self.settings.nats_url
+
+    @property
+    def redis_url(self) -> str | None:
+        return self.settings.redis_url
+
+    @property
+    def http_url(self) -> str:
+        return f"http://{self.settings.host}:{self.settings.ingest.port}"
+
+    @property
+    def pids(self) -> dict[str, list[int]]:
+        """The processes that run now, by service, and `nats` and `valkey` if embedded."""
+        groups = {**self._services, **{keeper.name: [keeper] for keeper in self._servers}}
+        return {
+            name: [keeper.pid for keeper in keepers if keeper.pid is not None]
+            for name, keepers in groups.items()
+        }
+
+    @property
+    def restarts(self) -> dict[str, int]:
+        """How often each service or server was started again."""
+        groups = {**self._services, **{keeper.name: [keeper] for keeper in self._servers}}
+        return {name: sum(keeper.restarts for keeper in group) for name, group in groups.items()}
+
+    def hurry(self) -> None:
+        """Let a stop that goes on kill what has not ended yet."""
+        self._hurry.set()
+
+    async def __aenter__(self) -> Self:
+        self._held.enter_context(self._folder.hold())
+        try:
+            await self._start()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for service in SERVICES:
+            keepers = self._services[service]
+            await asyncio.gather(*(k.stop(grace=_GRACE, hurry=self._hurry) for k in keepers))
+        for keeper in reversed(self._servers):
+            await keeper.stop(grace=_GRACE, hurry=self._hurry)
+        reap(self.settings.shm_dir, prefix=shm_prefix(self.settings))
+        self._folder.clear()
+        self._held.close()
+
+    async def _start(self) -> None:
+        self._output = self._given_output or self._log_files()
+        if left := self._folder.read():
+            end_leftovers(left.processes)
+            reap(left.shm_dir, prefix=left.shm_prefix)
+        await self._start_servers()
+        port = self.settings.ingest.port
+        if port:
+            require_free("ingest", self.settings.host, port)
+        self.settings = self._own_settings(port or free_port(self.settings.host))
+        self._write_record()
+        connection = await Connection.open(self.nats_url, name="visionmesh up")
+        try:
+            registry = Registry(connection.client)
+            pushed = [await registry.push(load_folder(model)) for model in self._models]
+            await self._start_services()
+            await self._until_ready(connection, {record.spec.name for record in pushed})
+        finally:
+            await connection.close()
+
+    def _log_files(self) -> Output:
+        files = LogFiles(self._folder.logs)
+        self._held.callback(files.close)
+        return files
+
+    async def _start_servers(self) -> None:
+        if self._nats_url is None:
+            self._nats_url = await self._start_server(
+                NatsServer(
+                    store=self._folder.path / "nats", port=self._nats_port, output=self._output
+                )
+            )
+        if self._redis_url is None:
+            self._redis_url = await self._start_server(
+                ValkeyServer(directory=self._folder.path / "valkey", output=self._output)
+            )
+
+    async def _start_server(self, server: Server) -> str:
+        keeper = self._keeper(server)
+        await keeper.start()
+        self._servers.append(keeper)
+        return server.url
+
+    def _keeper(self, process: Restartable) -> Keeper:
+        return Keeper(process=process, report=self._report, changed=self._write_record)
+
+    def _report(self, text: str) -> None:
+        self._output("mesh", text)
+
+    def _own_settings(self, port: int) -> Settings:
+        given = self.settings
+        mesh = given.mesh
+        if "mesh" not in given.model_fields_set:
+            # Two meshes on one host must not take each other's shared memory for their own.
+            mesh = hashlib.sha256(str(self._folder.path).encode()).hexdigest()[:8]
+        return given.model_copy(
+            update={
+                "mesh": mesh,
+                "nats_url": self._nats_url,
+                "redis_url": self._redis_url,
+                "state_dir": self._folder.path,
+                "ingest": given.ingest.model_copy(update={"port": port}),
+            }
+        )
+
+    async def _start_services(self) -> None:
+        for service in SERVICES:
+            section: ServiceSettings = getattr(self.settings, service)
+            for number in range(1, section.replicas + 1):
+                keeper = self._keeper(
+                    ChildProcess(
+                        name=service if section.replicas == 1 else f"{service}-{number}",
+                        command=[sys.executable, "-m", f"services.{service}"],
+                        environment=child_environment(self._replica_settings(service, number)),
+                        output=self._output,
+                    )
+                )
+                await keeper.start()
+                self._services[service].append(keeper)
+        self._write_record()
+
+    def _replica_settings(self, service: str, number: int) -> Settings:
+        """Only the first replica can have the port that was asked for."""
+        if number == 1:
+            return self.settings
+        section = getattr(self.settings, service)
+        return self.settings.model_copy(update={service: section.model_copy(update={"port": 0})})
+
+    async def _until_ready(self, connection: Connection, models: Set[str]) -> None:
+        """Wait until every process said that it takes work, and every model is loaded."""
+        deadline = time.monotonic() + _READY_WITHIN.total_seconds()
+        keepers = [keeper for group in self._services.values() for keeper in group]
+        while True:
+            nodes = {node.pid: node for node in await list_nodes(connection.client)}
+            waiting = [k for k in keepers if not _ready(nodes.get(k.pid or 0), models)]
+            if not waiting:
+                return
+            late = time.monotonic() > deadline
+            for keeper in waiting:
+                if late or keeper.restarts >= _HOPELESS:
+                    raise ConfigurationError(
+                        Code.SETTINGS_INVALID,
+                        f"{keeper.name} does not become ready. It said:\n{keeper.last_output}",
+                    )
+            await asyncio.sleep(_POLL.total_seconds())
+
+    def _write_record(self) -> None:
+        me = RunningProcess.of("mesh", os.getpid())
+        assert me is not None
+        groups = [*self._services.values(), self._servers]
+        found = [
+            RunningProcess.of(keeper.name, keeper.pid)
+            for group in groups
+            for keeper in group
+            if keeper.pid is not None
+        ]
+        self._folder.write(
+            MeshRecord(
+                supervisor=me,
+                processes=tuple(process for process in found if process),
+                nats_url=self.nats_url,
+                redis_url=self.redis_url,
+                http_url=self.http_url,
+                shm_dir=self.settings.shm_dir,
+                shm_prefix=shm_prefix(self.settings),
+            )
+        )
+
+
+def _ready(node: NodeRecord | None, models: Set[str]) -> bool:
+    if node is None or not node.ready:
+        return False
+    for model in models & node.failed.keys():
+        raise ConfigurationError(Code.MODEL_FAILED, f"{model}: {node.failed[model]}")
+    return node.stage != "infer" or models <= node.models.keys()
