@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import nats
+import pytest
+from nats.aio.client import Client
+
+from tests.networks import save_folder, save_network
+from tests.servers import NatsServer
+from visionmesh.errors import Code, ConfigurationError, Refused
+from visionmesh.models.folder import load_folder
+from visionmesh.models.registry import Change, Registry
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
+    folder = tmp_path / "nats"
+    folder.mkdir()
+    server = NatsServer(folder)
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def nc(server: NatsServer) -> AsyncIterator[Client]:
+    nc = await nats.connect(
+        server.url, max_reconnect_attempts=-1, reconnect_time_wait=0.05, error_cb=_ignore
+    )
+    yield nc
+    await nc.close()
+
+
+@pytest.fixture
+def registry(nc: Client) -> Registry:
+    return Registry(nc)
+
+
+async def _ignore(error: Exception) -> None:
+    """A server that a test stopped is not worth a line."""
+
+
+async def stored(nc: Client) -> tuple[int, int]:
+    """Return messages and bytes of the object store, without those that mark a removal."""
+    info = await nc.jetstream().stream_info("OBJ_vm_artifacts", subjects_filter="$O.*.C.>")
+    return sum((info.state.subjects or {}).values()), info.state.bytes
+
+
+async def next_of(changes: AsyncIterator[Change | None]) -> Change | None:
+    async with asyncio.timeout(20):
+        return await anext(changes)
+
+
+async def test_a_pushed_model_is_found_and_its_weights_are_fetched(
+    registry: Registry, tmp_path: Path
+) -> None:
+    folder = load_folder(save_folder(tmp_path / "trees", versions=(1, 2)))
+
+    pushed = await registry.push(folder)
+
+    assert await registry.get("trees") == pushed
+    assert await registry.list() == (pushed,)
+    assert pushed.versions[2].outputs[0].shape == (4,)
+    for number, file in folder.versions.items():
+        fetched = await registry.fetch(pushed.versions[number].sha256, directory=tmp_path / "c")
+        assert fetched.read_bytes() == file.read_bytes()
+
+
+async def test_a_second_push_of_the_same_folder_writes_nothing(
+    registry: Registry, nc: Client, tmp_path: Path
+) -> None:
+    folder = load_folder(save_folder(tmp_path / "trees"))
+    first = await registry.push(folder)
+    before = await stored(nc), await nc.jetstream().stream_info("KV_vm_models")
+
+    assert await registry.push(folder) == first
+
+    after = await stored(nc), await nc.jetstream().stream_info("KV_vm_models")
+    assert after[0] == before[0]
+    assert after[1].state.last_seq == before[1].state.last_seq
+
+
+async def test_versions_are_added_and_replaced_one_by_one(
+    registry: Registry, nc: Client, tmp_path: Path
+) -> None:
+    path = save_folder(tmp_path / "trees", versions=(1, 2))
+    first = await registry.push(load_folder(path), version=1)
+    assert list(first.versions) == [1]
+
+    both = await registry.push(load_folder(path))
+    assert both.versions[1] == first.versions[1]
+    assert both.newest == 2
+
+    chunks, _ = await stored(nc)
+    save_network(path / "2" / "model.onnx", seed=22)
+    replaced = await registry.push(load_folder(path))
+    assert replaced.versions[2].sha256 != both.versions[2].sha256
+    assert (await stored(nc))[0] == chunks, "the replaced file is freed"
+
+
+async def test_pushes_at_the_same_time_lose_no_version(server: NatsServer, tmp_path: Path) -> None:
+    folder = load_folder(save_folder(tmp_path / "trees", versions=(1, 2, 3, 4)))
+    clients = [await nats.connect(server.url) for _ in folder.versions]
+
+    await asyncio.gather(
+        *(
+            Registry(client).push(folder, version=version)
+            for client, version in zip(clients, folder.versions, strict=True)
+        )
+    )
+
+    assert list((await Registry(clients[0]).get("trees")).versions) == [1, 2, 3, 4]
+    for client in clients:
+        await client.close()
+
+
+async def test_a_network_that_does_not_fit_is_not_stored(
+    registry: Registry, tmp_path: Path
+) -> None:
+    folder = load_folder(save_folder(tmp_path / "trees", shape=("n", 3, 5, 5)))
+    with pytest.raises(ConfigurationError, match=r"trees/1/model\.onnx: input"):
+        await registry.push(folder)
+    assert await registry.list() == ()
+
+
+async def test_traffic_for_a_missing_version_is_refused(registry: Registry, tmp_path: Path) -> None:
+    folder = load_folder(save_folder(tmp_path / "trees", more="traffic: {1: 9, 2: 1}\n"))
+    with pytest.raises(ConfigurationError, match="there is no version 2; push it"):
+        await registry.push(folder)
+
+
+async def test_removing_frees_only_what_no_other_model_uses(
+    registry: Registry, nc: Client, tmp_path: Path
+) -> None:
+    await registry.push(load_folder(save_folder(tmp_path / "oaks", versions=(1, 2))))
+    kept = await registry.push(load_folder(save_folder(tmp_path / "pines", versions=(1,))))
+
+    await registry.remove("oaks")
+
+    assert await registry.list() == (kept,)
+    assert (await stored(nc))[0] == 1
+    await registry.fetch(kept.versions[1].sha256, directory=tmp_path / "cache")
+    await registry.remove("pines")
+    assert (await stored(nc))[0] == 0
+    again = await registry.push(load_folder(tmp_path / "oaks"))
+    assert await registry.get("oaks") == again
+
+
+async def test_what_is_not_there_is_refused(registry: Registry, tmp_path: Path) -> None:
+    for call in (registry.get("trees"), registry.remove("trees")):
+        with pytest.raises(Refused) as raised:
+            await call
+        assert raised.value.code is Code.UNKNOWN_MODEL
+    with pytest.raises(Refused) as raised:
+        await registry.get("../trees")
+    assert raised.value.code is Code.INVALID_NAME
+    for sha256 in ("0" * 64, "../../etc/passwd"):
+        with pytest.raises(Refused) as raised:
+            await registry.fetch(sha256, directory=tmp_path)
+        assert raised.value.code is Code.UNKNOWN_VERSION
+    with pytest.raises(Refused) as raised:
+        await registry.push(load_folder(save_folder(tmp_path / "trees")), version=7)
+    assert raised.value.code is Code.UNKNOWN_VERSION
+
+
+async def test_a_watcher_sees_what_is_there_then_every_change_also_after_a_restart(
+    registry: Registry, server: NatsServer, tmp_path: Path
+) -> None:
+    oaks = load_folder(save_folder(tmp_path / "oaks"))
+    pines = load_folder(save_folder(tmp_path / "pines"))
+    pushed = await registry.push(oaks)
+    changes = aiter(registry.watch())
+
+    assert await next_of(changes) == Change(name="oaks", record=pushed)
+    assert await next_of(changes) is None
+
+    pushed = await registry.push(pines)
+    assert await next_of(changes) == Change(name="pines", record=pushed)
+
+    pending = asyncio.ensure_future(next_of(changes))
+    await server.stop()
+    await server.start()
+    other = await nats.connect(server.url)
+    await Registry(other).remove("oaks")
+    assert await pending == Change(name="oaks", record=None)
+    await other.close()
+
+
+async def test_a_watcher_of_an_empty_mesh_is_told_so(registry: Registry) -> None:
+    assert await next_of(aiter(registry.watch())) is None
+
+
+async def test_a_broken_file_in_the_cache_is_fetched_again(
+    registry: Registry, tmp_path: Path
+) -> None:
+    record = await registry.push(load_folder(save_folder(tmp_path / "trees")))
+    cache = tmp_path / "cache"
+    sha256 = record.versions[1].sha256
+    file = await registry.fetch(sha256, directory=cache)
+    file.write_bytes(file.read_bytes()[:-1])
+
+    file = await registry.fetch(sha256, directory=cache)
+
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == sha256
+    assert list(cache.iterdir()) == [file]
+
+
+async def test_a_server_that_is_away_is_named(
+    registry: Registry, server: NatsServer, nc: Client
+) -> None:
+    await registry.list()
+    await server.stop()
+    await nc.close()
+    with pytest.raises(Refused) as raised:
+        await registry.list()
+    assert raised.value.code is Code.MESH_UNREACHABLE
+    await server.start()
