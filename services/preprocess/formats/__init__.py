@@ -1,0 +1,1 @@
+"""The encoded formats, one module each: read the header in microseconds, then unpack the pixels."""

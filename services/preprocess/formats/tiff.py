@@ -1,0 +1,54 @@
+"""TIFF by libtiff through OpenCV: the first picture of the file, in any compression it knows.
+
+Source of the tags: TIFF 6.0 (Adobe, 1992), section 8.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import cv2
+import numpy as np
+
+from services.preprocess.formats.header import (
+    Color,
+    Data,
+    Header,
+    Pixels,
+    Size,
+    broken,
+    unsupported,
+)
+from services.preprocess.formats.ifd import ORIENTATION, read_tags, valid_orientation
+from services.preprocess.formats.opencv import imdecode
+from services.preprocess.samples import to_color
+
+_WIDTH, _HEIGHT, _BITS, _SAMPLE_FORMAT = 256, 257, 258, 339
+_WANTED: Final = frozenset((_WIDTH, _HEIGHT, _BITS, _SAMPLE_FORMAT, ORIENTATION))
+_UNSIGNED: Final = 1
+_MOST_BITS: Final = 16
+_ALPHA: Final = 4
+
+
+def read_header(data: Data) -> Header:
+    """Return size and orientation of the first picture."""
+    try:
+        tags = read_tags(data, _WANTED)
+    except ValueError as error:
+        raise broken("TIFF", error) from error
+    if _WIDTH not in tags or _HEIGHT not in tags:
+        raise broken("TIFF", "its directory names no size")
+    if tags.get(_SAMPLE_FORMAT, _UNSIGNED) != _UNSIGNED or tags.get(_BITS, 1) > _MOST_BITS:
+        raise unsupported(
+            "A TIFF of floating-point, signed or 32-bit samples", "save it with 8 or 16 bits"
+        )
+    return Header(tags[_WIDTH], tags[_HEIGHT], valid_orientation(tags.get(ORIENTATION, 1)))
+
+
+def unpack(data: Data, header: Header, color: Color, target: Size | None) -> Pixels:
+    """Return ``(H, W, C) uint8`` of the stored size."""
+    samples = imdecode("TIFF", data, cv2.IMREAD_UNCHANGED)
+    if samples.dtype == np.uint8 and samples.shape[2:] == (_ALPHA,):
+        # libtiff has already multiplied 8-bit colours by their alpha.
+        samples = cv2.cvtColor(samples, cv2.COLOR_BGRA2BGR)
+    return to_color(samples, "BGR", color)

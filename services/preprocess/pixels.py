@@ -1,0 +1,38 @@
+"""The work of one image, in one call that a worker thread makes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from services.preprocess.decode import open_image
+from services.preprocess.formats.header import Data, Pixels
+from services.preprocess.resize import draw, plan
+from visionmesh.contracts import Placement
+from visionmesh.models.spec import InputSpec
+
+
+class Prepared(NamedTuple):
+    """What is known of an image once its pixels lie in the model's input."""
+
+    width: int
+    """Of the original, upright, in pixels."""
+    height: int
+    placement: Placement
+
+
+def prepare(encoded: Data, spec: InputSpec, out: Pixels, *, max_pixels: int) -> Prepared:
+    """Decode ``encoded`` and write it into ``out``, ``(spec.height, spec.width, C) uint8``.
+
+    The interpreter lock is free while pixels are unpacked and resized, and ``encoded`` is not
+    copied. After an error ``out`` may hold part of the picture.
+
+    Raises
+    ------
+    Reject
+        empty_body, not_an_image, unsupported_format, broken_image, image_empty, image_too_large.
+    """
+    image = open_image(encoded, max_pixels=max_pixels)
+    original = image.width, image.height
+    place = plan(original, spec)
+    pixels = image.unpack(spec.color, (place.height, place.width))
+    return Prepared(*original, draw(pixels, place, original, spec.pad, out))

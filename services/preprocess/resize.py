@@ -1,0 +1,131 @@
+"""How an image becomes the size that a model takes: letterbox, crop, stretch.
+
+Every mode interpolates bilinearly without a prefilter (OpenCV's ``INTER_LINEAR``), which is what
+the YOLO families letterbox with in training and what a GPU computes in one pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import ceil, floor
+from typing import Final, NamedTuple
+
+import cv2
+
+from services.preprocess.formats.header import Pixels
+from visionmesh.contracts import Placement
+from visionmesh.models.spec import InputSpec, Resize
+
+# Images are resized in several threads at once; threads within one would only contend.
+cv2.setNumThreads(1)
+
+_MOST_OVERHANG: Final = 4
+"""Inputs' lengths that a covering picture may have: 1 by 5000 would become 416 by 2 million."""
+
+
+class Plan(NamedTuple):
+    """Where the whole resized picture lies, in input pixels; it may lie partly outside."""
+
+    width: int
+    height: int
+    x: int
+    y: int
+
+
+def _scaled(width: int, height: int, scale: float) -> tuple[int, int]:
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _letterbox(width: int, height: int, spec: InputSpec) -> Plan:
+    scale = min(spec.width / width, spec.height / height)
+    across, down = _scaled(width, height, scale)
+    if spec.anchor == "top_left":
+        return Plan(across, down, 0, 0)
+    return Plan(across, down, (spec.width - across) // 2, (spec.height - down) // 2)
+
+
+def _crop(width: int, height: int, spec: InputSpec) -> Plan:
+    scale = max(spec.width / width, spec.height / height)
+    across, down = _scaled(width, height, scale)
+    return Plan(across, down, -((across - spec.width) // 2), -((down - spec.height) // 2))
+
+
+def _stretch(width: int, height: int, spec: InputSpec) -> Plan:
+    return Plan(spec.width, spec.height, 0, 0)
+
+
+MODES: Final[dict[Resize, Callable[[int, int, InputSpec], Plan]]] = {
+    Resize.LETTERBOX: _letterbox,
+    Resize.CROP: _crop,
+    Resize.STRETCH: _stretch,
+}
+
+
+def plan(original: tuple[int, int], spec: InputSpec) -> Plan:
+    """Return where an ``original`` of (width, height) comes to lie in the input of ``spec``."""
+    return MODES[spec.resize](*original, spec)
+
+
+def fit(pixels: Pixels, original: tuple[int, int], spec: InputSpec, out: Pixels) -> Placement:
+    """Write the resized picture and its padding into ``out``; nothing else is written.
+
+    Parameters
+    ----------
+    pixels
+        ``(h, w, C) uint8``: the original, or the same picture decoded smaller.
+    original
+        (width, height) in pixels, upright; the placement is in terms of these.
+    out
+        ``(spec.height, spec.width, C) uint8``, contiguous.
+    """
+    return draw(pixels, plan(original, spec), original, spec.pad, out)
+
+
+def draw(
+    pixels: Pixels, place: Plan, original: tuple[int, int], pad: int, out: Pixels
+) -> Placement:
+    """Do what `fit` does, by a plan that is known already."""
+    height, width = out.shape[:2]
+    if place.x < 0 or place.y < 0:
+        _draw_covering(pixels, place, out)
+    else:
+        right, bottom = place.x + place.width, place.y + place.height
+        cv2.resize(
+            pixels,
+            (place.width, place.height),
+            dst=out[place.y : bottom, place.x : right],
+            interpolation=cv2.INTER_LINEAR,
+        )
+        if place.height < height:
+            out[: place.y] = pad
+            out[bottom:] = pad
+        if place.width < width:
+            out[:, : place.x] = pad
+            out[:, right:] = pad
+    return Placement(
+        scale_x=place.width / original[0],
+        scale_y=place.height / original[1],
+        offset_x=place.x,
+        offset_y=place.y,
+    )
+
+
+def _draw_covering(pixels: Pixels, place: Plan, out: Pixels) -> None:
+    height, width = out.shape[:2]
+    top, down, y = _band(pixels.shape[0], place.height, -place.y, height)
+    left, across, x = _band(pixels.shape[1], place.width, -place.x, width)
+    scale_y, scale_x = place.height / pixels.shape[0], place.width / pixels.shape[1]
+    part = pixels[top : top + down, left : left + across]
+    size = max(x + width, round(across * scale_x)), max(y + height, round(down * scale_y))
+    resized = cv2.resize(part, size, interpolation=cv2.INTER_LINEAR)
+    out[:] = resized[y : y + height, x : x + width].reshape(out.shape)
+
+
+def _band(stored: int, scaled: int, cut: int, wanted: int) -> tuple[int, int, int]:
+    """Return first and number of the source lines that are needed, and the cut within them."""
+    if scaled <= wanted * _MOST_OVERHANG:
+        return 0, stored, cut
+    scale = scaled / stored
+    first = max(0, floor(cut / scale) - 1)
+    last = min(stored, ceil((cut + wanted) / scale) + 1)
+    return first, last - first, round(cut - first * scale)
