@@ -1,0 +1,73 @@
+"""The shape that all arenas share: reserve, fill, commit; then read, check, release.
+
+Pixels do not travel in messages. A writer reserves room in its arena, fills it, commits it, and
+sends the `Location` that the commit returned; the reader of the message resolves the location,
+works on the bytes where they lie, makes sure that they were still the same afterwards, and
+releases them.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from types import TracebackType
+from typing import Protocol, Self
+
+from visionmesh.contracts import Location
+
+
+class Slot(Protocol):
+    """Room for one payload; leaving its ``with`` block without a commit discards it."""
+
+    @property
+    def view(self) -> memoryview:
+        """The writable bytes, exactly as many as were asked for."""
+
+    def commit(self) -> Location:
+        """Publish what was written; the view must not be written to any more."""
+
+    def discard(self) -> None:
+        """Give the room back without publishing it."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
+class Arena(Protocol):
+    """Where a writer puts the payloads that it refers to."""
+
+    async def acquire(self, nbytes: int, *, timeout: timedelta) -> Slot:  # noqa: ASYNC109 - see ShmArena.acquire
+        """Return room for ``nbytes``, waiting up to ``timeout`` for it.
+
+        Raises
+        ------
+        Retry
+            If there was no room in time.
+        Reject
+            If there can never be room (payload_too_large).
+        """
+
+    def close(self) -> None:
+        """Give everything back; references to this arena miss from now on."""
+
+
+class Reading(Protocol):
+    """One payload as its reader sees it."""
+
+    @property
+    def view(self) -> memoryview:
+        """The read-only bytes, where they lie."""
+
+    def check(self) -> None:
+        """Raise `Miss` if the bytes may have changed since the reading began.
+
+        To be called after the last use of ``view`` and before anything made from it is believed.
+        """
+
+    def release(self) -> None:
+        """Let the writer use the room again; a second release changes nothing."""
