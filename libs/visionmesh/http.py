@@ -1,0 +1,200 @@
+"""HTTP inside the event loop of a service: the server, and the endpoints that say how it is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping
+from datetime import timedelta
+from typing import Any
+
+from granian.constants import Interfaces
+from granian.http import HTTP1Settings
+from granian.server.embed import Server
+
+from visionmesh.errors import Code, ConfigurationError
+from visionmesh.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+"""An ASGI 3 application; it gets no lifespan events."""
+
+GRACE = timedelta(seconds=5)
+"""How long requests in hand may go on after `HttpServer.stop`."""
+
+CANCELLED = timedelta(seconds=1)
+"""How long they may then take to end, once cancelled; docker kills 10 s after SIGTERM."""
+
+IDLE = timedelta(seconds=30)
+"""How long a client may take to send the head of its next request before it is hung up on."""
+
+BACKLOG = 1024
+"""Connections that wait to be accepted, and requests that the application may hold."""
+
+
+class HttpServer:
+    """Serves an ASGI application by HTTP/1.1 and HTTP/2 in the running event loop.
+
+    The sockets are granian's, in a thread of its own; the application runs in the loop.
+    """
+
+    def __init__(self, *, app: App, host: str, port: int, grace: timedelta = GRACE) -> None:
+        self._requests = _Requests(app)
+        self._host = host
+        self._port = port
+        self._grace = grace
+        self._server: Server | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> int:
+        """Listen, and return the port, which the system chooses if it was 0.
+
+        Raises
+        ------
+        ConfigurationError
+            If the address does not exist here or the port is taken.
+        """
+        with _reserve(self._host, self._port) as reserved:
+            port: int = reserved.getsockname()[1]
+            self._server = Server(
+                self._requests,
+                address=self._host,
+                port=port,
+                interface=Interfaces.ASGINL,
+                websockets=False,
+                backlog=BACKLOG,
+                http1_settings=HTTP1Settings(header_read_timeout=IDLE // timedelta(milliseconds=1)),
+                log_enabled=False,
+            )
+            self._serving = asyncio.create_task(self._server.serve(), name=f"http:{port}")
+            await _listening(self._serving, reserved.getsockname())
+        return port
+
+    async def stop(self) -> None:
+        """Accept nothing more, let requests in hand end, cancel those that do not, and close."""
+        if self._server is None or self._serving is None:
+            return
+        self._server.stop()
+        await asyncio.wait({self._serving}, timeout=self._grace.total_seconds())
+        if not self._serving.done():
+            self._requests.cancel()
+            await asyncio.wait({self._serving}, timeout=CANCELLED.total_seconds())
+        if not self._serving.done():
+            # granian has no way to abort a connection; the end of the process does it.
+            logger.warning("HTTP clients that neither read nor write were left to themselves.")
+        self._server = self._serving = None
+
+
+class _Requests:
+    """Passes requests on to the application, and knows which are in hand."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # granian runs each request as a task
+        self._tasks.add(task)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._tasks.discard(task)
+
+    def cancel(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+
+def _reserve(host: str, port: int) -> socket.socket:
+    """Bind without listening, so that a taken port is noticed and a free one stays ours.
+
+    granian binds with SO_REUSEPORT: alone it would share the port with another mesh of the same
+    user, and neither would know.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        reserved = socket.socket(family, kind)
+    except OSError as error:
+        raise ConfigurationError(
+            Code.SETTINGS_INVALID, f"{host} is no address to listen on: {error.strerror}."
+        ) from error
+    try:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(address)
+        # Only now: the bind itself must fail where another one listens.
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    except OSError as error:
+        reserved.close()
+        raise ConfigurationError(
+            Code.SETTINGS_INVALID,
+            f"HTTP cannot listen on {host} port {port}: {error.strerror}. "
+            "Choose another port, or 0 for any free one.",
+        ) from error
+    return reserved
+
+
+async def _listening(serving: asyncio.Task[None], address: tuple[Any, ...]) -> None:
+    """Return as soon as the server accepts a connection; raise what it raised if it ended."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address[0], address[0])
+    pause = timedelta(milliseconds=2)
+    while not serving.done():
+        with contextlib.suppress(ConnectionRefusedError):
+            _, writer = await asyncio.open_connection(host, address[1])
+            writer.close()
+            await writer.wait_closed()
+            return
+        await asyncio.sleep(pause.total_seconds())
+    await serving
+
+
+class StatusApp:
+    """The ASGI application of ``/healthz``, ``/readyz`` and ``/metrics``.
+
+    ``/healthz`` is 200 while the event loop lives. ``/readyz`` is 200, or 503 with the reason
+    that ``ready`` returns. ``/metrics`` is Prometheus's text format. A service with more to say
+    mounts it last, at ``/``.
+    """
+
+    def __init__(self, *, metrics: Metrics, ready: Callable[[], str | None]) -> None:
+        self._metrics = metrics
+        self._ready = ready
+
+    async def __call__(self, scope: Scope, _: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        status, body, content_type = self._answer(scope["path"], scope["method"])
+        headers = [
+            (b"content-type", content_type.encode()),
+            (b"content-length", str(len(body)).encode()),
+            (b"cache-control", b"no-store"),
+        ]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send(
+            {"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body}
+        )
+
+    def _answer(self, path: str, method: str) -> tuple[int, bytes, str]:
+        text = "text/plain; charset=utf-8"
+        if path not in {"/healthz", "/readyz", "/metrics"}:
+            return 404, b"not found\n", text
+        if method not in {"GET", "HEAD"}:
+            return 405, b"method not allowed\n", text
+        if path == "/metrics":
+            return 200, *self._metrics.exposition()
+        reason = self._ready() if path == "/readyz" else None
+        return (200, b"ok\n", text) if reason is None else (503, f"{reason}\n".encode(), text)
+
+
+def status_app(*, metrics: Metrics, ready: Callable[[], str | None]) -> App:
+    """Return the application that says how a service is; see `StatusApp`."""
+    return StatusApp(metrics=metrics, ready=ready)
