@@ -9,10 +9,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from prometheus_client import CollectorRegistry
+
 from visionmesh.bus import Connection, Publisher, topology
 from visionmesh.cache import Cache
 from visionmesh.catalog import Catalog
-from visionmesh.contracts import InlineLocation, Reference
+from visionmesh.contracts import Reference
 from visionmesh.errors import Fatal
 from visionmesh.models.registry import Registry
 from visionmesh.nodes import Nodes
@@ -22,14 +24,19 @@ from visionmesh.settlement import Settlement
 from visionmesh.subjects import ANY_LANE
 from visionmesh.telemetry.metrics import Metrics
 from visionmesh.telemetry.tracing import Tracing
-from visionmesh.tensors import InlineArena, InlineReading, Reading, ShmArena, ShmReader, Slot
+from visionmesh.tensors import InlineArena, Reader, Reading, ShmArena, Slot
 from visionmesh.trail import Trail
 
 ARENA_PATIENCE = timedelta(seconds=10)
 """How long an image waits for room in the arena before it is delivered again."""
 
+LEASE = timedelta(seconds=60)
+"""After this long a payload that nobody released may be overwritten when room is short."""
+HEAD_ROOM = 64 << 10
+"""Of a message, for the reference besides an inline payload."""
 
-@dataclass(kw_only, slots=True)
+
+@dataclass(kw_only=True, slots=True)
 class Context:
     """The connections, arenas and instruments of one worker."""
 
@@ -49,7 +56,7 @@ class Context:
     tracing: Tracing
     arena: ShmArena
     inline: InlineArena
-    reader: ShmReader
+    reader: Reader
     failed: asyncio.Future[None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -66,9 +73,7 @@ class Context:
 
     def read(self, reference: Reference, payloads: memoryview) -> Reading:
         """Resolve where the payload of ``reference`` lies; raise `Miss` if it is gone."""
-        if isinstance(reference.location, InlineLocation):
-            return InlineReading(reference.location, payloads)
-        return self.reader.read(reference.location)
+        return self.reader.read(reference.location, payloads)
 
     def trail(self, reference: Reference) -> Trail:
         return Trail(
@@ -91,13 +96,14 @@ async def open_context(settings: Settings, *, stage: str, stream: str) -> AsyncI
         await topology.ensure_streams(connection.client, settings.events)
         publisher = Publisher(connection=connection)
         await publisher.start()
-        metrics = Metrics()
+        metrics = Metrics(stage=stage, registry=CollectorRegistry())
         tracing = Tracing(
             settings=settings.tracing,
-            service=f"visionmesh-{stage}",
+            service=stage,
             node=settings.node,
             state_dir=settings.state_dir,
         )
+        metrics.watch_spans(lambda: tracing.dropped)
         stack.push_async_callback(asyncio.to_thread, tracing.close)
         cache = Cache(url=settings.redis_url, count=metrics.cache)
         stack.push_async_callback(cache.close)
@@ -105,10 +111,9 @@ async def open_context(settings: Settings, *, stage: str, stream: str) -> AsyncI
             directory=settings.shm_dir,
             name=f"{shm_prefix(settings)}{stage}-{os.getpid()}",
             size=own.arena_bytes,
+            lease=LEASE,
         )
         stack.callback(arena.close)
-        reader = ShmReader(directory=settings.shm_dir)
-        stack.callback(reader.close)
         nodes = Nodes(nc=connection.client, node=settings.node, stage=stage)
         stack.push_async_callback(nodes.stop)
         catalog = Catalog(registry=Registry(connection.client))
@@ -127,6 +132,7 @@ async def open_context(settings: Settings, *, stage: str, stream: str) -> AsyncI
                 connection=connection,
                 publisher=publisher,
                 tracing=tracing,
+                metrics=metrics,
                 stage=stage,
                 max_attempts=settings.events.max_attempts,
             ),
@@ -136,6 +142,6 @@ async def open_context(settings: Settings, *, stage: str, stream: str) -> AsyncI
             metrics=metrics,
             tracing=tracing,
             arena=arena,
-            inline=InlineArena(),
-            reader=reader,
+            inline=InlineArena(max_bytes=connection.max_payload - HEAD_ROOM),
+            reader=Reader(directory=settings.shm_dir),
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -166,6 +166,10 @@ class Answer(Frozen):
     detections: tuple[Detection, ...] | None = None
     classes: tuple[ClassScore, ...] | None = None
     embedding: tuple[float, ...] | None = None
+
+    def recognised(self) -> dict[str, Any]:
+        """Return the fields of an answer, also of a subclass, by name."""
+        return {name: getattr(self, name) for name in Answer.model_fields}
 
 
 class Result(Answer):

@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
-from datetime import timedelta
+from dataclasses import dataclass
+from typing import Any
 
 from visionmesh.bundle import Parcel, encode, split
 from visionmesh.bus import Publisher
 from visionmesh.coalescer import Coalescer
+from visionmesh.contracts import InlineLocation, Location, Reference
+from visionmesh.tensors import Slot
+from visionmesh.trail import Trail
 
 MAX_REFERENCES = 32
 MAX_PAYLOAD = 4 << 20
 """Inline payload of one message; a larger single image still travels, alone."""
+
+
+@dataclass(slots=True)
+class Forward:
+    """Where an image goes next: its payload's location, and what changes in the reference."""
+
+    stream: str
+    subject: str
+    location: Location
+    payload: bytes | None
+    changes: dict[str, Any]
+
+
+def forward(stream: str, subject: str, slot: Slot, **changes: Any) -> Forward:
+    """Commit ``slot`` and return the `Forward` that sends it to ``subject``."""
+    location = slot.commit()
+    payload = bytes(slot.view) if isinstance(location, InlineLocation) else None
+    return Forward(stream, subject, location, payload, changes)
 
 
 class Outbox:
@@ -26,12 +49,21 @@ class Outbox:
         self._publisher = publisher
         self._lines: dict[str, Coalescer[Parcel, None]] = {}
 
-    async def send(self, subject: str, parcel: Parcel) -> None:
-        """Return when the stream behind ``subject`` holds ``parcel``."""
-        line = self._lines.get(subject)
+    async def pass_on(self, reference: Reference, onward: Forward, trail: Trail) -> None:
+        """Return when the next stage's stream holds the image."""
+        now = time.time_ns()
+        changes = {
+            **onward.changes,
+            "location": onward.location,
+            "sent_ns": now,
+            "timings": {**reference.timings, **trail.timings(now)},
+        }
+        parcel = Parcel(reference.model_copy(update=changes), onward.payload)
+        line = self._lines.get(onward.subject)
         if line is None:
-            line = self._lines[subject] = self._open(subject)
+            line = self._lines[onward.subject] = self._open(onward.subject)
         await line.submit(parcel)
+        trail.sent(onward.stream, now)
 
     def _open(self, subject: str) -> Coalescer[Parcel, None]:
         async def publish(parcels: Sequence[Parcel]) -> list[None]:

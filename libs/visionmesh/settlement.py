@@ -8,21 +8,21 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import nats.errors
-import orjson
-from nats.aio.msg import Msg
-
 from visionmesh import subjects
 from visionmesh.bus import Connection, Publisher, acknowledge, origin, return_later
+from visionmesh.bus.api import stored_message
 from visionmesh.contracts import ErrorInfo, Reference, Result, Status
 from visionmesh.errors import Code, Expired, Reject, Retry, VisionmeshError
 from visionmesh.telemetry.context import parse_traceparent
+from visionmesh.telemetry.metrics import Metrics
 from visionmesh.telemetry.spans import AttributeValue, Key, Span, SpanKind, SpanName
 from visionmesh.telemetry.tracing import Tracing
 
 AGAIN_HEADER = "Vm-Again"
 """On the reply to a synchronous request: the image must be sent again, for this reason."""
-_DIRECT_GET_TIMEOUT = 5.0
+
+Original = tuple[Mapping[str, str], bytes]
+"""The headers and the body of an event."""
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +36,14 @@ class Settlement:
         connection: Connection,
         publisher: Publisher,
         tracing: Tracing,
+        metrics: Metrics,
         stage: str,
         max_attempts: int,
     ) -> None:
         self._connection = connection
         self._publisher = publisher
         self._tracing = tracing
+        self._metrics = metrics
         self._stage = stage
         self._max_attempts = max_attempts
 
@@ -109,11 +111,11 @@ class Settlement:
         return None
 
     async def refuse(
-        self, reference: Reference, error: Reject | Expired, *, event: Msg | None = None
+        self, reference: Reference, error: Reject | Expired, *, event: Original | None = None
     ) -> None:
         """End the image with ``error``: a copy to DEAD, the error result, then the ack.
 
-        ``event`` is the original message where the caller has it; else it is read from EVENTS.
+        ``event`` is the original where the caller has it; else it is read from EVENTS.
         """
         if reference.ack is not None:
             await self._bury(reference, error, event)
@@ -129,14 +131,11 @@ class Settlement:
         )
         await self.answer(reference, result)
 
-    async def _bury(self, reference: Reference, error: VisionmeshError, event: Msg | None) -> None:
+    async def _bury(
+        self, reference: Reference, error: VisionmeshError, event: Original | None
+    ) -> None:
         assert reference.ack is not None
-        headers: Mapping[str, str] = {}
-        body = b""
-        if event is not None:
-            headers, body = event.headers or {}, event.data
-        elif (found := await self._read_event(reference.ack)) is not None:
-            headers, body = found.headers or {}, found.data
+        headers, body = event or await self._read_event(reference.ack)
         kept = {key: value for key, value in headers.items() if not key.startswith("Nats-")}
         await self._publisher.publish(
             subjects.dead(self._stage, reference.model),
@@ -150,18 +149,13 @@ class Settlement:
                 "Vm-Time": datetime.now(UTC).isoformat(),
             },
         )
+        self._metrics.model(reference.model).dead(error.code)
 
-    async def _read_event(self, ack: str) -> Msg | None:
-        """Return the event as EVENTS keeps it, or `None` if another pass has ended it."""
-        request = orjson.dumps({"seq": origin(ack).sequence})
-        try:
-            message: Msg = await self._connection.client.request(
-                f"$JS.API.DIRECT.GET.{subjects.EVENTS}", request, timeout=_DIRECT_GET_TIMEOUT
-            )
-        except nats.errors.TimeoutError:
-            log.warning("EVENTS did not answer; DEAD gets the reason without the image")
-            return None
-        return None if (message.headers or {}).get("Status") else message
+    async def _read_event(self, ack: str) -> Original:
+        """Return the event as EVENTS keeps it; nothing if another pass has ended it."""
+        sequence = origin(ack).sequence
+        message = await stored_message(self._connection.client, subjects.EVENTS, seq=sequence)
+        return (message.headers or {}, message.data) if message is not None else ({}, b"")
 
 
 def total(reference: Reference) -> dict[str, float]:

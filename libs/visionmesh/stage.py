@@ -13,14 +13,15 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
-from visionmesh.bundle import Parcel, decode
+from visionmesh.bundle import decode
 from visionmesh.bus import Delivery, Puller, acknowledge, keep_alive, topology
 from visionmesh.context import Context
-from visionmesh.contracts import InlineLocation, Location, Reference, Result
+from visionmesh.contracts import Reference, Result
 from visionmesh.errors import Expired, Fatal, Reject, Retry
-from visionmesh.tensors import Reading, Slot
+from visionmesh.outbox import Forward
+from visionmesh.subjects import ANY_LANE
+from visionmesh.tensors import Reading
 from visionmesh.trail import Trail
 
 DRAIN = timedelta(seconds=20)
@@ -40,27 +41,6 @@ class Item:
     """The payload: ``.view`` is read-only; ``.check()`` raises `Miss` if it was overwritten."""
     trail: Trail
     """Spans of this stage."""
-
-
-@dataclass(slots=True)
-class Forward:
-    """Pass the image on to ``stream``: where its payload lies, and what changes in the reference.
-
-    Made by `forward`.
-    """
-
-    stream: str
-    subject: str
-    location: Location
-    payload: bytes | None
-    changes: dict[str, Any]
-
-
-def forward(stream: str, subject: str, slot: Slot, **changes: Any) -> Forward:
-    """Commit ``slot`` and return the `Forward` that sends it to ``subject``."""
-    location = slot.commit()
-    payload = bytes(slot.view) if isinstance(location, InlineLocation) else None
-    return Forward(stream, subject, location, payload, changes)
 
 
 @dataclass(slots=True)
@@ -114,6 +94,16 @@ class Stage:
         )
         self._pullers[name] = puller
         await puller.start()
+
+    async def listen_lanes(self, stream: str, subjects: str) -> None:
+        """Take bundles of every model, for this node and for any; ``subjects`` lacks the lane."""
+        for lane in (self._context.settings.node, ANY_LANE):
+            await self.listen(
+                stream,
+                f"{self._name}_{lane}",
+                f"{subjects}.{lane}",
+                capacity=self._context.own.concurrency,
+            )
 
     async def unlisten(self, name: str) -> None:
         """Take no more from the durable ``name``."""
@@ -180,7 +170,8 @@ class Stage:
             trail.close()
 
     async def _handle(self, reference: Reference, payloads: memoryview, trail: Trail) -> None:
-        settlement, metrics = self._context.settlement, self._context.metrics
+        settlement = self._context.settlement
+        metrics = self._context.metrics.model(reference.model)
         reading: Reading | None = None
         try:
             reading = self._context.read(reference, payloads)
@@ -188,33 +179,24 @@ class Stage:
                 raise Expired
             outcome = await self._handler(Item(reference, reading, trail))
             if isinstance(outcome, Forward):
-                await self._pass_on(reference, outcome, trail)
+                await self._context.outbox.pass_on(reference, outcome, trail)
             else:
                 await settlement.answer(reference, outcome.result)
-            metrics.request(self._name, reference.model, "ok")
+            metrics.done("ok")
         except Retry as error:
             trail.fail(error)
-            metrics.redelivery(self._name)
+            metrics.done("retry", error.code)
+            self._context.metrics.redelivered()
             await settlement.again(reference, error)
         except (Reject, Expired) as error:
             trail.fail(error)
             status = "expired" if isinstance(error, Expired) else "error"
-            metrics.request(self._name, reference.model, status, error.code)
+            metrics.done(status, error.code)
             await settlement.refuse(reference, error)
         if reading is not None:
             reading.release()
-
-    async def _pass_on(self, reference: Reference, forward: Forward, trail: Trail) -> None:
-        now = time.time_ns()
-        changes = {
-            **forward.changes,
-            "location": forward.location,
-            "sent_ns": now,
-            "timings": {**reference.timings, **trail.timings(now)},
-        }
-        parcel = Parcel(reference.model_copy(update=changes), forward.payload)
-        await self._context.outbox.send(forward.subject, parcel)
-        trail.sent(forward.stream, now)
+        metrics.inference((time.time_ns() - trail.began_ns) / 1e9)
+        metrics.queued(trail.queued_ns / 1e9)
 
     async def _keep_alive(self) -> None:
         hop = self._events.hop_ack_wait.total_seconds() / 3

@@ -41,6 +41,16 @@ class Trail:
         return self._root is not None
 
     @property
+    def trace_id(self) -> str | None:
+        """The trace of a sampled image."""
+        return self._root.trace_id if self._root else None
+
+    @property
+    def queued_ns(self) -> int:
+        """How long the image waited for this stage."""
+        return self.began_ns - (self._reference.sent_ns or self.began_ns)
+
+    @property
     def link(self) -> Link | None:
         """What a span of another trace names to point here."""
         return (self._root.trace_id, self._span_id) if self._root else None
@@ -89,9 +99,8 @@ class Trail:
 
     def timings(self, now_ns: int) -> dict[str, float]:
         """Return the milliseconds in this stage's queue and in its hands until ``now_ns``."""
-        queued = self.began_ns - (self._reference.sent_ns or self.began_ns)
         return {
-            f"{self._stage}_queue": round(queued / 1e6, 3),
+            f"{self._stage}_queue": round(self.queued_ns / 1e6, 3),
             self._stage: round((now_ns - self.began_ns) / 1e6, 3),
         }
 

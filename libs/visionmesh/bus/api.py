@@ -8,6 +8,7 @@ from typing import Any
 import nats.errors
 import orjson
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from visionmesh.errors import Code, ConfigurationError, Refused, Retry
 
@@ -65,3 +66,19 @@ async def request(
             description=error_.get("description", "refused"),
         )
     return answer
+
+
+async def stored_message(nc: Client, stream: str, **query: str | int) -> Msg | None:
+    """Return a message as ``stream`` keeps it: by ``seq``, or by ``last_by_subj``.
+
+    `None` if there is no such message, or the server does not answer now.
+    """
+    try:
+        message: Msg = await nc.request(
+            f"$JS.API.DIRECT.GET.{stream}",
+            orjson.dumps(query),
+            timeout=REQUEST_TIMEOUT.total_seconds(),
+        )
+    except (nats.errors.TimeoutError, nats.errors.NoRespondersError):
+        return None
+    return None if "Status" in (message.headers or {}) else message

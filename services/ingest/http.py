@@ -1,0 +1,183 @@
+"""The HTTP interface: one synchronous request in, one result out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from datetime import timedelta
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.datastructures import UploadFile
+
+from services.ingest.admission import Admission, Arrival
+from services.ingest.callers import Callers
+from visionmesh.context import Context
+from visionmesh.contracts import ErrorInfo, Params, Result, Status
+from visionmesh.errors import Code, Expired, Refused, Reject, Retry, VisionmeshError
+from visionmesh.events import Event, parse_deadline, parse_id, parse_params
+from visionmesh.subjects import require_token
+
+MAX_TRIES = 3
+"""An image that was lost with the process that held it is sent again so often."""
+RETRY_AFTER = "1"
+
+_STATUS = {
+    Code.UNKNOWN_MODEL: 404,
+    Code.UNKNOWN_VERSION: 404,
+    Code.PAYLOAD_TOO_LARGE: 413,
+    Code.UNSUPPORTED_FORMAT: 415,
+    Code.MESH_FULL: 503,
+    Code.MODEL_NOT_READY: 503,
+    Code.MESH_UNREACHABLE: 503,
+    Code.TIMEOUT: 504,
+    Code.DEADLINE_PASSED: 504,
+    Code.INVALID_NAME: 400,
+    Code.INVALID_ID: 400,
+    Code.INVALID_EVENT: 400,
+    Code.INVALID_DEADLINE: 400,
+    Code.INVALID_PARAMS: 400,
+    Code.EMPTY_BODY: 400,
+    Code.INTERNAL: 500,
+    Code.MODEL_FAILED: 500,
+}
+_UNPROCESSABLE = 422
+
+
+class Gateway:
+    """Admits the image of a request and waits for its answer."""
+
+    def __init__(self, *, context: Context, admission: Admission, callers: Callers) -> None:
+        self._context = context
+        self._admission = admission
+        self._callers = callers
+        self._settings = context.settings.ingest
+
+    async def infer(self, event: Event) -> Result:
+        """Return the result for ``event``; raise what kept it from being computed."""
+        self._check(event.model)
+        patience = self._settings.request_timeout
+        if event.deadline_ns is not None:
+            left = timedelta(microseconds=(event.deadline_ns - time.time_ns()) / 1e3)
+            patience = min(patience, max(left, timedelta(0)))
+        try:
+            async with asyncio.timeout(patience.total_seconds()):
+                return await self._infer(event)
+        except TimeoutError as error:
+            if event.deadline_ns is not None and time.time_ns() > event.deadline_ns:
+                raise Expired from error
+            raise Refused(
+                Code.TIMEOUT, f"No answer within {patience.total_seconds():g} s; try again later."
+            ) from error
+
+    def _check(self, model: str) -> None:
+        self._context.catalog.get(require_token("model", model))
+        if len(self._callers) >= self._settings.max_requests:
+            raise Refused(Code.MESH_FULL, "Too many requests are being worked on; try again.")
+        if not self._context.nodes.serving(model):
+            why = self._context.nodes.failure(model) or "no infer worker has loaded it yet"
+            raise Refused(Code.MODEL_NOT_READY, f"The model {model!r} is not ready: {why}")
+
+    async def _infer(self, event: Event) -> Result:
+        for attempt in range(1, MAX_TRIES + 1):
+            reply, answer = self._callers.open()
+            arrival = Arrival(event=event, received_ns=time.time_ns(), reply=reply, attempt=attempt)
+            reference = self._admission.reference(arrival)
+            trail = self._context.trail(reference)
+            try:
+                await self._admission.admit(reference, event.image, trail)
+                return await answer
+            except Retry as error:
+                trail.fail(error)
+                last = error
+            finally:
+                trail.close()
+                self._callers.close(reply)
+                self._admission.landed(reply)
+        raise Reject(
+            Code.TOO_MANY_ATTEMPTS, f"Given up after {MAX_TRIES} attempts; the last: {last.message}"
+        )
+
+
+def build_app(*, gateway: Gateway, status: Any, max_bytes: int) -> FastAPI:
+    """Return the application: inference, and ``status`` for everything else."""
+    app = FastAPI(title="visionmesh", docs_url="/docs", redoc_url=None)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return _refusal(Reject(Code.INVALID_PARAMS, f"{where}: {first['msg']}."))
+
+    @app.post("/v1/models/{model}/infer", response_model=Result)
+    async def infer(model: str, request: Request, params: Annotated[Params, Query()]) -> Response:
+        """Recognise one image: the body itself, or the first file of a multipart form.
+
+        Parameters may also come as JSON in the header `Vm-Params`; those in the query win. The
+        headers `Vm-Deadline`, `ce-id` and `traceparent` are read as on an event.
+        """
+        try:
+            event = await _event(model, request, params, max_bytes)
+            result = await gateway.infer(event)
+        except VisionmeshError as error:
+            return _refusal(error)
+        return Response(
+            result.to_json(), status_code=_status(result), media_type="application/json"
+        )
+
+    app.mount("/", status)
+    return app
+
+
+async def _event(model: str, request: Request, params: Params, max_bytes: int) -> Event:
+    headers = request.headers
+    named = parse_params(headers.get("vm-params")).model_copy(
+        update=params.model_dump(exclude_none=True)
+    )
+    return Event(
+        id=parse_id(headers["ce-id"]) if "ce-id" in headers else uuid.uuid4().hex,
+        source="http",
+        model=model,
+        image=await _image(request, max_bytes),
+        params=named,
+        deadline_ns=parse_deadline(headers.get("vm-deadline")),
+        traceparent=headers.get("traceparent"),
+    )
+
+
+def _status(result: Result) -> int:
+    if result.status is Status.OK or result.error is None:
+        return 200
+    return _STATUS.get(result.error.code, _UNPROCESSABLE)
+
+
+def _refusal(error: VisionmeshError) -> Response:
+    status = _STATUS.get(error.code, _UNPROCESSABLE)
+    info = ErrorInfo(code=error.code, message=error.message)
+    headers = {"Retry-After": RETRY_AFTER} if status == _STATUS[Code.MESH_FULL] else {}
+    return JSONResponse({"error": info.model_dump(mode="json")}, status, headers)
+
+
+async def _image(request: Request, max_bytes: int) -> bytes:
+    """Return the image in the body; raise `Reject` if it is too large or missing."""
+    declared = request.headers.get("content-length", "0")
+    too_large = Reject(Code.PAYLOAD_TOO_LARGE, f"At most {max_bytes:,} bytes are taken.")
+    if declared.isdigit() and int(declared) > max_bytes:
+        raise too_large
+    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+        async with request.form(max_files=1, max_part_size=max_bytes) as form:
+            for value in form.values():
+                if isinstance(value, UploadFile):
+                    return await value.read()
+        raise Reject(Code.EMPTY_BODY, "The form has no file: send the image as a file part.")
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > max_bytes:
+            raise too_large
+        parts.append(part)
+    return b"".join(parts)

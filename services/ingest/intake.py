@@ -1,0 +1,152 @@
+"""Events from EVENTS: one durable consumer for each model, its window the mesh's."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from datetime import timedelta
+
+from services.ingest.admission import Admission, Arrival
+from visionmesh import subjects
+from visionmesh.bus import Delivery, Puller, api, keep_alive, origin, topology
+from visionmesh.context import Context
+from visionmesh.errors import Expired, Reject, Retry
+from visionmesh.events import Event, content_id, parse
+from visionmesh.models.record import ModelRecord
+
+DRAIN = timedelta(seconds=20)
+_CONSUMER_PREFIX = "ingest_"
+
+log = logging.getLogger(__name__)
+
+
+class Intake:
+    """Pulls every model's events and has them admitted."""
+
+    def __init__(self, *, context: Context, admission: Admission) -> None:
+        self._context = context
+        self._admission = admission
+        self._events = context.settings.events
+        self._pullers: dict[str, Puller] = {}
+        self._held: dict[str, float] = {}
+        """Ack subjects in hand, and when each was last kept alive."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._keeper: asyncio.Task[None] | None = None
+
+    @property
+    def in_hand(self) -> int:
+        return len(self._tasks)
+
+    async def start(self) -> None:
+        """Pull for all models, and for removed ones whose events are still to be refused."""
+        self._context.catalog.on_change(self._model_changed)
+        await self._context.catalog.start()
+        await self._declare()
+        for model in await self._left_behind():
+            await self._pull(model)
+        self._keeper = asyncio.create_task(self._keep_alive(), name="keep events alive")
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(puller.stop() for puller in self._pullers.values()))
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=DRAIN.total_seconds())
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+
+    async def _model_changed(self, name: str, record: ModelRecord | None) -> None:
+        """Follow the registry; a removed model is pulled on, so that its events are refused."""
+        await self._declare()
+        if record is None:
+            self._context.metrics.forget(name)
+            return
+        config = topology.events_consumer(name, window=record.spec.window, settings=self._events)
+        await topology.ensure_consumer(self._context.connection.client, subjects.EVENTS, config)
+        await self._pull(name)
+
+    async def _declare(self) -> None:
+        config = topology.events_config(self._events, self._context.catalog.names())
+        await topology.ensure_stream(self._context.connection.client, config)
+
+    async def _left_behind(self) -> list[str]:
+        answer = await api.request(
+            self._context.connection.client, f"CONSUMER.NAMES.{subjects.EVENTS}"
+        )
+        names: list[str] = answer.get("consumers") or []
+        return [name.removeprefix(_CONSUMER_PREFIX) for name in names]
+
+    async def _pull(self, model: str) -> None:
+        if model in self._pullers:
+            return
+        puller = Puller(
+            connection=self._context.connection,
+            stream=subjects.EVENTS,
+            consumer=_CONSUMER_PREFIX + model,
+            capacity=self._context.own.concurrency,
+            receive=lambda delivery: self._receive(puller, delivery),
+        )
+        self._pullers[model] = puller
+        await puller.start()
+
+    def _receive(self, puller: Puller, delivery: Delivery) -> None:
+        self._held[delivery.ack] = time.monotonic()
+        task = asyncio.create_task(self._take(delivery))
+        self._tasks.add(task)
+        task.add_done_callback(lambda task: self._finished(task, puller, delivery))
+
+    def _finished(self, task: asyncio.Task[None], puller: Puller, delivery: Delivery) -> None:
+        self._tasks.discard(task)
+        del self._held[delivery.ack]
+        puller.done()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s: not admitted, it comes again", delivery.subject, exc_info=error)
+
+    async def _take(self, delivery: Delivery) -> None:
+        came = origin(delivery.ack)
+        _, _, model, source = delivery.subject.split(".")
+        original = (delivery.headers, delivery.body)
+        try:
+            event = parse(model=model, source=source, headers=delivery.headers, body=delivery.body)
+            broken = None
+        except Reject as error:
+            event = Event(id=content_id(delivery.body), source=source, model=model, image=b"")
+            broken = error
+        reference = self._admission.reference(
+            Arrival(
+                event=event,
+                received_ns=came.stored_ns,
+                ack=delivery.ack,
+                attempt=came.attempt,
+            )
+        )
+        trail = self._context.trail(reference)
+        settlement = self._context.settlement
+        metrics = self._context.metrics.model(model)
+        try:
+            if broken is not None:
+                raise broken
+            await self._admission.admit(reference, event.image, trail)
+            metrics.done("ok")
+        except Retry as error:
+            trail.fail(error)
+            metrics.done("retry", error.code)
+            self._context.metrics.redelivered()
+            await settlement.again(reference, error)
+        except (Reject, Expired) as error:
+            trail.fail(error)
+            metrics.done("expired" if isinstance(error, Expired) else "error", error.code)
+            await settlement.refuse(reference, error, event=original)
+        metrics.inference((time.time_ns() - trail.began_ns) / 1e9)
+        metrics.queued(trail.queued_ns / 1e9)
+        trail.close()
+
+    async def _keep_alive(self) -> None:
+        period = self._events.ack_wait.total_seconds() / 3
+        while True:
+            await asyncio.sleep(period)
+            now = time.monotonic()
+            for ack, since in list(self._held.items()):
+                if now - since >= period:
+                    self._held[ack] = now
+                    await keep_alive(self._context.connection, ack)

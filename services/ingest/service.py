@@ -1,0 +1,41 @@
+"""The ingest worker: events and requests in, references to encoded images out."""
+
+from __future__ import annotations
+
+from services.ingest.admission import Admission
+from services.ingest.callers import Callers
+from services.ingest.http import Gateway, build_app
+from services.ingest.intake import Intake
+from visionmesh.context import Context
+from visionmesh.service import App
+
+
+class Ingest:
+    """Puts the parts of the access layer together."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._admission = Admission(context=context)
+        self._callers = Callers(connection=context.connection)
+        self._intake = Intake(context=context, admission=self._admission)
+        self._started = False
+
+    @property
+    def in_hand(self) -> int:
+        return self._intake.in_hand + len(self._callers)
+
+    def ready(self) -> str | None:
+        return None if self._started else "the models are being read"
+
+    def app(self, status: App) -> App:
+        gateway = Gateway(context=self._context, admission=self._admission, callers=self._callers)
+        limit = self._context.settings.ingest.max_image_bytes
+        return build_app(gateway=gateway, status=status, max_bytes=limit)
+
+    async def start(self) -> None:
+        await self._callers.start()
+        await self._intake.start()
+        self._started = True
+
+    async def stop(self) -> None:
+        await self._intake.stop()

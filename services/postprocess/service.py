@@ -1,0 +1,128 @@
+"""The postprocess worker: the engine's outputs in, results out."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from services.postprocess.decoders import Decoder, load_decoder
+from services.postprocess.features import FeaturesError, pack, unpack
+from visionmesh import subjects
+from visionmesh.context import Context
+from visionmesh.contracts import Answer, CacheInfo, ImageInfo, Reference, Result, Status
+from visionmesh.errors import Code, ConfigurationError, Reject, Retry
+from visionmesh.models.record import ModelRecord
+from visionmesh.service import App
+from visionmesh.settlement import total
+from visionmesh.stage import Done, Item, Stage
+from visionmesh.stored import FeaturesHead, StoredAnswer, join_features
+from visionmesh.telemetry.spans import SpanName
+from visionmesh.tensors import arrays
+
+log = logging.getLogger(__name__)
+
+
+class Postprocess:
+    """Decodes outputs, remembers what they said, and answers."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._stage = Stage(context=context, handler=self._answer)
+        self._decoders: dict[str, Decoder] = {}
+        self._faults: dict[str, str] = {}
+        self._started = False
+
+    @property
+    def in_hand(self) -> int:
+        return self._stage.in_hand
+
+    def ready(self) -> str | None:
+        return None if self._started else "the models are being read"
+
+    def app(self, status: App) -> App:
+        return status
+
+    async def start(self) -> None:
+        self._context.catalog.on_change(self._model_changed)
+        await self._context.catalog.start()
+        await self._stage.start()
+        await self._stage.listen_lanes(subjects.OUTPUTS, "vm.outputs.*")
+        self._started = True
+
+    async def stop(self) -> None:
+        await self._stage.stop()
+
+    async def _model_changed(self, name: str, record: ModelRecord | None) -> None:
+        self._decoders.pop(name, None)
+        self._faults.pop(name, None)
+        if record is None:
+            return
+        try:
+            self._decoders[name] = load_decoder(record.spec)
+        except ConfigurationError as error:
+            log.error("%s", error)
+            self._faults[name] = error.message
+
+    async def _answer(self, item: Item) -> Done:
+        reference, began = item.reference, time.time_ns()
+        record = self._context.catalog.find(reference.model)
+        decoder = self._decoders.get(reference.model)
+        if record is None or decoder is None:
+            why = self._faults.get(reference.model, f"The model {reference.model!r} was removed.")
+            raise Reject(Code.MODEL_INVALID if record else Code.UNKNOWN_MODEL, why)
+        assert reference.placement is not None
+        if reference.features:
+            try:
+                features = unpack(bytes(item.reading.view))
+            except FeaturesError as error:
+                raise Retry(str(error)) from error
+        else:
+            features = decoder.reduce(arrays(item.reading.view, reference.tensors))
+            item.reading.check()
+        answer = decoder.answer(
+            features, reference.params, reference.placement, reference.width, reference.height
+        )
+        item.trail.span(SpanName.DECODE_OUTPUTS, began, time.time_ns())
+        if reference.result_key is not None:
+            head = FeaturesHead(
+                width=reference.width, height=reference.height, placement=reference.placement
+            )
+            packed = None if reference.features else join_features(head, pack(features))
+            self._remember(reference, record, answer, packed)
+        return Done(self._result(item, answer))
+
+    def _remember(
+        self, reference: Reference, record: ModelRecord, answer: Answer, features: bytes | None
+    ) -> None:
+        assert reference.result_key is not None
+        stored = StoredAnswer(**answer.recognised(), width=reference.width, height=reference.height)
+        self._context.cache.store(
+            reference.result_key,
+            stored.model_dump_json(exclude_none=True).encode(),
+            reference.features_key,
+            features,
+            ttl=record.spec.cache.ttl,
+        )
+
+    def _result(self, item: Item, answer: Answer) -> Result:
+        reference = item.reference
+        timings = {**reference.timings, **item.trail.timings(time.time_ns())}
+        cached = reference.result_key is not None
+        return Result(
+            **answer.recognised(),
+            id=reference.id,
+            source=reference.source,
+            model=reference.model,
+            version=reference.version,
+            status=Status.OK,
+            image=ImageInfo(
+                width=reference.width, height=reference.height, sha256=reference.sha256
+            ),
+            cache=CacheInfo(
+                hit=reference.features, level="features" if reference.features else None
+            )
+            if cached
+            else None,
+            timings=total(reference.model_copy(update={"timings": timings})),
+            trace_id=item.trail.trace_id,
+        )
