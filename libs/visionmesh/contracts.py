@@ -40,7 +40,6 @@ class Params(Frozen):
 class ShmLocation(Frozen):
     """Bytes in a slab under /dev/shm: valid while the first slot still has this generation."""
 
-    kind: Literal["shm"] = "shm"
     arena: str
     slot: int
     generation: int
@@ -50,12 +49,11 @@ class ShmLocation(Frozen):
 class InlineLocation(Frozen):
     """Bytes in the body of the message that carries the reference."""
 
-    kind: Literal["inline"] = "inline"
     offset: int
     length: int
 
 
-Location = Annotated[ShmLocation | InlineLocation, Field(discriminator="kind")]
+Location = ShmLocation | InlineLocation
 
 
 class TensorMeta(Frozen):

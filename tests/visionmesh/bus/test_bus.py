@@ -1,0 +1,177 @@
+"""The layer on JetStream against a real server, which is also killed under it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from visionmesh import subjects
+from visionmesh.bus import (
+    Connection,
+    Delivery,
+    Publisher,
+    Puller,
+    acknowledge,
+    origin,
+    return_later,
+    topology,
+)
+from visionmesh.bus.api import stored_message
+from visionmesh.embedded import NatsServer
+from visionmesh.errors import Code, ConfigurationError, Refused
+from visionmesh.settings import EventsSettings
+
+SETTINGS = EventsSettings()
+MODEL = "bus-test"
+
+
+class Bus:
+    """A server of its own, so that it may be killed, with the mesh's streams."""
+
+    def __init__(self, server: NatsServer, connection: Connection, publisher: Publisher) -> None:
+        self.server = server
+        self.connection = connection
+        self.publisher = publisher
+
+    async def pull(self, *, capacity: int = 8) -> asyncio.Queue[Delivery]:
+        config = topology.events_consumer(MODEL, window=64, settings=SETTINGS)
+        name = await topology.ensure_consumer(self.connection.client, subjects.EVENTS, config)
+        queue: asyncio.Queue[Delivery] = asyncio.Queue()
+        self.puller = Puller(
+            connection=self.connection,
+            stream=subjects.EVENTS,
+            consumer=name,
+            capacity=capacity,
+            receive=queue.put_nowait,
+        )
+        await self.puller.start()
+        return queue
+
+
+@pytest.fixture
+async def bus(tmp_path: Path) -> AsyncIterator[Bus]:
+    server = NatsServer(store=tmp_path / "nats")
+    await server.start()
+    connection = await Connection.open(server.url, name="test")
+    await topology.ensure_streams(connection.client, SETTINGS)
+    await topology.ensure_stream(connection.client, topology.events_config(SETTINGS, [MODEL]))
+    publisher = Publisher(connection=connection)
+    await publisher.start()
+    yield Bus(server, connection, publisher)
+    await connection.close()
+    await server.stop()
+
+
+def event(number: int) -> str:
+    return subjects.event(MODEL, f"source-{number}")
+
+
+async def test_declares_streams_again_without_a_change(bus: Bus) -> None:
+    await topology.ensure_streams(bus.connection.client, SETTINGS)
+
+
+async def test_follows_a_changed_declaration(bus: Bus) -> None:
+    wider = topology.events_config(SETTINGS, [MODEL, "another"])
+    await topology.ensure_stream(bus.connection.client, wider)
+    await bus.publisher.publish("vm.events.another.x", b"1")
+
+
+async def test_refuses_a_stream_that_cannot_become_as_declared(bus: Bus) -> None:
+    config = {**topology.events_config(SETTINGS, [MODEL]), "storage": "memory"}
+    with pytest.raises(ConfigurationError) as caught:
+        await topology.ensure_stream(bus.connection.client, config)
+    assert caught.value.code is Code.MESH_INCOMPATIBLE
+
+
+async def test_refuses_an_event_for_an_unknown_model(bus: Bus) -> None:
+    with pytest.raises(Refused) as caught:
+        await bus.publisher.publish("vm.events.nobody.x", b"image")
+    assert caught.value.code is Code.UNKNOWN_MODEL
+
+
+async def test_refuses_when_the_stream_is_full(bus: Bus) -> None:
+    small = topology.events_config(EventsSettings(max_messages=2), [MODEL])
+    await topology.ensure_stream(bus.connection.client, small)
+    for number in range(2):
+        await bus.publisher.publish(event(number), b"image")
+    with pytest.raises(Refused) as caught:
+        await bus.publisher.publish(event(2), b"image")
+    assert caught.value.code is Code.MESH_FULL
+
+
+async def test_refuses_a_message_that_is_too_large(bus: Bus) -> None:
+    with pytest.raises(Refused) as caught:
+        await bus.publisher.publish(event(0), bytes(bus.connection.max_payload + 1))
+    assert caught.value.code is Code.PAYLOAD_TOO_LARGE
+
+
+async def test_stores_one_result_for_each_subject(bus: Bus) -> None:
+    subject = subjects.result(MODEL, "s", "event-1")
+    assert await bus.publisher.publish_once(subject, b"first")
+    assert not await bus.publisher.publish_once(subject, b"second")
+    stored = await stored_message(bus.connection.client, subjects.RESULTS, last_by_subj=subject)
+    assert stored is not None
+    assert stored.data == b"first"
+
+
+async def test_delivers_no_more_than_its_capacity_until_done(bus: Bus) -> None:
+    queue = await bus.pull(capacity=4)
+    for number in range(12):
+        await bus.publisher.publish(event(number), b"%d" % number)
+    first = [await asyncio.wait_for(queue.get(), 5) for _ in range(4)]
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(queue.get(), 0.3)
+    for delivery in first:
+        await acknowledge(bus.connection, delivery.ack)
+        bus.puller.done()
+    rest = [await asyncio.wait_for(queue.get(), 5)]
+    bodies = {delivery.body for delivery in (*first, *rest)}
+    assert len(bodies) == 5
+
+
+async def test_delivers_a_returned_message_again(bus: Bus) -> None:
+    queue = await bus.pull()
+    await bus.publisher.publish(event(0), b"image")
+    delivery = await asyncio.wait_for(queue.get(), 5)
+    assert origin(delivery.ack).attempt == 1
+    await return_later(bus.connection, delivery.ack, timedelta(milliseconds=10))
+    again = await asyncio.wait_for(queue.get(), 5)
+    assert (again.body, origin(again.ack).attempt) == (b"image", 2)
+
+
+async def test_loses_nothing_when_the_server_is_killed(bus: Bus) -> None:
+    queue = await bus.pull(capacity=64)
+    seen: set[bytes] = set()
+    wanted = 200
+
+    async def consume() -> None:
+        while len(seen) < wanted:
+            delivery = await queue.get()
+            seen.add(delivery.body)
+            await acknowledge(bus.connection, delivery.ack)
+            bus.puller.done()
+
+    async def produce() -> None:
+        for number in range(wanted):
+            await bus.publisher.publish(event(number), b"%d" % number)
+            if number == wanted // 2:
+                os.kill(bus.server.pid or 0, signal.SIGKILL)
+                await bus.server.wait()
+                await bus.server.start()
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(consume(), produce())
+    assert seen == {b"%d" % number for number in range(wanted)}
+
+
+async def test_says_where_no_server_answers() -> None:
+    with pytest.raises(Refused) as caught:
+        await Connection.open("nats://127.0.0.1:9", name="test", within=timedelta(seconds=1))
+    assert caught.value.code is Code.MESH_UNREACHABLE
+    assert "127.0.0.1:9" in caught.value.message

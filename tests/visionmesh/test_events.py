@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import base64
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from visionmesh.contracts import Params, Priority
+from visionmesh.errors import Code, Reject
+from visionmesh.events import STRUCTURED, Event, content_id, parse
+
+
+def read(headers: dict[str, str], body: bytes = b"image") -> Event:
+    return parse(model="m", source="s", headers=headers, body=body)
+
+
+def refused(headers: dict[str, str], body: bytes = b"image") -> Code:
+    with pytest.raises(Reject) as caught:
+        read(headers, body)
+    return caught.value.code
+
+
+def test_reads_what_the_client_writes() -> None:
+    event = Event(
+        id="event 1",
+        source="s",
+        model="m",
+        image=b"image",
+        params=Params(confidence=0.25, top_k=3),
+        priority=Priority.HIGH,
+        deadline_ns=1_900_000_000_000_000_000,
+        traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01",
+    )
+    assert read(event.headers()) == event
+
+
+def test_takes_a_bare_image() -> None:
+    event = read({})
+    assert (event.id, event.image) == (content_id(b"image"), b"image")
+
+
+def test_header_names_are_not_case_sensitive() -> None:
+    assert read({"CE-ID": "x", "vm-priority": "high"}).priority is Priority.HIGH
+
+
+def test_takes_the_structured_mode() -> None:
+    document = {
+        "specversion": "1.0",
+        "id": "e1",
+        "data_base64": base64.b64encode(b"image").decode(),
+        "vmparams": {"iou": 0.5},
+        "vmdeadline": "2030-01-31T12:00:00Z",
+    }
+    event = read({"Content-Type": STRUCTURED}, json.dumps(document).encode())
+    assert (event.id, event.image, event.params.iou) == ("e1", b"image", 0.5)
+    assert event.deadline_ns == int(datetime(2030, 1, 31, 12, tzinfo=UTC).timestamp()) * 10**9
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"[]", b"{}", b'{"data_base64": "*"}', b'{"data_base64":1}']
+)
+def test_refuses_broken_structured_events(body: bytes) -> None:
+    assert refused({"content-type": STRUCTURED}, body) is Code.INVALID_EVENT
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"ce-id": ""}, Code.INVALID_ID),
+        ({"ce-id": "x" * 257}, Code.INVALID_ID),
+        ({"ce-id": "a\tb"}, Code.INVALID_ID),
+        ({"vm-deadline": "tomorrow"}, Code.INVALID_DEADLINE),
+        ({"vm-deadline": "2030-01-31T12:00:00"}, Code.INVALID_DEADLINE),
+        ({"vm-params": "{"}, Code.INVALID_PARAMS),
+        ({"vm-params": "[1]"}, Code.INVALID_PARAMS),
+        ({"vm-params": '{"confidence": 2}'}, Code.INVALID_PARAMS),
+        ({"vm-params": '{"confidense": 0.2}'}, Code.INVALID_PARAMS),
+        ({"vm-priority": "urgent"}, Code.INVALID_EVENT),
+    ],
+)
+def test_refuses_what_is_wrong_by_its_code(headers: dict[str, str], code: Code) -> None:
+    assert refused(headers) is code
+
+
+def test_refuses_an_empty_body() -> None:
+    assert refused({"ce-id": "x"}, b"") is Code.EMPTY_BODY
+
+
+names = st.sampled_from(["ce-id", "vm-params", "vm-deadline", "vm-priority", "content-type", "x"])
+values: st.SearchStrategy[Any] = st.text(max_size=30) | st.just(STRUCTURED)
+
+
+@given(st.dictionaries(names, values), st.binary(max_size=60))
+def test_any_event_is_read_or_rejected(headers: dict[str, str], body: bytes) -> None:
+    try:
+        event = read(headers, body)
+    except Reject as error:
+        assert error.message.endswith((".", "…"))
+    else:
+        assert event.image
