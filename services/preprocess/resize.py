@@ -19,7 +19,7 @@ from visionmesh.models.spec import InputSpec, Resize
 # Images are resized in several threads at once; threads within one would only contend.
 cv2.setNumThreads(1)
 
-_MOST_OVERHANG: Final = 4
+_MOST_OVERHANG: Final = 8
 """Inputs' lengths that a covering picture may have: 1 by 5000 would become 416 by 2 million."""
 
 

@@ -21,6 +21,7 @@ from services.preprocess.formats.header import (
 )
 from services.preprocess.formats.ifd import ORIENTATION, read_tags, valid_orientation
 from services.preprocess.formats.opencv import imdecode
+from services.preprocess.orientation import swaps_sides
 from services.preprocess.samples import to_color
 
 _WIDTH, _HEIGHT, _BITS, _SAMPLE_FORMAT = 256, 257, 258, 339
@@ -31,7 +32,7 @@ _ALPHA: Final = 4
 
 
 def read_header(data: Data) -> Header:
-    """Return size and orientation of the first picture."""
+    """Return the size of the first picture, upright."""
     try:
         tags = read_tags(data, _WANTED)
     except ValueError as error:
@@ -42,11 +43,15 @@ def read_header(data: Data) -> Header:
         raise unsupported(
             "A TIFF of floating-point, signed or 32-bit samples", "save it with 8 or 16 bits"
         )
-    return Header(tags[_WIDTH], tags[_HEIGHT], valid_orientation(tags.get(ORIENTATION, 1)))
+    width, height = tags[_WIDTH], tags[_HEIGHT]
+    # OpenCV turns a TIFF upright, asked or not.
+    if swaps_sides(valid_orientation(tags.get(ORIENTATION, 1))):
+        width, height = height, width
+    return Header(width, height)
 
 
 def unpack(data: Data, header: Header, color: Color, target: Size | None) -> Pixels:
-    """Return ``(H, W, C) uint8`` of the stored size."""
+    """Return ``(H, W, C) uint8``, upright."""
     samples = imdecode("TIFF", data, cv2.IMREAD_UNCHANGED)
     if samples.dtype == np.uint8 and samples.shape[2:] == (_ALPHA,):
         # libtiff has already multiplied 8-bit colours by their alpha.
