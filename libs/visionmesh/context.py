@@ -105,7 +105,7 @@ async def open_context(settings: Settings, *, stage: str, stream: str) -> AsyncI
         )
         metrics.watch_spans(lambda: tracing.dropped)
         stack.push_async_callback(asyncio.to_thread, tracing.close)
-        cache = Cache(url=settings.redis_url, count=metrics.cache)
+        cache = Cache(url=settings.redis_url)
         stack.push_async_callback(cache.close)
         arena = ShmArena(
             directory=settings.shm_dir,

@@ -36,7 +36,7 @@ class NodeRecord(Frozen):
     models: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     """Versions that are loaded and warm, by model."""
     failed: dict[str, str] = Field(default_factory=dict)
-    """Why a model could not be loaded."""
+    """Why a version could not be loaded, by ``model/version``."""
     device: str = "cpu"
     load: float = 0.0
     """Images in hand."""
@@ -127,7 +127,15 @@ class Nodes:
 
     def failure(self, model: str) -> str | None:
         """Return why a worker could not load ``model``, if one said so."""
-        return next((r.failed[model] for _, r in self._seen.values() if model in r.failed), None)
+        return next(
+            (
+                why
+                for _, record in self._seen.values()
+                for version, why in record.failed.items()
+                if version.startswith(f"{model}/")
+            ),
+            None,
+        )
 
     async def _announce(self) -> None:
         self._record = self._record.model_copy(update={"load": self._load()})

@@ -39,4 +39,4 @@ def _look(image: bytes) -> int | None:
     gray = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
     if gray is None:
         return None
-    return perceptual_hash(cv2.resize(gray, (9, 8), interpolation=cv2.INTER_AREA))
+    return perceptual_hash(cv2.resize(gray, (32, 32), interpolation=cv2.INTER_AREA))

@@ -1,0 +1,113 @@
+"""The infer worker: input pixels in, the network's outputs out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+
+import numpy as np
+
+from services.infer.batch_spans import BatchSpans
+from services.infer.batcher import Batch
+from services.infer.pool import LoadedModel, ModelPool
+from visionmesh import subjects
+from visionmesh.context import Context
+from visionmesh.models.record import ModelRecord
+from visionmesh.outbox import Forward, forward
+from visionmesh.service import App
+from visionmesh.stage import Item, Stage
+from visionmesh.tensors import arrays, describe, plan
+
+
+class Infer:
+    """Loads what the registry holds, and runs images in batches."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._stage = Stage(context=context, handler=self._infer)
+        self._pool = ModelPool(
+            registry=context.catalog.registry,
+            directory=context.settings.state_dir / "artifacts",
+            on_batch=self._count,
+        )
+        self._spans = BatchSpans()
+        self._changes: dict[str, asyncio.Task[None]] = {}
+        self._started = False
+
+    @property
+    def in_hand(self) -> int:
+        return self._stage.in_hand
+
+    def ready(self) -> str | None:
+        return None if self._started else "the models are being loaded"
+
+    def app(self, status: App) -> App:
+        return status
+
+    async def start(self) -> None:
+        await self._stage.start()
+        self._context.catalog.on_change(self._model_changed)
+        await self._context.catalog.start()
+        await asyncio.gather(*self._changes.values())
+        self._started = True
+
+    async def stop(self) -> None:
+        await self._stage.stop()
+        for task in self._changes.values():
+            task.cancel()
+        await asyncio.gather(*self._changes.values(), return_exceptions=True)
+        await self._pool.close()
+
+    async def _model_changed(self, name: str, record: ModelRecord | None) -> None:
+        """Load in the background: a large model must not hold up the others."""
+        before = self._changes.get(name)
+        self._changes[name] = asyncio.create_task(self._follow(name, record, before))
+
+    async def _follow(
+        self, name: str, record: ModelRecord | None, before: asyncio.Task[None] | None
+    ) -> None:
+        if before is not None:
+            await before
+        await self._pool.apply(name, record)
+        lanes = {
+            f"infer_{name}_{lane}": subjects.tensor(name, lane)
+            for lane in (self._context.settings.node, subjects.ANY_LANE)
+        }
+        for consumer, subject in lanes.items():
+            if record is None:
+                await self._stage.unlisten(consumer)
+            else:
+                capacity = self._context.own.concurrency
+                await self._stage.listen(subjects.TENSORS, consumer, subject, capacity=capacity)
+        await self._announce()
+
+    async def _announce(self) -> None:
+        ready: defaultdict[str, list[int]] = defaultdict(list)
+        for model in self._pool.loaded:
+            ready[model.name].append(model.version)
+        failed = {f"{name}/{version}": why for (name, version), why in self._pool.failures.items()}
+        models = {name: tuple(versions) for name, versions in ready.items()}
+        await self._context.nodes.update(models=models, failed=failed)
+
+    def _count(self, model: LoadedModel, batch: Batch) -> None:
+        metrics = self._context.metrics.model(model.name)
+        metrics.batch(batch.size)
+        metrics.queue_depth(model.queued)
+
+    async def _infer(self, item: Item) -> Forward:
+        reference = item.reference
+        (image,) = arrays(item.reading.view, reference.tensors).values()
+        output = await self._pool.infer(reference.model, reference.version, image)
+        self._spans.record(item.trail, output)
+        item.reading.check()
+        metas = describe(output.outputs)
+        _, size = plan(metas)
+        lane = self._context.nodes.lane("postprocess")
+        with await self._context.room(lane, size) as slot:
+            for target, array in zip(
+                arrays(slot.view, metas).values(), output.outputs.values(), strict=True
+            ):
+                np.copyto(target, array)
+            return forward(
+                subjects.OUTPUTS, subjects.output(reference.model, lane), slot, tensors=metas
+            )
