@@ -38,6 +38,8 @@ _POLL = timedelta(seconds=2)
 _AWAY = timedelta(milliseconds=200)
 """Between two tries of a watcher while the server does not answer."""
 
+__all__ = ["Change", "ModelRecord", "Registry"]
+
 log = logging.getLogger(__name__)
 
 

@@ -1,0 +1,248 @@
+"""Dynamic batching: images from many bundles run together, and no engine waits for company."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from services.infer.engines import Engine, Image, Outputs
+from visionmesh.errors import Code, Fatal, Reject, Retry
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """Images that ran together; times are Unix time in nanoseconds."""
+
+    id: int
+    size: int
+    engine: int
+    """Index of the engine that ran them."""
+    started_ns: int
+    finished_ns: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchedOutput:
+    """The network's outputs for one image: views into the outputs of its batch."""
+
+    outputs: Outputs
+    enqueued_ns: int
+    batch: Batch
+
+
+@dataclass(eq=False, slots=True)
+class _Item:
+    image: Image
+    enqueued_ns: int
+    done: asyncio.Future[BatchedOutput]
+
+
+_Answer = Outputs | Reject
+
+
+class Batcher:
+    """Spreads images over engines, each of which works in a thread of its own.
+
+    An idle engine takes at once what is there: its share of the images at hand among the engines
+    that are idle, at most ``max_size``, in one of the sizes that it can run. Only where a partial
+    batch costs as much as a full one (an engine whose smallest size is above 1) and other engines
+    are at work does it wait for more images, until ``max_delay`` after the oldest was enqueued.
+
+    Made and used on the event loop. ``on_batch`` is called there once for each batch.
+    """
+
+    def __init__(
+        self,
+        *,
+        engines: Sequence[Engine],
+        max_size: int,
+        max_delay: timedelta,
+        capacity: int | None = None,
+        on_batch: Callable[[Batch], None] | None = None,
+    ) -> None:
+        self._engines = tuple(engines)
+        self._max_size = max_size
+        self._max_delay_ns = max_delay // timedelta(microseconds=1) * 1000
+        # As many may wait as run: enough for no engine to be idle.
+        self._places = asyncio.Semaphore(capacity or 2 * max_size * len(self._engines))
+        self._on_batch = on_batch
+        self._loop = asyncio.get_running_loop()
+        self._arrived: list[_Item] = []
+        self._ids = itertools.count(1)
+        self._failure: Fatal | None = None
+        self._callers = 0
+        self._closing = False
+        self._drained = asyncio.Event()
+        self._at_work = len(self._engines)
+        self._ended = asyncio.Event()
+        # What the threads share, guarded by the condition.
+        self._changed = threading.Condition()
+        self._queue: deque[_Item] = deque()
+        self._idle = 0
+        self._running: dict[int, list[_Item]] = {}
+        self._open = True
+        for index, engine in enumerate(self._engines):
+            # As daemons they cannot keep a process alive that ends in an error.
+            threading.Thread(
+                target=self._work, args=(index, engine), name=f"engine {index}", daemon=True
+            ).start()
+
+    @property
+    def queued(self) -> int:
+        """Images that wait for an engine."""
+        return len(self._queue) + len(self._arrived)
+
+    async def submit(self, image: Image) -> BatchedOutput:
+        """Run one image, (H, W, C) uint8, and return its outputs; wait while the queue is full.
+
+        The image is read, not copied, until the call ends. A cancelled call leaves the queue.
+
+        Raises
+        ------
+        Reject
+            (model_failed) if the network cannot work on this image.
+        Retry
+            (model_not_ready) if the batcher is closing.
+        Fatal
+            If an engine broke.
+        """
+        if self._closing:
+            raise Retry("The model is being exchanged.", code=Code.MODEL_NOT_READY)
+        self._callers += 1
+        try:
+            async with self._places:
+                return await self._enqueue(image)
+        finally:
+            self._callers -= 1
+            if self._closing and not self._callers:
+                self._drained.set()
+
+    async def close(self) -> None:
+        """Take no more images, run all that were submitted, end the threads, close the engines."""
+        self._closing = True
+        if self._callers:
+            await self._drained.wait()
+        with self._changed:
+            self._open = False
+            self._changed.notify_all()
+        await self._ended.wait()
+        for engine in self._engines:
+            engine.close()
+
+    def _enqueue(self, image: Image) -> asyncio.Future[BatchedOutput]:
+        if self._failure:
+            raise self._failure
+        item = _Item(image, time.time_ns(), self._loop.create_future())
+        if not self._arrived:
+            # Whatever else arrives in this turn of the loop is shared out with it.
+            self._loop.call_soon(self._hand_over)
+        self._arrived.append(item)
+        return item.done
+
+    def _hand_over(self) -> None:
+        with self._changed:
+            self._queue.extend(self._arrived)
+            self._changed.notify(len(self._arrived))
+        self._arrived.clear()
+
+    def _work(self, index: int, engine: Engine) -> None:
+        """What an engine's thread does until the batcher is closed."""
+        failure: Fatal | None = Fatal(Code.INTERNAL, "An engine's thread died; see the log.")
+        try:
+            while batch := self._next_batch(index, engine):
+                started_ns = time.time_ns()
+                answers = _answers(engine, [item.image for item in batch])
+                info = Batch(
+                    id=next(self._ids),
+                    size=len(batch),
+                    engine=index,
+                    started_ns=started_ns,
+                    finished_ns=time.time_ns(),
+                )
+                self._loop.call_soon_threadsafe(self._deliver, batch, answers, info)
+            failure = None
+        except Fatal as error:
+            failure = error
+        finally:
+            self._loop.call_soon_threadsafe(self._end, index, failure)
+
+    def _next_batch(self, index: int, engine: Engine) -> list[_Item]:
+        """Wait for images and take a share of them; return none when the batcher is closed."""
+        with self._changed:
+            self._running.pop(index, None)
+            while True:
+                self._forget_cancelled()
+                patience = self._patience(engine) if self._queue else None
+                if patience == 0:
+                    size = self._share(engine.batch_sizes)
+                    batch = [self._queue.popleft() for _ in range(size)]
+                    self._running[index] = batch
+                    return batch
+                if not self._queue and not self._open:
+                    return []
+                self._idle += 1
+                self._changed.wait(patience)
+                self._idle -= 1
+
+    def _forget_cancelled(self) -> None:
+        if any(item.done.done() for item in self._queue):
+            self._queue = deque(item for item in self._queue if not item.done.done())
+
+    def _share(self, sizes: tuple[int, ...]) -> int:
+        """Return how many images an engine takes that can run batches of ``sizes``."""
+        even = math.ceil(len(self._queue) / (self._idle + 1))
+        wanted = min(max(even, sizes[0]), max(self._max_size, sizes[0]))
+        # One of the sizes, or the rest, which a fixed batch is filled up for.
+        return min(max(size for size in sizes if size <= wanted), len(self._queue))
+
+    def _patience(self, engine: Engine) -> float:
+        """Return for how many seconds it is worth waiting for more images."""
+        if len(self._queue) >= engine.batch_sizes[0] or not self._running or not self._open:
+            return 0
+        waited_ns = time.time_ns() - self._queue[0].enqueued_ns
+        return min(max(0, self._max_delay_ns - waited_ns), self._max_delay_ns) / 1e9
+
+    def _deliver(self, batch: list[_Item], answers: list[_Answer], info: Batch) -> None:
+        for item, answer in zip(batch, answers, strict=True):
+            if item.done.done():
+                continue  # its submitter has gone
+            if isinstance(answer, Reject):
+                item.done.set_exception(answer)
+            else:
+                item.done.set_result(
+                    BatchedOutput(outputs=answer, enqueued_ns=item.enqueued_ns, batch=info)
+                )
+        if self._on_batch:
+            self._on_batch(info)
+
+    def _end(self, index: int, failure: Fatal | None) -> None:
+        """Note that a thread ended; if it broke, fail all that waits: the worker is unfit."""
+        if failure:
+            self._failure = failure
+            with self._changed:
+                lost = [*self._running.pop(index, ()), *self._queue, *self._arrived]
+                self._queue.clear()
+            for item in lost:
+                if not item.done.done():
+                    item.done.set_exception(failure)
+        self._at_work -= 1
+        if not self._at_work:
+            self._ended.set()
+
+
+def _answers(engine: Engine, images: Sequence[Image]) -> list[_Answer]:
+    """Run the images together; if that fails, one by one, so that a bad one fails alone."""
+    try:
+        outputs = engine.run(images)
+    except Reject as error:
+        if len(images) == 1:
+            return [error]
+        return [_answers(engine, [image])[0] for image in images]
+    return [{name: array[at] for name, array in outputs.items()} for at in range(len(images))]

@@ -1,0 +1,68 @@
+"""How pixels become the network's input: normalise, and bring into the network's layout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from visionmesh.models.spec import InputSpec
+
+
+class PixelWriter:
+    """Writes images into a batch as ``(pixel * scale - mean) / std`` per channel.
+
+    Used by one thread at a time: it keeps the planes of the image at hand.
+    """
+
+    def __init__(self, spec: InputSpec) -> None:
+        height, width, channels = spec.height, spec.width, spec.channels
+        # With one channel both layouts are the same bytes.
+        self._planar = spec.layout == "NCHW" and channels > 1
+        self._rows = (channels, height, width) if self._planar else (height, width * channels)
+        self._dtype = np.dtype(spec.dtype)
+        planar_shape = (channels, height, width)
+        self._shape = planar_shape if spec.layout == "NCHW" else (height, width, channels)
+        self._planes = np.empty(planar_shape, np.uint8)
+        # Sums and products in float16 would lose digits.
+        self._wide = np.empty(self._rows, np.float32) if spec.dtype == "float16" else None
+        self._factor, self._offset = self._affine(spec)
+
+    def batch(self, size: int) -> NDArray[Any]:
+        """Return a batch of zeros for ``size`` images, in the network's layout and dtype."""
+        return np.zeros((size, *self._shape), self._dtype)
+
+    def write(self, image: NDArray[np.uint8], target: NDArray[Any]) -> None:
+        """Write ``image``, (H, W, C) uint8, into ``target``, one entry of a batch."""
+        work = target.reshape(self._rows) if self._wide is None else self._wide
+        if not self._planar:
+            np.copyto(work, image.reshape(self._rows))
+        elif work.dtype == np.uint8:
+            cv2.split(image, list(work))
+        else:
+            # A copy that transposes and converts at once takes more than twice as long.
+            cv2.split(image, list(self._planes))
+            np.copyto(work, self._planes)
+        if self._factor is not None:
+            np.multiply(work, self._factor, out=work)
+        if self._offset is not None:
+            np.add(work, self._offset, out=work)
+        if self._wide is not None:
+            np.copyto(target, self._wide.reshape(target.shape), casting="same_kind")
+
+    def _affine(self, spec: InputSpec) -> tuple[NDArray[np.float32] | None, ...]:
+        """Return what to multiply by and what to add; `None` for what would change nothing."""
+        if spec.dtype == "uint8":
+            return None, None
+        mean, std = np.array(spec.mean), np.array(spec.std)
+        return self._term(spec, spec.scale / std, idle=1.0), self._term(spec, -mean / std, idle=0.0)
+
+    def _term(
+        self, spec: InputSpec, values: NDArray[np.float64], *, idle: float
+    ) -> NDArray[np.float32] | None:
+        per_channel = np.broadcast_to(values, spec.channels).astype(np.float32)
+        if (per_channel == idle).all():
+            return None
+        return per_channel[:, None, None] if self._planar else np.tile(per_channel, spec.width)
