@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.servers import NatsServer
+from visionmesh.embedded import ValkeyServer
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +17,10 @@ async def nats_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[st
     await server.start()
     yield server.url
     await server.stop()
+
+
+@pytest.fixture(scope="session")
+async def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    """The URL of a Valkey server that all tests share."""
+    async with ValkeyServer(directory=tmp_path_factory.mktemp("valkey")) as server:
+        yield server.url
