@@ -8,8 +8,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-import cv2
-import numpy as np
+import imagecodecs
 import simplejpeg
 
 from services.preprocess.formats.header import (
@@ -32,6 +31,9 @@ _BARE: Final = frozenset((0x01, *range(0xD0, 0xD8)))
 """TEM and RST0 to RST7 have no length."""
 _APP1, _END, _SCAN, _MARK = 0xE1, 0xD9, 0xDA, 0xFF
 _EXIF: Final = b"Exif\0\0"
+_END_OF_IMAGE: Final = b"\xff\xd9"
+_TRAILER: Final = 64
+"""Bytes at the end among which the end mark must be; some cameras pad."""
 _MOST_SEGMENTS: Final = 4096
 _BITS: Final = 8
 
@@ -79,11 +81,12 @@ def unpack(data: Data, header: Header, color: Color, target: Size | None) -> Pix
 
 
 def _unpack_unusual(data: Data, color: Color) -> Pixels:
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        raise broken("JPEG", error.err) from error
-    if pixels is None:
+    # This decoder does not tell of an early end.
+    if _END_OF_IMAGE not in bytes(data[-_TRAILER:]):
         raise broken("JPEG", "it ends early")
-    return to_color(pixels, "BGR", color)
+    try:
+        samples = imagecodecs.jpeg8_decode(data)  # type: ignore[arg-type] # any buffer does
+    except (imagecodecs.Jpeg8Error, ValueError) as error:
+        raise broken("JPEG", error) from error
+    # CMYK is stored inverted, so that black scales the colours as alpha does.
+    return to_color(samples, "RGB", color)

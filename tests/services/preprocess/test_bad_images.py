@@ -124,6 +124,11 @@ def tiff_with_its_pixels_last(data: bytes) -> bytes:
     return bytes(moved)
 
 
+def test_a_truncated_jpeg_with_rare_sampling_factors() -> None:
+    data = encode(photo(mode="CMYK"), "JPEG", subsampling=2)
+    assert refusal(data[: len(data) // 2]).code is Code.BROKEN_IMAGE
+
+
 def test_damaged_jpeg_data_is_an_error() -> None:
     data = bytearray(encode(photo(), "JPEG"))
     middle = len(data) // 2
