@@ -37,12 +37,21 @@ Image = bytes | bytearray | memoryview | Path | str
 class Mesh:
     """A connection to a mesh: publish images, wait for results, follow them."""
 
-    def __init__(self, url: str = DEFAULT_URL, *, name: str = "visionmesh client") -> None:
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        name: str = "visionmesh client",
+        connect_within: timedelta = timedelta(seconds=10),
+    ) -> None:
         self._url = url
         self._name = name
+        self._connect_within = connect_within
 
     async def __aenter__(self) -> Self:
-        self._connection = await Connection.open(self._url, name=self._name)
+        self._connection = await Connection.open(
+            self._url, name=self._name, within=self._connect_within
+        )
         self._publisher = Publisher(connection=self._connection)
         await self._publisher.start()
         return self

@@ -25,8 +25,8 @@ _POLL = timedelta(milliseconds=20)
 _NATS_CONFIGURATION = """\
 listen: {listen}
 ports_file_dir: {store}
-# Streams on disk take less than 32 MiB per message whatever is said here; requests may be larger.
-max_payload: 48MB
+# A stream on disk takes less than 32 MiB per message, its own few bytes included.
+max_payload: 33500000
 max_pending: 256MB
 jetstream {{
   store_dir: {store}

@@ -21,7 +21,7 @@ from visionmesh.models.folder import load_folder
 from visionmesh.models.registry import Registry
 from visionmesh.nodes import NodeRecord, list_nodes
 from visionmesh.processes import ChildProcess, Output
-from visionmesh.settings import ServiceSettings, Settings
+from visionmesh.settings import IngestSettings, ServiceSettings, Settings
 from visionmesh.state import MeshRecord, RunningProcess, StateFolder, end_leftovers
 from visionmesh.supervisor import Keeper, LogFiles, Restartable, child_environment
 from visionmesh.tensors import reap
@@ -45,7 +45,8 @@ class LocalMesh:
     state
         The folder for everything that it keeps; one mesh at a time.
     settings
-        Of the services; their URLs, node and state folder are replaced by this mesh's own.
+        Of the services; URLs, name and state folder are replaced by this mesh's own. By default
+        those of the environment, with HTTP on any free port.
     models
         Model folders to push before the services start.
     nats_url, redis_url
@@ -73,7 +74,7 @@ class LocalMesh:
         output: Output | None = None,
     ) -> None:
         self._folder = StateFolder(state.absolute())
-        self.settings = settings or Settings()
+        self.settings = settings or Settings(ingest=IngestSettings(port=0))
         self._models = models
         self._nats_url = nats_url
         self._redis_url = redis_url

@@ -114,7 +114,8 @@ def _said(status: int) -> str:
 
 def child_environment(settings: Settings) -> dict[str, str]:
     """Return the environment in which a process reads exactly ``settings``."""
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(_PREFIX)}
+    told = tuple(f"{_PREFIX}{name.upper()}" for name in Settings.model_fields)
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(told)}
     return {**inherited, **_BOUNDED, **dict(_leaves(_PREFIX, settings.model_dump(mode="json")))}
 
 

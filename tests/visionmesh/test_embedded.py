@@ -32,13 +32,17 @@ Factory = Callable[..., Server]
 both = pytest.mark.parametrize("factory", [nats_server, valkey_server])
 
 
-async def test_nats_has_jetstream_and_stores_a_31_mebibyte_image(tmp_path: Path) -> None:
+async def test_nats_stores_what_it_takes_and_refuses_the_rest_at_once(tmp_path: Path) -> None:
     async with NatsServer(store=tmp_path) as server:
         connection = await nats.connect(server.url)
         jetstream = connection.jetstream()
         await jetstream.add_stream(name="S", subjects=["s"])
-        acknowledged = await jetstream.publish("s", bytes(31 << 20))
+        largest = connection.max_payload
+        assert largest > 31 << 20
+        acknowledged = await jetstream.publish("s", bytes(largest))
         assert acknowledged.seq == 1
+        with pytest.raises(nats.errors.MaxPayloadError):
+            await jetstream.publish("s", bytes(largest + 1))
         await connection.close()
 
 

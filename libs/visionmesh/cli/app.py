@@ -1,0 +1,85 @@
+"""All commands of ``visionmesh``, in the groups and with the examples that its help shows."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from visionmesh.cli import bench, dead, demo, images, lifecycle, models, trace
+from visionmesh.cli.console import failed
+from visionmesh.errors import ConfigurationError, VisionmeshError
+
+_EXIT_CODES = (
+    "Exit codes: 0 it went well; 1 the mesh or an image did not do what was asked; "
+    "2 the command line, a setting or a model folder is wrong; 130 interrupted."
+)
+
+Command = tuple[str, Callable[..., Any], str]
+
+_RUN: tuple[Command, ...] = (
+    ("up", lifecycle.up, "visionmesh up --models models"),
+    ("down", lifecycle.down, "visionmesh down"),
+    ("serve", lifecycle.serve, "visionmesh serve infer --nats nats://10.0.0.5:4222"),
+    ("ps", lifecycle.ps, "visionmesh ps --json"),
+    ("demo", demo.demo, "visionmesh demo --seconds 20"),
+)
+_MODELS: tuple[Command, ...] = (
+    ("push", models.push, "visionmesh push models/board-defects"),
+    ("list", models.list_models, "visionmesh list"),
+    ("show", models.show, "visionmesh show board-defects"),
+    ("rm", models.remove, "visionmesh rm board-defects"),
+)
+_IMAGES: tuple[Command, ...] = (
+    ("publish", images.publish, "visionmesh publish board-defects photos/ --rate 50"),
+    ("watch", images.watch, "visionmesh watch board-defects --since 10m"),
+    ("run", images.run, "visionmesh run board-defects board.png --draw out"),
+    ("bench", bench.bench, "visionmesh bench board-defects photos/ --seconds 10"),
+    ("trace", trace.trace, "visionmesh trace 4bf92f3577b34da6a3ce929d0e0e4736"),
+)
+_DEAD: tuple[Command, ...] = (
+    ("list", dead.list_dead, "visionmesh dead list --model board-defects"),
+    ("show", dead.show, "visionmesh dead show 17 --save broken.jpg"),
+    ("replay", dead.replay, "visionmesh dead replay 17 18"),
+)
+
+
+def build() -> typer.Typer:
+    """Return the application."""
+    app = _group("Image events in, recognition results out. " + _EXIT_CODES)
+    for panel, commands in (("Mesh", _RUN), ("Models", _MODELS), ("Images", _IMAGES)):
+        _add(app, commands, panel)
+    letters = _group("What could not be answered: look at it, and try it again.")
+    _add(letters, _DEAD, None)
+    app.add_typer(letters, name="dead", rich_help_panel="Images")
+    return app
+
+
+def _group(text: str) -> typer.Typer:
+    return typer.Typer(
+        help=text,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+    )
+
+
+def _add(app: typer.Typer, commands: tuple[Command, ...], panel: str | None) -> None:
+    for name, function, example in commands:
+        epilog = f"Example: {example}"
+        app.command(name, epilog=epilog, rich_help_panel=panel)(function)
+
+
+def main() -> None:
+    """Run the command line; what goes wrong as foreseen becomes one line and an exit code."""
+    # What a command cannot do it says itself, once.
+    logging.getLogger("visionmesh").setLevel(logging.ERROR)
+    try:
+        build()()
+    except VisionmeshError as error:
+        failed(error.message, error.code)
+        sys.exit(2 if isinstance(error, ConfigurationError) else 1)

@@ -1,0 +1,177 @@
+"""Commands that send images and show what was recognised."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from visionmesh.cli import options
+from visionmesh.cli.console import aside, failed, print_json, screen
+
+if TYPE_CHECKING:
+    from visionmesh.cli.sending import Sender
+    from visionmesh.contracts import Result
+    from visionmesh.errors import Refused
+
+_CLOCKS_DIFFER = timedelta(minutes=1)
+"""The server dates the results; nothing older can be of a source that was just made up."""
+
+
+def publish(
+    model: options.Model,
+    files: options.Images,
+    *,
+    source: options.Source = "default",
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, help="Images per second; else as the mesh takes.")
+    ] = None,
+    high: Annotated[bool, typer.Option("--high", help="Before those of normal priority.")] = False,
+    deadline: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Drop what is not done by then: 5s.")
+    ] = None,
+    params: options.ParamsText = None,
+    nats: options.NatsUrl = None,
+    state: options.State = None,
+    json: options.AsJson = False,
+) -> None:
+    """Publish images as events; their results come to whoever watches.
+
+    A full mesh is waited for. With --json each line tells a file and its event's id.
+    """
+    from visionmesh.cli.sending import Sender, find_images, new_ids
+    from visionmesh.contracts import Priority
+
+    images = new_ids(find_images(files))
+    wanted = options.params(params)
+    within = options.duration(deadline, "--deadline") if deadline else None
+
+    async def send() -> int:
+        async with options.client(nats, state) as mesh:
+            sender = Sender(
+                mesh=mesh,
+                model=model,
+                source=source,
+                params=wanted,
+                priority=Priority.HIGH if high else Priority.NORMAL,
+                deadline=within,
+                rate=rate,
+            )
+            return await _send_with_progress(sender, images, json=json)
+
+    if asyncio.run(send()):
+        raise typer.Exit(1)
+
+
+def watch(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
+    *,
+    source: Annotated[str | None, typer.Option(help="Only of this source.")] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Begin with those of the last 10m.")
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="End after so many; else with Ctrl-C.")
+    ] = None,
+    nats: options.NatsUrl = None,
+    state: options.State = None,
+    json: options.AsJson = False,
+) -> None:
+    """Show results as they come, of one model or of all."""
+
+    ago = options.duration(since, "--since") if since else None
+
+    async def show() -> None:
+        async with options.client(nats, state) as mesh:
+            begin = datetime.now(UTC) - ago if ago else None
+            shown = 0
+            async for result in mesh.results(model, source=source, since=begin):
+                _print_result(result, json=json)
+                shown += 1
+                if shown == count:
+                    return
+
+    with suppress(KeyboardInterrupt):
+        asyncio.run(show())
+
+
+def run(
+    model: options.Model,
+    files: options.Images,
+    *,
+    draw: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the images with results drawn on.")
+    ] = None,
+    timeout: Annotated[
+        str, typer.Option(metavar="DURATION", help="The longest silence to wait for results.")
+    ] = "30s",
+    params: options.ParamsText = None,
+    nats: options.NatsUrl = None,
+    state: options.State = None,
+    json: options.AsJson = False,
+) -> None:
+    """Publish images and show their results, in one go."""
+    from visionmesh.cli.errand import Errand
+    from visionmesh.cli.results import draw_file
+    from visionmesh.cli.sending import Sender, find_images, new_ids
+
+    files_by_id = new_ids(find_images(files))
+    wanted, silence = options.params(params), options.duration(timeout, "--timeout")
+    # A source of its own keeps the results of others away.
+    source = f"run-{secrets.token_hex(6)}"
+
+    def show(result: Result) -> None:
+        path = files_by_id[result.id]
+        _print_result(result, json=json, name=str(path))
+        if draw and not draw_file(path.read_bytes(), result, draw / f"{path.stem}.jpg"):
+            failed(f"{path} cannot be drawn on: it cannot be decoded here.")
+
+    async def go() -> int:
+        async with options.client(nats, state) as mesh:
+            sender = Sender(mesh=mesh, model=model, source=source, params=wanted)
+            begin = datetime.now(UTC) - _CLOCKS_DIFFER
+            results = mesh.results(model, source=source, since=begin)
+            errand = Errand(sender=sender, results=results, images=files_by_id, show=show)
+            return await errand.run(silence=silence)
+
+    if asyncio.run(go()):
+        raise typer.Exit(1)
+
+
+async def _send_with_progress(sender: Sender, images: dict[str, Path], *, json: bool) -> int:
+    """Return how many images were refused."""
+    refused = 0
+    console = aside()
+    columns = (TextColumn("publishing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("publishing", total=len(images))
+
+        def told(id: str, error: Refused | None) -> None:
+            nonlocal refused
+            refused += error is not None
+            if error is not None:
+                failed(f"{images[id]}: {error.message}", error.code)
+            elif json:
+                print_json({"file": str(images[id]), "id": id})
+            progress.advance(task)
+
+        await sender.send_all(images, each=told)
+    if not json:
+        screen().print(f"{len(images) - refused} of {len(images)} images are published.")
+    return refused
+
+
+def _print_result(result: Result, *, json: bool, name: str | None = None) -> None:
+    from visionmesh.cli.results import line
+
+    if json:
+        values = result.model_dump(mode="json", exclude_none=True)
+        print_json(values if name is None else {"file": name, **values})
+    else:
+        screen().print(line(result, name=name))

@@ -1,0 +1,54 @@
+"""Results as lines in a terminal, and drawn onto their images."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+from rich.text import Text
+
+from visionmesh.contracts import Result, Status
+from visionmesh.drawing import draw
+
+_CLASSES_SHOWN = 3
+_STYLES = {Status.OK: "green", Status.ERROR: "red", Status.EXPIRED: "yellow"}
+
+
+def summary(result: Result) -> str:
+    """Return in a few words what was recognised, or why nothing was."""
+    if result.error is not None:
+        return f"{result.error.message} [{result.error.code}]"
+    if result.detections is not None:
+        counted = Counter(found.label for found in result.detections)
+        return ", ".join(f"{n} {label}" for label, n in counted.most_common()) or "nothing found"
+    if result.classes is not None:
+        best = result.classes[:_CLASSES_SHOWN]
+        return ", ".join(f"{found.label} {found.score:.0%}" for found in best)
+    if result.embedding is not None:
+        return f"embedding of {len(result.embedding)} values"
+    return ""
+
+
+def line(result: Result, *, name: str | None = None) -> Text:
+    """Return one line: when, what it was, how it ended, what was found, how long it took."""
+    cached = result.cache is not None and result.cache.hit
+    return Text.assemble(
+        (f"{result.time.astimezone():%T} ", "dim"),
+        f"{result.model} ",
+        (f"{name or result.source + '/' + result.id} ", "bold" if name else "dim"),
+        (f"{result.status} ", _STYLES[result.status]),
+        summary(result),
+        (f"  {result.timings.get('total', 0.0):.1f} ms{' cached' if cached else ''}", "dim"),
+    )
+
+
+def draw_file(image: bytes, result: Result, to: Path) -> bool:
+    """Write ``image`` with its result drawn on it as JPEG; `False` if it cannot be decoded here."""
+    pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
+    if pixels is None:
+        return False
+    to.parent.mkdir(parents=True, exist_ok=True)
+    written: bool = cv2.imwrite(str(to), draw(pixels, result))
+    return written
