@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
+from tests.visionmesh.tensors.arenas import HOUR, SHM, SLOT, SLOTS, make_arena, put
 from visionmesh.contracts import ShmLocation
-from visionmesh.errors import Code, ConfigurationError, Miss, Reject, Retry
+from visionmesh.errors import ConfigurationError, Miss
 from visionmesh.tensors import Reader, ShmArena, ShmReader, reap
-
-SHM = Path("/dev/shm")
-SLOT = 4096
-SLOTS = 8
-HOUR = timedelta(hours=1)
-SOON = timedelta(milliseconds=20)
-
-
-def make_arena(name: str, *, lease: timedelta = HOUR, slots: int = SLOTS) -> ShmArena:
-    return ShmArena(directory=SHM, name=name, size=slots * SLOT, slot_bytes=SLOT, lease=lease)
 
 
 @pytest.fixture
@@ -33,19 +22,6 @@ def arena(prefix: str) -> Iterator[ShmArena]:
 @pytest.fixture
 def reader() -> ShmReader:
     return ShmReader(directory=SHM)
-
-
-def put(arena: ShmArena, payload: bytes) -> ShmLocation:
-    slot = arena.reserve(len(payload))
-    assert slot is not None
-    slot.view[:] = payload
-    return slot.commit()
-
-
-async def stalled(arena: ShmArena, times: int) -> None:
-    async with asyncio.timeout(10):
-        while arena.stalls < times:  # noqa: ASYNC110 - a counter tells nobody when it moves
-            await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, SLOT - 1, SLOT, SLOT + 1, SLOTS * SLOT])
@@ -203,56 +179,6 @@ def test_a_file_that_is_no_slab_misses(prefix: str, reader: ShmReader) -> None:
         with pytest.raises(Miss):
             reader.read(ShmLocation(arena=path.name, slot=0, generation=1, length=1))
         path.unlink()
-
-
-async def test_waiting_ends_when_a_reader_makes_room(arena: ShmArena, reader: ShmReader) -> None:
-    location = put(arena, b"x" * SLOTS * SLOT)
-    waiting = asyncio.create_task(arena.acquire(SLOT, timeout=timedelta(seconds=10)))
-    await stalled(arena, 1)
-    reader.read(location).release()
-    slot = await waiting
-    assert len(slot.view) == SLOT
-
-
-async def test_waiting_in_vain_is_to_be_retried(arena: ShmArena) -> None:
-    put(arena, b"x" * SLOTS * SLOT)
-    with pytest.raises(Retry):
-        await arena.acquire(1, timeout=SOON)
-    assert arena.stalls == 1
-
-
-async def test_a_large_payload_is_not_starved_by_small_ones(
-    arena: ShmArena, reader: ShmReader
-) -> None:
-    held = [put(arena, b"x") for _ in range(SLOTS)]
-    large = asyncio.create_task(arena.acquire(SLOTS * SLOT, timeout=timedelta(seconds=10)))
-    await stalled(arena, 1)
-    reader.read(held[0]).release()
-    small = asyncio.create_task(arena.acquire(1, timeout=timedelta(seconds=10)))
-    await stalled(arena, 2)
-    for location in held[1:]:
-        reader.read(location).release()
-    slot = await large
-    assert not small.done()
-    slot.discard()
-    assert len((await small).view) == 1
-
-
-async def test_a_cancelled_wait_takes_nothing(arena: ShmArena, reader: ShmReader) -> None:
-    location = put(arena, b"x" * SLOTS * SLOT)
-    waiting = asyncio.create_task(arena.acquire(SLOT, timeout=timedelta(seconds=10)))
-    await stalled(arena, 1)
-    waiting.cancel()
-    await asyncio.wait([waiting])
-    reader.read(location).release()
-    assert arena.used_bytes == 0
-    assert len((await arena.acquire(1, timeout=SOON)).view) == 1
-
-
-async def test_what_can_never_fit_is_rejected(arena: ShmArena) -> None:
-    with pytest.raises(Reject) as caught:
-        await arena.acquire(SLOTS * SLOT + 1, timeout=SOON)
-    assert caught.value.code is Code.PAYLOAD_TOO_LARGE
 
 
 def test_an_arena_that_is_closed_misses(prefix: str, reader: ShmReader) -> None:
