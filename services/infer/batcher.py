@@ -245,4 +245,4 @@ def _answers(engine: Engine, images: Sequence[Image]) -> list[_Answer]:
         if len(images) == 1:
             return [error]
         return [_answers(engine, [image])[0] for image in images]
-    return [{name: array[at] for name, array in outputs.items()} for at in range(len(images))]
+    return [{name: array[at, ...] for name, array in outputs.items()} for at in range(len(images))]

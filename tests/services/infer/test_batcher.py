@@ -39,7 +39,7 @@ class GatedEngine:
             raise Fatal(Code.MODEL_FAILED, "The session is broken.")
         if BAD in numbers:
             raise Reject(Code.MODEL_FAILED, "The network fails.")
-        return {"number": np.array(numbers)[:, None]}
+        return {"number": np.array(numbers)}
 
     def warm(self) -> None: ...
 
@@ -69,8 +69,13 @@ async def until(condition: Callable[[], object]) -> None:
         await asyncio.sleep(0.001)
 
 
+async def until_queued(batcher: Batcher, count: int) -> None:
+    await until(lambda: batcher.queued == count)
+    await asyncio.sleep(0)  # what arrived in this turn of the loop is handed over at its end
+
+
 async def numbers_of(tasks: list[asyncio.Task[BatchedOutput]]) -> list[int]:
-    return [int(output.outputs["number"][0]) for output in await asyncio.gather(*tasks)]
+    return [int(output.outputs["number"]) for output in await asyncio.gather(*tasks)]
 
 
 async def test_an_idle_engine_takes_at_once_what_is_there() -> None:
@@ -90,7 +95,7 @@ async def test_images_that_come_while_engines_work_run_together() -> None:
     await until(lambda: engine.batches == [[0]])
     for number in range(1, 7):
         tasks += submit(batcher, number)
-        await asyncio.sleep(0)
+        await until_queued(batcher, number)
     engine.let_pass(3)
 
     assert await numbers_of(tasks) == list(range(7))
@@ -121,7 +126,7 @@ async def test_batches_have_sizes_that_the_engine_can_run() -> None:
     tasks = submit(batcher, 0)
     await until(lambda: engine.batches)
     tasks += submit(batcher, *range(1, 8))
-    await asyncio.sleep(0)
+    await until_queued(batcher, 7)
     engine.let_pass(4)
     assert await numbers_of(tasks) == list(range(8))
     assert [len(batch) for batch in engine.batches] == [1, 4, 2, 1]
@@ -134,7 +139,7 @@ async def test_a_partial_fixed_batch_waits_for_company_only_while_others_work() 
     tasks = submit(batcher, 0)
     await until(lambda: [[0]] in [engine.batches for engine in engines])
     tasks += submit(batcher, 1, 2)
-    await asyncio.sleep(0)
+    await until_queued(batcher, 2)
     tasks += submit(batcher, 3, 4)
     await until(lambda: [[1, 2, 3, 4]] in [engine.batches for engine in engines])
     for engine in engines:
@@ -175,7 +180,7 @@ async def test_a_broken_engine_fails_whatever_waits() -> None:
     tasks = submit(batcher, DEADLY)
     await until(lambda: engine.batches)
     tasks += submit(batcher, 1, 2)
-    await asyncio.sleep(0)
+    await until_queued(batcher, 2)
     engine.let_pass()
     for task in tasks:
         with pytest.raises(Fatal):
@@ -191,7 +196,7 @@ async def test_a_cancelled_image_leaves_the_queue() -> None:
     tasks = submit(batcher, 0)
     await until(lambda: engine.batches)
     gone, kept = submit(batcher, 1, 2)
-    await asyncio.sleep(0)
+    await until_queued(batcher, 2)
     gone.cancel()
     tasks[0].cancel()
     await asyncio.gather(gone, tasks[0], return_exceptions=True)
@@ -240,8 +245,9 @@ async def test_batches_tell_when_and_where_they_ran() -> None:
     assert {output.batch.id for output in outputs} == {batch.id for batch in seen}
     for output in outputs:
         batch = output.batch
+        assert isinstance(output.outputs["number"], np.ndarray)
         assert before <= output.enqueued_ns <= batch.started_ns <= batch.finished_ns
-        assert output.outputs["number"][0] in itertools.chain(*engines[batch.engine].batches)
+        assert int(output.outputs["number"]) in itertools.chain(*engines[batch.engine].batches)
     await batcher.close()
 
 

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import nats
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from services.infer.batcher import Batch
+from services.infer.pool import LoadedModel, ModelPool
+from tests.networks import expected, save_folder, save_network
+from visionmesh.errors import Code, Miss, Reject, Retry
+from visionmesh.models.folder import load_folder
+from visionmesh.models.record import ModelRecord
+from visionmesh.models.registry import Registry
+
+LINGER = timedelta(milliseconds=100)
+
+
+@pytest.fixture
+async def registry(nats_url: str) -> AsyncIterator[Registry]:
+    nc = await nats.connect(nats_url)
+    registry = Registry(nc)
+    yield registry
+    if any(record.spec.name == "trees" for record in await registry.list()):
+        await registry.remove("trees")
+    await nc.close()
+
+
+@pytest.fixture
+async def pool(registry: Registry, tmp_path: Path) -> AsyncIterator[ModelPool]:
+    pool = ModelPool(registry=registry, directory=tmp_path / "cache", linger=LINGER)
+    yield pool
+    await pool.close()
+
+
+async def pushed(registry: Registry, folder: Path, **more: Any) -> ModelRecord:
+    return await registry.push(load_folder(save_folder(folder, **more)))
+
+
+def image_of(seed: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (8, 6, 3), np.uint8)
+
+
+async def scores(pool: ModelPool, version: int, seed: int = 0) -> NDArray[Any]:
+    output = await pool.infer("trees", version, image_of(seed))
+    answer: NDArray[Any] = output.outputs["scores"]
+    return answer
+
+
+def right(version: int, seed: int = 0) -> NDArray[Any]:
+    """Return what version ``version`` says of an image; its weights have the version as seed."""
+    (answer,) = expected(image_of(seed).transpose(2, 0, 1)[None].astype(np.float32), version)
+    return np.asarray(answer)
+
+
+def versions(pool: ModelPool) -> list[int]:
+    return [model.version for model in pool.loaded]
+
+
+async def until_versions(pool: ModelPool, wanted: list[int]) -> None:
+    deadline = time.monotonic() + 10
+    while versions(pool) != wanted:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)
+
+
+async def test_versions_with_traffic_are_loaded_and_answer(
+    registry: Registry, pool: ModelPool, tmp_path: Path
+) -> None:
+    record = await pushed(
+        registry, tmp_path / "trees", versions=(1, 2, 3), more="traffic: {1: 1, 3: 9}\n"
+    )
+    await pool.apply("trees", record)
+
+    assert versions(pool) == [1, 3]
+    for version in (1, 3):
+        np.testing.assert_allclose(await scores(pool, version), right(version), rtol=1e-4)
+
+
+async def test_a_late_image_finds_its_version_and_that_is_dropped_again(
+    registry: Registry, pool: ModelPool, tmp_path: Path
+) -> None:
+    record = await pushed(registry, tmp_path / "trees", versions=(1, 2))
+    await pool.apply("trees", record)
+    assert versions(pool) == [2]
+
+    answers = await asyncio.gather(*(scores(pool, 1, seed) for seed in range(5)))
+
+    for seed, answer in enumerate(answers):
+        np.testing.assert_allclose(answer, right(1, seed), rtol=1e-4)
+    assert versions(pool) == [1, 2]
+    await until_versions(pool, [2])
+
+
+async def test_an_exchange_under_load_fails_no_image(
+    registry: Registry, pool: ModelPool, tmp_path: Path
+) -> None:
+    folder = tmp_path / "trees"
+    await pool.apply("trees", await pushed(registry, folder))
+    answers: list[NDArray[Any]] = []
+    enough = asyncio.Event()
+
+    async def load() -> None:
+        while not enough.is_set():
+            answers.append(await scores(pool, 1))
+
+    load_tasks = [asyncio.create_task(load()) for _ in range(20)]
+    for seed in range(2, 6):
+        save_network(folder / "1" / "model.onnx", seed=seed)
+        await pool.apply("trees", await registry.push(load_folder(folder)))
+        np.testing.assert_allclose(await scores(pool, 1), right(seed), rtol=1e-4)
+    enough.set()
+    await asyncio.gather(*load_tasks)
+
+    builds = np.stack([right(seed) for seed in range(1, 6)])
+    near = np.isclose(np.stack(answers)[:, None], builds, rtol=1e-4).all(axis=2)
+    assert (near.sum(axis=1) == 1).all(), "each image was answered by one of the builds"
+
+
+async def test_the_old_version_serves_on_when_the_new_one_cannot_be_loaded(
+    registry: Registry, pool: ModelPool, tmp_path: Path
+) -> None:
+    record = await pushed(registry, tmp_path / "trees", versions=(1,))
+    await pool.apply("trees", record)
+    lost = record.versions[1].model_copy(update={"sha256": "0" * 64})
+
+    await pool.apply("trees", record.model_copy(update={"versions": {1: lost}}))
+
+    np.testing.assert_allclose(await scores(pool, 1), right(1), rtol=1e-4)
+    assert "push the model again" in pool.failures["trees", 1]
+
+
+async def test_a_version_that_no_engine_can_run_rejects_its_images(
+    registry: Registry, pool: ModelPool, tmp_path: Path
+) -> None:
+    more = "instances: [{device: abacus}]\n"
+    await pool.apply("trees", await pushed(registry, tmp_path / "trees", more=more))
+    assert "no engine serves the device 'abacus'" in pool.failures["trees", 1]
+    with pytest.raises(Reject) as raised:
+        await scores(pool, 1)
+    assert raised.value.code is Code.MODEL_INVALID
+
+
+async def test_what_is_not_known_yet_is_tried_again(
+    registry: Registry, pool: ModelPool, tmp_path: Path
+) -> None:
+    with pytest.raises(Retry) as raised:
+        await scores(pool, 1)
+    assert raised.value.delay > timedelta(0)
+    await pool.apply("trees", await pushed(registry, tmp_path / "trees"))
+    with pytest.raises(Retry):
+        await scores(pool, 2)
+
+
+async def test_an_image_for_another_input_size_is_a_miss(
+    registry: Registry, pool: ModelPool, tmp_path: Path
+) -> None:
+    await pool.apply("trees", await pushed(registry, tmp_path / "trees"))
+    with pytest.raises(Miss, match="takes"):
+        await pool.infer("trees", 1, np.zeros((6, 8, 3), np.uint8))
+
+
+async def test_a_removed_model_is_drained_and_its_threads_end(
+    registry: Registry, pool: ModelPool, tmp_path: Path
+) -> None:
+    await pool.apply("trees", await pushed(registry, tmp_path / "trees"))
+    waiting = [asyncio.create_task(scores(pool, 1, seed)) for seed in range(30)]
+    await asyncio.sleep(0)
+
+    await pool.apply("trees", None)
+
+    assert pool.loaded == ()
+    for seed, answer in enumerate(await asyncio.gather(*waiting)):
+        np.testing.assert_allclose(answer, right(1, seed), rtol=1e-4)
+    await pool.close()
+    engines = [t for t in threading.enumerate() if t.name.startswith("engine")]
+    for thread in engines:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in engines)
+
+
+async def test_batches_are_told_with_their_model(registry: Registry, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+
+    def listen(model: LoadedModel, batch: Batch) -> None:
+        told.append((model.name, model.version, batch.size))
+
+    pool = ModelPool(registry=registry, directory=tmp_path / "cache", on_batch=listen)
+    await pool.apply("trees", await pushed(registry, tmp_path / "trees"))
+    await scores(pool, 1)
+    assert told == [("trees", 1, 1)]
+    await pool.close()
