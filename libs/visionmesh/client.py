@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Self
 
 from nats.aio.msg import Msg
-from nats.errors import TimeoutError as NatsTimeoutError
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from visionmesh import subjects
-from visionmesh.bus import Connection, Publisher
+from visionmesh.bus import Connection, Follower, Publisher
 from visionmesh.bus.api import stored_message
 from visionmesh.contracts import Params, Priority, Result
 from visionmesh.errors import Code, Refused
@@ -163,25 +161,18 @@ class Mesh:
         """
         model = subjects.require_token("model", model) if model is not None else "*"
         source = subjects.require_token("source", source) if source is not None else "*"
-        config = ConsumerConfig(
-            deliver_policy=DeliverPolicy.BY_START_TIME if since else DeliverPolicy.NEW,
-            opt_start_time=since.astimezone(UTC).isoformat() if since else None,
-            ack_policy=AckPolicy.NONE,
+        follower = Follower(
+            connection=self._connection,
+            stream=subjects.RESULTS,
+            subject=f"vm.results.{model}.{source}.*",
+            since=since,
         )
-        js = self._connection.client.jetstream()
-        subscription = await js.subscribe(
-            f"vm.results.{model}.{source}.*", ordered_consumer=True, config=config
-        )
+        await follower.start()
         try:
-            while True:
-                try:
-                    message = await subscription.next_msg(timeout=60)
-                except NatsTimeoutError:
-                    continue
-                yield Result.model_validate_json(message.data)
+            async for delivery in follower:
+                yield Result.model_validate_json(delivery.body)
         finally:
-            if self._connection.client.is_connected:
-                await subscription.unsubscribe()
+            await follower.stop()
 
     async def nodes(self) -> list[NodeRecord]:
         """Return the workers that are alive."""

@@ -84,11 +84,15 @@ class Stage:
             return
         connection = self._context.connection
         config = topology.hop_consumer(name, subject, settings=self._events)
-        await topology.ensure_consumer(connection.client, stream, config)
+
+        async def declare() -> str:
+            await topology.ensure_streams(connection.client, self._events)
+            return await topology.ensure_consumer(connection.client, stream, config)
+
         puller = Puller(
             connection=connection,
             stream=stream,
-            consumer=name,
+            declare=declare,
             capacity=capacity,
             receive=lambda delivery: self._receive(puller, delivery),
         )

@@ -6,11 +6,10 @@ import hashlib
 import time
 from dataclasses import dataclass
 
-from visionmesh.cache import features_key, result_key
-
 from services.ingest.flights import Flight, Flights
 from services.ingest.near import NearFrames
 from visionmesh import subjects
+from visionmesh.cache import features_key, result_key
 from visionmesh.context import ARENA_PATIENCE, Context
 from visionmesh.contracts import Answer, CacheInfo, ImageInfo, Reference, Result, Status
 from visionmesh.errors import Code, Expired, Reject

@@ -24,6 +24,8 @@ from visionmesh.subjects import require_token
 MAX_TRIES = 3
 """An image that was lost with the process that held it is sent again so often."""
 RETRY_AFTER = "1"
+PATIENCE = 4
+"""So many times the largest image is read before the connection of a larger one is cut."""
 
 _STATUS = {
     Code.UNKNOWN_MODEL: 404,
@@ -166,6 +168,7 @@ async def _image(request: Request, max_bytes: int) -> bytes:
     declared = request.headers.get("content-length", "0")
     too_large = Reject(Code.PAYLOAD_TOO_LARGE, f"At most {max_bytes:,} bytes are taken.")
     if declared.isdigit() and int(declared) > max_bytes:
+        await _discard(request, at_most=PATIENCE * max_bytes)
         raise too_large
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
         async with request.form(max_files=1, max_part_size=max_bytes) as form:
@@ -177,7 +180,19 @@ async def _image(request: Request, max_bytes: int) -> bytes:
     size = 0
     async for part in request.stream():
         size += len(part)
-        if size > max_bytes:
-            raise too_large
-        parts.append(part)
+        if size > PATIENCE * max_bytes:
+            break
+        if size <= max_bytes:
+            parts.append(part)
+    if size > max_bytes:
+        raise too_large
     return b"".join(parts)
+
+
+async def _discard(request: Request, *, at_most: int) -> None:
+    """Read the body away, so that the client hears the refusal instead of a reset connection."""
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > at_most:
+            return

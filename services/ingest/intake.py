@@ -29,6 +29,8 @@ class Intake:
         self._admission = admission
         self._events = context.settings.events
         self._pullers: dict[str, Puller] = {}
+        self._windows: dict[str, int] = {}
+        """Images in flight, by model; a removed model's events are refused one by one."""
         self._held: dict[str, float] = {}
         """Ack subjects in hand, and when each was last kept alive."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -42,7 +44,7 @@ class Intake:
         """Pull for all models, and for removed ones whose events are still to be refused."""
         self._context.catalog.on_change(self._model_changed)
         await self._context.catalog.start()
-        await self._declare()
+        await self._declare_stream()
         for model in await self._left_behind():
             await self._pull(model)
         self._keeper = asyncio.create_task(self._keep_alive(), name="keep events alive")
@@ -57,15 +59,22 @@ class Intake:
 
     async def _model_changed(self, name: str, record: ModelRecord | None) -> None:
         """Follow the registry; a removed model is pulled on, so that its events are refused."""
-        await self._declare()
+        await self._declare_stream()
         if record is None:
             self._context.metrics.forget(name)
             return
-        config = topology.events_consumer(name, window=record.spec.window, settings=self._events)
-        await topology.ensure_consumer(self._context.connection.client, subjects.EVENTS, config)
+        self._windows[name] = record.spec.window
+        await self._declare_consumer(name)
         await self._pull(name)
 
-    async def _declare(self) -> None:
+    async def _declare_consumer(self, model: str) -> str:
+        window = self._windows.get(model, 1)
+        config = topology.events_consumer(model, window=window, settings=self._events)
+        return await topology.ensure_consumer(
+            self._context.connection.client, subjects.EVENTS, config
+        )
+
+    async def _declare_stream(self) -> None:
         config = topology.events_config(self._events, self._context.catalog.names())
         await topology.ensure_stream(self._context.connection.client, config)
 
@@ -82,7 +91,7 @@ class Intake:
         puller = Puller(
             connection=self._context.connection,
             stream=subjects.EVENTS,
-            consumer=_CONSUMER_PREFIX + model,
+            declare=lambda: self._declare_consumer(model),
             capacity=self._context.own.concurrency,
             receive=lambda delivery: self._receive(puller, delivery),
         )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import numpy as np
-from visionmesh.nearness import NearDuplicates, perceptual_hash
 
 from visionmesh.contracts import Reference
+from visionmesh.nearness import NearDuplicates, perceptual_hash
 
 
 class NearFrames:

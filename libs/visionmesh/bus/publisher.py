@@ -17,8 +17,11 @@ from visionmesh.errors import Code, Refused
 
 CONFIRM_WITHIN = timedelta(seconds=5)
 """After this long without a word of the server a message is sent again."""
+DECLARED_WITHIN = timedelta(milliseconds=100)
+"""Before a message is sent again to a stream that is not there."""
 _EXPECT_NONE = {"Nats-Expected-Last-Subject-Sequence": "0"}
 _NO_RESPONDERS = "503"
+_EVENTS = "vm.events."
 
 
 class Publisher:
@@ -103,7 +106,11 @@ class Publisher:
             try:
                 await self._connection.client.publish(subject, body, reply=reply, headers=headers)
                 async with asyncio.timeout(CONFIRM_WITHIN.total_seconds()):
-                    return await future
+                    answer = await future
+                if subject.startswith(_EVENTS) or not _unheard(answer):
+                    return answer
+                # A restarted server has lost its memory streams; their readers declare them again.
+                await asyncio.sleep(DECLARED_WITHIN.total_seconds())
             except nats.errors.MaxPayloadError as error:
                 raise Refused(
                     Code.PAYLOAD_TOO_LARGE,
@@ -116,8 +123,12 @@ class Publisher:
                 del self._waiting[reply]
 
 
+def _unheard(message: Msg) -> bool:
+    return not message.data and (message.headers or {}).get("Status") == _NO_RESPONDERS
+
+
 def _sequence(subject: str, message: Msg) -> int:
-    if not message.data and (message.headers or {}).get("Status") == _NO_RESPONDERS:
+    if _unheard(message):
         model = subject.split(".")[2] if subject.count(".") > 1 else subject
         raise Refused(
             Code.UNKNOWN_MODEL,

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 import orjson
@@ -14,6 +14,7 @@ from nats.aio.msg import Msg
 
 from visionmesh.bus.connection import Connection
 from visionmesh.bus.delivery import Delivery
+from visionmesh.errors import VisionmeshError
 
 EXPIRES = timedelta(seconds=20)
 HEARTBEAT = timedelta(seconds=2)
@@ -21,18 +22,23 @@ SILENCE = 2.5 * HEARTBEAT
 """Without a heartbeat for so long a request is taken for lost and sent again."""
 MAX_BYTES = 48 << 20
 """Of one request; a server drops a client that it owes more than its max_pending (64 MiB)."""
+AGAIN = timedelta(milliseconds=200)
+"""Between two attempts to declare a consumer."""
 _HEARTBEAT_STATUS = "100"
-_CONSUMER_GONE = ("Consumer Deleted", "Consumer is push based", "No Responders")
+_NO_RESPONDERS = "503"
+_GONE = "Consumer Deleted"
 
 log = logging.getLogger(__name__)
 
 
 class Puller:
-    """Keeps a durable consumer's messages coming while there is room for them.
+    """Keeps a consumer's messages coming while there is room for them.
 
-    ``receive`` is called in the event loop with every delivery and must not block; `done` gives
-    the room of one delivery back. At most ``capacity`` deliveries are out at once. Two requests
-    overlap: the second waits at the server while the first one is being served.
+    ``declare`` creates the consumer if it is not there, and returns its name; it is called again
+    when the server has lost the consumer. ``receive`` is called in the event loop with every
+    delivery and must not block; `done` gives the room of one delivery back. At most ``capacity``
+    deliveries are out at once. Two requests overlap: the second waits at the server while the
+    first one is being served.
     """
 
     def __init__(
@@ -40,12 +46,14 @@ class Puller:
         *,
         connection: Connection,
         stream: str,
-        consumer: str,
+        declare: Callable[[], Awaitable[str]],
         capacity: int,
         receive: Callable[[Delivery], None],
     ) -> None:
         self._connection = connection
-        self._api = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._stream = stream
+        self._declare = declare
+        self._consumer = ""
         self._capacity = capacity
         self._receive = receive
         self._inbox = connection.client.new_inbox()
@@ -57,11 +65,13 @@ class Puller:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
+        """Declare the consumer and begin."""
+        self._consumer = await self._declare()
         self._subscription = await self._connection.client.subscribe(
             f"{self._inbox}.*", cb=self._arrived, pending_bytes_limit=0
         )
         self._connection.on_return(self._forget_requests)
-        self._task = asyncio.create_task(self._run(), name=f"pull {self._api}")
+        self._task = asyncio.create_task(self._run(), name=f"pull {self._consumer}")
 
     async def stop(self) -> None:
         """Ask for no more; deliveries that are out may still be settled."""
@@ -88,6 +98,8 @@ class Puller:
     async def _run(self) -> None:
         while True:
             self._wake.clear()
+            if not self._consumer:
+                await self._declare_again()
             room = self._room()
             if room > 0 and len(self._requested) < 2:  # noqa: PLR2004 - two overlap
                 await self._ask(max(1, room if self._requested else (room + 1) // 2))
@@ -98,10 +110,20 @@ class Puller:
             except TimeoutError:
                 self._watch()
 
+    async def _declare_again(self) -> None:
+        self._requested.clear()
+        while not self._consumer:
+            await self._connection.wait_up()
+            try:
+                self._consumer = await self._declare()
+            except VisionmeshError as error:
+                log.warning("%s: %s", self._stream, error)
+                await asyncio.sleep(AGAIN.total_seconds())
+
     def _watch(self) -> None:
         silent = time.monotonic() - self._heard
         if self._requested and silent > SILENCE.total_seconds():
-            log.warning("%s: silent for %.1f s, asking again", self._api, silent)
+            log.warning("%s: silent for %.1f s, asking again", self._consumer, silent)
             self._requested.clear()
 
     async def _ask(self, count: int) -> None:
@@ -115,7 +137,8 @@ class Puller:
         }
         self._requested[reply] = count
         self._heard = time.monotonic()
-        await self._connection.send(self._api, orjson.dumps(body), reply=reply)
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
+        await self._connection.send(subject, orjson.dumps(body), reply=reply)
 
     async def _arrived(self, message: Msg) -> None:
         self._heard = time.monotonic()
@@ -133,15 +156,11 @@ class Puller:
 
     def _told(self, message: Msg) -> None:
         headers = message.headers or {}
-        if headers.get("Status") == _HEARTBEAT_STATUS:
+        status = headers.get("Status")
+        if status == _HEARTBEAT_STATUS:
             return
-        description = headers.get("Description", "No Responders")
-        if description in _CONSUMER_GONE:
-            log.warning("%s: %s", self._api, description)
-            asyncio.get_running_loop().call_later(HEARTBEAT.total_seconds(), self._drop, message)
-        else:
-            self._drop(message)
-
-    def _drop(self, message: Msg) -> None:
+        if status == _NO_RESPONDERS or headers.get("Description") == _GONE:
+            log.warning("%s has lost the consumer %s", self._stream, self._consumer)
+            self._consumer = ""
         self._requested.pop(message.subject, None)
         self._wake.set()

@@ -41,12 +41,13 @@ class Bus:
 
     async def pull(self, *, capacity: int = 8) -> asyncio.Queue[Delivery]:
         config = topology.events_consumer(MODEL, window=64, settings=SETTINGS)
-        name = await topology.ensure_consumer(self.connection.client, subjects.EVENTS, config)
         queue: asyncio.Queue[Delivery] = asyncio.Queue()
         self.puller = Puller(
             connection=self.connection,
             stream=subjects.EVENTS,
-            consumer=name,
+            declare=lambda: topology.ensure_consumer(
+                self.connection.client, subjects.EVENTS, config
+            ),
             capacity=capacity,
             receive=queue.put_nowait,
         )

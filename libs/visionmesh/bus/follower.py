@@ -1,0 +1,80 @@
+"""Reading a stream in order and without a gap, through lost connections and restarted servers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from visionmesh.bus import api
+from visionmesh.bus.connection import Connection
+from visionmesh.bus.delivery import Delivery, origin
+from visionmesh.bus.puller import Puller
+
+WINDOW = 256
+IDLE = timedelta(minutes=1)
+"""The server removes the consumer of a reader that has not asked for so long."""
+
+
+class Follower:
+    """One reader's place in a stream, kept here: the server may forget its consumer at any time."""
+
+    def __init__(
+        self, *, connection: Connection, stream: str, subject: str, since: datetime | None = None
+    ) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._subject = subject
+        self._since = since
+        self._next = 0
+        """Sequence number in the stream; 0: wherever ``since`` is."""
+        self._arrived: asyncio.Queue[Delivery] = asyncio.Queue()
+        self._puller = Puller(
+            connection=connection,
+            stream=stream,
+            declare=self._declare,
+            capacity=WINDOW,
+            receive=self._arrived.put_nowait,
+        )
+
+    async def start(self) -> None:
+        """Take the place in the stream: what is stored from now on will be delivered."""
+        if self._since is None:
+            answer = await api.request(self._connection.client, f"STREAM.INFO.{self._stream}")
+            self._next = answer["state"]["last_seq"] + 1
+        await self._puller.start()
+
+    async def stop(self) -> None:
+        await self._puller.stop()
+
+    async def __aiter__(self) -> AsyncIterator[Delivery]:
+        while True:
+            delivery = await self._arrived.get()
+            self._puller.done()
+            sequence = origin(delivery.ack).sequence
+            if sequence >= self._next:
+                self._next = sequence + 1
+                yield delivery
+
+    async def _declare(self) -> str:
+        config: dict[str, Any] = {
+            "filter_subject": self._subject,
+            "ack_policy": "none",
+            "mem_storage": True,
+            "inactive_threshold": int(IDLE.total_seconds() * 1e9),
+        }
+        if self._next:
+            config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": self._next}
+        else:
+            since = self._since or datetime.now(UTC)
+            config |= {
+                "deliver_policy": "by_start_time",
+                "opt_start_time": since.astimezone(UTC).isoformat(),
+            }
+        answer = await api.request(
+            self._connection.client,
+            f"CONSUMER.CREATE.{self._stream}",
+            {"stream_name": self._stream, "config": config},
+        )
+        return str(answer["name"])
