@@ -67,13 +67,15 @@ class Pump:
             self._overflown += 1
 
     def close(self, *, grace: timedelta) -> None:
-        """Write what is left, for at most ``grace``, and end the thread."""
+        """Write what is left, for at most ``grace``, then give up; at most as long again."""
         self._stopping.set()
         self._thread.join(grace.total_seconds())
         left = len(self._buffer)
         self._buffer.clear()
         self._overflown += left
         self._sink.close()
+        # A write that was cut short is counted by its own thread.
+        self._thread.join(grace.total_seconds())
 
     def _run(self) -> None:
         while not self._stopping.wait(INTERVAL.total_seconds()):
