@@ -105,7 +105,7 @@ async def open_context(settings: Settings, *, stage: str, stream: str) -> AsyncI
         )
         metrics.watch_spans(lambda: tracing.dropped)
         stack.push_async_callback(asyncio.to_thread, tracing.close)
-        cache = Cache(url=settings.redis_url)
+        cache = Cache(url=settings.redis_url, count=metrics.cache)
         stack.push_async_callback(cache.close)
         arena = ShmArena(
             directory=settings.shm_dir,
@@ -114,6 +114,7 @@ async def open_context(settings: Settings, *, stage: str, stream: str) -> AsyncI
             lease=LEASE,
         )
         stack.callback(arena.close)
+        metrics.watch_arena(used=lambda: arena.used_bytes, capacity=arena.capacity)
         nodes = Nodes(nc=connection.client, node=settings.node, stage=stage)
         stack.push_async_callback(nodes.stop)
         catalog = Catalog(registry=Registry(connection.client))

@@ -51,6 +51,7 @@ async def serve(
         loop.add_signal_handler(number, stopped.set)
     async with open_context(settings, stage=stage, stream=stream) as context:
         worker = build(context)
+        context.metrics.watch_in_flight(lambda: worker.in_hand)
         status = status_app(metrics=context.metrics, ready=worker.ready)
         server = HttpServer(app=worker.app(status), host=settings.host, port=context.own.port)
         port = await server.start()

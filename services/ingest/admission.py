@@ -133,19 +133,16 @@ class Admission:
     ) -> bool:
         assert reference.result_key is not None
         found = await self._context.cache.lookup(reference.result_key, reference.features_key)
-        metrics = self._context.metrics
-        metrics.cache("result", hit=found.result is not None)
         if found.result is not None:
             await self._answer(reference, found.result, "result", trail)
             return True
         if record.spec.cache.near_duplicates:
             twin = await self._near.match(reference, image, record.spec.cache.near_duplicates)
             stored = (await self._context.cache.lookup(twin, None)).result if twin else None
-            metrics.cache("near", hit=stored is not None)
+            self._context.metrics.cache("near_hit" if stored is not None else "near_miss")
             if stored is not None:
                 await self._answer(reference, stored, "near", trail)
                 return True
-        metrics.cache("features", hit=found.features is not None)
         if found.features is not None:
             await self._send_features(reference, found.features, trail)
             return True

@@ -132,6 +132,7 @@ class Intake:
         trail = self._context.trail(reference)
         settlement = self._context.settlement
         metrics = self._context.metrics.model(model)
+        metrics.queue_depth(came.pending)
         try:
             if broken is not None:
                 raise broken

@@ -55,8 +55,8 @@ class Table:
         )
         self.cache = Counter(
             "visionmesh_cache",
-            "Look-ups in the cache.",
-            ("level", "outcome"),
+            "What became of look-ups in the cache and of values to be stored.",
+            ("outcome",),
             registry=registry,
         )
         self.arena_used = Gauge(
@@ -149,13 +149,9 @@ class Metrics:
         self._registry = registry
         self._table = Table(registry)
         self._models: dict[str, ModelMetrics] = {}
-        self._cache: dict[tuple[str, str], Counter] = {}
-        self.in_flight = self._table.in_flight.labels(stage).set
-        """Images in hand now."""
+        self._cache: dict[str, Counter] = {}
         self.redelivered = self._table.redeliveries.labels(stage).inc
         self.joined = self._table.single_flight.inc
-        self._arena_used = self._table.arena_used.labels(stage).set
-        self._arena_capacity = self._table.arena_capacity.labels(stage).set
         ProcessCollector(registry=registry)
 
     def model(self, name: str) -> ModelMetrics:
@@ -171,18 +167,21 @@ class Metrics:
             for metric in self._table.with_model():
                 metric.remove_by_labels({"model": name})
 
-    def cache(self, level: str, *, hit: bool) -> None:
-        """Count a look-up in the cache at ``result``, ``features``, ``flight`` or ``near``."""
-        outcome = "hit" if hit else "miss"
-        child = self._cache.get((level, outcome))
+    def cache(self, outcome: str, times: int = 1) -> None:
+        """Count outcomes of the cache: `visionmesh.cache.Outcome`, and those of near frames."""
+        child = self._cache.get(outcome)
         if child is None:
-            child = self._cache[level, outcome] = self._table.cache.labels(level, outcome)
-        child.inc()
+            child = self._cache[outcome] = self._table.cache.labels(outcome)
+        child.inc(times)
 
-    def arena(self, *, used: int, capacity: int) -> None:
-        """Say how full the stage's own arena is, in bytes."""
-        self._arena_used(used)
-        self._arena_capacity(capacity)
+    def watch_in_flight(self, images: Callable[[], int]) -> None:
+        """Have ``images`` asked at every scrape for how many are in hand."""
+        self._table.in_flight.labels(self._stage).set_function(images)
+
+    def watch_arena(self, *, used: Callable[[], int], capacity: int) -> None:
+        """Have ``used`` asked at every scrape for how full the stage's own arena is, in bytes."""
+        self._table.arena_used.labels(self._stage).set_function(used)
+        self._table.arena_capacity.labels(self._stage).set(capacity)
 
     def watch_spans(self, dropped: Callable[[], int]) -> None:
         """Have ``dropped`` asked at every scrape for how many spans were lost so far."""

@@ -59,12 +59,12 @@ def test_inference_is_resolved_from_half_a_millisecond_to_ten_seconds(metrics: M
 
 
 def test_a_scrape_shows_the_process_and_its_arena_and_cache(metrics: Metrics) -> None:
-    metrics.arena(used=3 << 20, capacity=64 << 20)
-    metrics.in_flight(5)
+    metrics.watch_arena(used=lambda: 3 << 20, capacity=64 << 20)
+    metrics.watch_in_flight(lambda: 5)
     metrics.redelivered()
     metrics.joined()
-    metrics.cache("result", hit=True)
-    metrics.cache("result", hit=False)
+    metrics.cache("hit_result")
+    metrics.cache("miss", 3)
     metrics.watch_spans(lambda: 12)
     seen = scrape(metrics)
     stage = (("stage", "infer"),)
@@ -73,8 +73,8 @@ def test_a_scrape_shows_the_process_and_its_arena_and_cache(metrics: Metrics) ->
     assert seen["visionmesh_in_flight", stage] == 5
     assert seen["visionmesh_redeliveries_total", stage] == 1
     assert seen["visionmesh_single_flight_total", ()] == 1
-    assert seen["visionmesh_cache_total", (("level", "result"), ("outcome", "hit"))] == 1
-    assert seen["visionmesh_cache_total", (("level", "result"), ("outcome", "miss"))] == 1
+    assert seen["visionmesh_cache_total", (("outcome", "hit_result"),)] == 1
+    assert seen["visionmesh_cache_total", (("outcome", "miss"),)] == 3
     assert seen["visionmesh_spans_dropped_total", ()] == 12
     assert seen["process_resident_memory_bytes", ()] > 1 << 20
 
