@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import math
+import random
 import threading
 import time
 from collections import deque
@@ -21,7 +21,10 @@ class Batch:
     """Images that ran together; times are Unix time in nanoseconds."""
 
     id: int
+    """Random, so that batches of several models can be told apart."""
     size: int
+    answered: int
+    """Images that the network could work on; the others were rejected."""
     engine: int
     """Index of the engine that ran them."""
     started_ns: int
@@ -75,7 +78,6 @@ class Batcher:
         self._on_batch = on_batch
         self._loop = asyncio.get_running_loop()
         self._arrived: list[_Item] = []
-        self._ids = itertools.count(1)
         self._failure: Fatal | None = None
         self._callers = 0
         self._closing = False
@@ -160,8 +162,9 @@ class Batcher:
                 started_ns = time.time_ns()
                 answers = _answers(engine, [item.image for item in batch])
                 info = Batch(
-                    id=next(self._ids),
+                    id=random.getrandbits(63),
                     size=len(batch),
+                    answered=sum(not isinstance(answer, Reject) for answer in answers),
                     engine=index,
                     started_ns=started_ns,
                     finished_ns=time.time_ns(),

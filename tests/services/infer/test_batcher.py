@@ -164,12 +164,13 @@ async def test_a_partial_fixed_batch_waits_no_longer_than_the_delay() -> None:
 
 
 async def test_a_bad_image_fails_alone() -> None:
-    engine = GatedEngine(gated=False)
-    batcher = batcher_of(engine)
+    engine, seen = GatedEngine(gated=False), list[Batch]()
+    batcher = batcher_of(engine, on_batch=seen.append)
     good, bad, other = submit(batcher, 1, BAD, 3)
     with pytest.raises(Reject):
         await bad
     assert await numbers_of([good, other]) == [1, 3]
+    assert [(batch.size, batch.answered) for batch in seen] == [(3, 2)]
     assert engine.batches == [[1, BAD, 3], [1], [BAD], [3]]
     await batcher.close()
 
