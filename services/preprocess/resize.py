@@ -86,7 +86,7 @@ def draw(
 ) -> Placement:
     """Do what `fit` does, by a plan that is known already."""
     height, width = out.shape[:2]
-    if place.x < 0 or place.y < 0:
+    if place.width > width or place.height > height:
         _draw_covering(pixels, place, out)
     else:
         right, bottom = place.x + place.width, place.y + place.height
