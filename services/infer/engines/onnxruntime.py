@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -106,6 +107,7 @@ def open_engines(
         raise ConfigurationError(
             Code.MODEL_INVALID, f"ONNX Runtime cannot load model {spec.name!r}: {error}"
         ) from error
+    _give_back_memory()
     shared = sessions * math.ceil(count / distinct)
     return tuple(OnnxRuntimeEngine(session=session, spec=spec) for session in shared)
 
@@ -119,3 +121,10 @@ def _session(weights: Path, threads: int) -> Any:
     # A thread that spins between two runs takes the core from the other stages.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(weights, options, providers=["CPUExecutionProvider"])
+
+
+def _give_back_memory() -> None:
+    """Return to the system what loading needed: as much again as the weights, which glibc keeps."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import psutil
 import pytest
 from onnx import TensorProto, helper, save_model
 from onnx.numpy_helper import from_array
@@ -110,6 +111,32 @@ def test_engines_of_one_model_run_at_the_same_time(tmp_path: Path, threads: int)
     for worker in workers:
         worker.join()
     assert wrong == []
+
+
+def test_engines_with_one_thread_keep_the_weights_in_memory_once(tmp_path: Path) -> None:
+    table = np.random.default_rng(0).random((144, 100_000), np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Flatten", ["image"], ["row"]),
+            helper.make_node("MatMul", ["row", "table"], ["found"]),
+        ],
+        "wide",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 8, 6])],
+        [helper.make_tensor_value_info("found", TensorProto.FLOAT, ["n", 100_000])],
+        [from_array(table, "table")],
+    )
+    file = tmp_path / "m.onnx"
+    save_model(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), file
+    )
+    del graph
+    before = psutil.Process().memory_info().rss
+
+    engines = opened(file, spec_of(), count=4)
+    for engine in engines:
+        engine.warm()
+
+    assert psutil.Process().memory_info().rss - before < 1.5 * table.nbytes
 
 
 def save_lookup(file: Path) -> Path:
