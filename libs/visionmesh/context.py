@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -109,7 +109,7 @@ async def open_context(settings: Settings, *, stage: str, stream: str) -> AsyncI
         stack.push_async_callback(cache.close)
         arena = ShmArena(
             directory=settings.shm_dir,
-            name=f"{shm_prefix(settings)}{stage}-{os.getpid()}",
+            name=f"{shm_prefix(settings)}{stage}-{secrets.token_hex(4)}",
             size=own.arena_bytes,
             lease=LEASE,
         )

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -33,6 +34,8 @@ class NodeRecord(Frozen):
     node: str
     stage: str
     pid: int
+    worker: str
+    """Random: in containers every process may have the pid 1."""
     models: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     """Versions that are loaded and warm, by model."""
     failed: dict[str, str] = Field(default_factory=dict)
@@ -46,7 +49,7 @@ class NodeRecord(Frozen):
 
     @property
     def key(self) -> str:
-        return f"{self.stage}.{self.node}.{self.pid}"
+        return f"{self.stage}.{self.node}.{self.worker}"
 
 
 async def nodes_bucket(nc: Client) -> KeyValue:
@@ -83,7 +86,12 @@ class Nodes:
         self._nc = nc
         self._node = node
         self._record = NodeRecord(
-            node=node, stage=stage, pid=os.getpid(), since=datetime.now(UTC), device=device
+            node=node,
+            stage=stage,
+            pid=os.getpid(),
+            worker=secrets.token_hex(4),
+            since=datetime.now(UTC),
+            device=device,
         )
         self._seen: dict[str, tuple[float, NodeRecord]] = {}
         self._load: Callable[[], float] = lambda: 0.0

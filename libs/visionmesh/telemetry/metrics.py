@@ -150,6 +150,7 @@ class Metrics:
         self._table = Table(registry)
         self._models: dict[str, ModelMetrics] = {}
         self._cache: dict[str, Counter] = {}
+        self._table.in_flight.labels(stage)
         self.redelivered = self._table.redeliveries.labels(stage).inc
         self.joined = self._table.single_flight.inc
         ProcessCollector(registry=registry)
