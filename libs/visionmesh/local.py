@@ -79,7 +79,8 @@ class LocalMesh:
         self._nats_url = nats_url
         self._redis_url = redis_url
         self._nats_port = nats_port
-        self._given_output = output
+        self._files = LogFiles(self._folder.logs)
+        self._output = output or self._files
         self._hurry = asyncio.Event()
         self._servers: list[Keeper] = []
         self._services: dict[str, list[Keeper]] = {service: [] for service in SERVICES}
@@ -126,6 +127,7 @@ class LocalMesh:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._report("ending")
         for service in SERVICES:
             keepers = self._services[service]
             await asyncio.gather(*(k.stop(grace=_GRACE, hurry=self._hurry) for k in keepers))
@@ -133,10 +135,10 @@ class LocalMesh:
             await keeper.stop(grace=_GRACE, hurry=self._hurry)
         reap(self.settings.shm_dir, prefix=shm_prefix(self.settings))
         self._folder.clear()
+        self._files.close()
         self._held.close()
 
     async def _start(self) -> None:
-        self._output = self._given_output or self._log_files()
         if left := self._folder.read():
             end_leftovers(left.processes)
             reap(left.shm_dir, prefix=left.shm_prefix)
@@ -154,11 +156,6 @@ class LocalMesh:
             await self._until_ready(connection, {record.spec.name for record in pushed})
         finally:
             await connection.close()
-
-    def _log_files(self) -> Output:
-        files = LogFiles(self._folder.logs)
-        self._held.callback(files.close)
-        return files
 
     async def _start_servers(self) -> None:
         if self._nats_url is None:

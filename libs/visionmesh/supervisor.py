@@ -133,12 +133,12 @@ class LogFiles:
     """An `Output` that writes what each process prints to a file of its own, bounded in size."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._files: dict[str, logging.Handler] = {}
 
     def __call__(self, name: str, line: str) -> None:
         if name not in self._files:
+            self._folder.mkdir(parents=True, exist_ok=True)
             self._files[name] = logging.handlers.RotatingFileHandler(
                 self._folder / f"{name}.log", maxBytes=_LOG_BYTES, backupCount=1
             )

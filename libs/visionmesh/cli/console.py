@@ -14,7 +14,8 @@ from rich.text import Text
 
 def screen() -> Console:
     """Return the console on standard output."""
-    return Console(highlight=False, soft_wrap=True)
+    # A pipe has no width: nothing is to be cut off there.
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 1000)
 
 
 def aside() -> Console:
@@ -38,7 +39,7 @@ def print_json(value: Any) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
     """Print a plain table, or ``empty`` if there is no row."""
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold", show_header=any(columns))
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
     screen().print(table if table.row_count else Text(empty, style="dim"))

@@ -209,6 +209,8 @@ def _if_told(settings: Settings, name: str) -> str | None:
 
 
 def _print_line(name: str, line: str) -> None:
+    if name == "nats" and "[INF]" in line:
+        return
     colour = _COLOURS.get(name.partition("-")[0], "")
     with suppress(OSError):  # the terminal may be gone; the mesh need not end for it
         screen().print(Text.assemble((f"{name:>13} │ ", colour), line))
