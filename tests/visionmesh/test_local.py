@@ -1,0 +1,53 @@
+"""A mesh that cannot come up says why, and leaves nothing running."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from visionmesh.errors import ConfigurationError
+from visionmesh.local import LocalMesh
+from visionmesh.settings import IngestSettings, Settings
+from visionmesh.state import StateFolder
+
+
+@pytest.fixture
+def no_new_children() -> Iterator[None]:
+    """Fail the test if it leaves a process behind."""
+    before = set(psutil.Process().children(recursive=True))
+    yield
+    left = set(psutil.Process().children(recursive=True)) - before
+    assert not left
+
+
+@pytest.mark.usefixtures("no_new_children")
+async def test_a_broken_model_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "model.yaml").write_text("task: juggling")
+    mesh = LocalMesh(state=tmp_path / "state", models=[tmp_path / "broken"])
+    with pytest.raises(ConfigurationError, match=r"broken/model\.yaml"):
+        await mesh.__aenter__()
+    assert StateFolder(tmp_path / "state").read() is None
+
+
+@pytest.mark.usefixtures("no_new_children")
+async def test_a_service_that_cannot_start_is_named_with_its_own_words(tmp_path: Path) -> None:
+    settings = Settings(shm_dir=tmp_path / "missing", ingest=IngestSettings(port=0))
+    mesh = LocalMesh(state=tmp_path / "state", settings=settings)
+    with pytest.raises(ConfigurationError, match=r"does not become ready(?s:.)*missing"):
+        await mesh.__aenter__()
+    assert StateFolder(tmp_path / "state").read() is None
+
+
+@pytest.mark.usefixtures("no_new_children")
+async def test_a_taken_http_port_is_named(tmp_path: Path) -> None:
+    async with LocalMesh(
+        state=tmp_path / "first",
+    ) as first:
+        taken = IngestSettings(port=first.settings.ingest.port)
+        second = LocalMesh(state=tmp_path / "second", settings=Settings(ingest=taken))
+        with pytest.raises(ConfigurationError, match=f"{taken.port}.*in use"):
+            await second.__aenter__()
