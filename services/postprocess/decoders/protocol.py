@@ -98,13 +98,15 @@ def require_finite(values: Array) -> None:
 
 def require_scores(values: Array) -> None:
     """Raise `Reject` (model_failed) if ``values`` are not between 0 and 1."""
+    low, high = values.min(initial=0), values.max(initial=0)
+    if low >= -_SLACK and high <= 1 + _SLACK:  # false for a NaN, which is both
+        return
     require_finite(values)
-    if values.size and (values.min() < -_SLACK or values.max() > 1 + _SLACK):
-        raise Reject(
-            Code.MODEL_FAILED,
-            f"The scores run from {values.min():.3g} to {values.max():.3g}, not from 0 to 1: "
-            "is an activation missing at the network's end?",
-        )
+    raise Reject(
+        Code.MODEL_FAILED,
+        f"The scores run from {low:.3g} to {high:.3g}, not from 0 to 1: "
+        "is an activation missing at the network's end?",
+    )
 
 
 def label(labels: tuple[str, ...], index: int) -> str:
