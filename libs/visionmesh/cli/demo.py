@@ -36,3 +36,4 @@ def demo(
         mesh = LocalMesh(state=Path(folder), models=[model])
         show = Show(mesh=mesh, model=model.name, out=out, console=screen())
         asyncio.run(until_signalled(show.run(seconds=seconds or None), hurry=mesh.hurry))
+    show.sum_up()

@@ -83,6 +83,7 @@ class Load:
         window: int,
         rate: float | None = None,
         show: Callable[[Result, bytes], None] = lambda result, image: None,
+        measured: Measured | None = None,
     ) -> None:
         self._sender = Sender(mesh=mesh, model=model, source=source)
         self._results = mesh.results(model, source=source, since=datetime.now(UTC))
@@ -93,7 +94,7 @@ class Load:
         self._one_at_a_time = asyncio.Lock()
         self._show = show
         self._in_mesh: dict[str, tuple[bytes, float]] = {}
-        self.measured = Measured()
+        self.measured = measured or Measured()
 
     async def run(self, *, stop: asyncio.Event) -> None:
         """Send until ``stop`` is set, then wait for what is on its way."""

@@ -51,11 +51,14 @@ class Screen:
         elif time.monotonic() >= self._next_line:
             self._next_line += _LINE_EVERY.total_seconds()
             queues = " ".join(f"{name} {depth}" for name, depth in depths.items())
-            self._console.print(f"{summary(self._measured)}; queues: {queues}")
+            self._console.print(f"{self._now()}; queues: {queues}")
+
+    def _now(self) -> str:
+        return summary(self._measured, rate=self._measured.recent_rate())
 
     def _table(self, depths: Mapping[str, int]) -> RenderableType:
         numbers = Table.grid(padding=(0, 2))
-        numbers.add_row("images", Text(summary(self._measured), style="bold"))
+        numbers.add_row("images", Text(self._now(), style="bold"))
         numbers.add_row("queues", "  ".join(f"{name} {depth}" for name, depth in depths.items()))
         results = Table.grid()
         for result in reversed(self._last):
@@ -63,10 +66,10 @@ class Screen:
         return Panel(Group(numbers, Text(), results), title=self._title, title_align="left")
 
 
-def summary(measured: Measured) -> str:
-    """Return throughput, latency and cache hits in one line."""
+def summary(measured: Measured, *, rate: float) -> str:
+    """Return throughput (``rate`` in images per second), latency and cache hits in one line."""
     times = "/".join(f"{value:.0f}" for value in measured.percentiles().values()) or "-"
     return (
-        f"{measured.answered} answered, {measured.recent_rate():.0f}/s, "
+        f"{measured.answered} answered, {rate:.0f}/s, "
         f"p50/p95/p99 {times} ms, {measured.cached} from the cache, {measured.failed} failed"
     )

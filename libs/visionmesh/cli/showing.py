@@ -13,7 +13,7 @@ from visiontune.boards import draw_board
 
 from visionmesh import subjects
 from visionmesh.bus import Connection, api
-from visionmesh.cli.load import Load
+from visionmesh.cli.load import Load, Measured
 from visionmesh.cli.results import draw_file
 from visionmesh.cli.screen import Screen, summary
 from visionmesh.cli.sending import beside
@@ -60,6 +60,7 @@ class Show:
         self._console = console
         self._latest: tuple[Result, bytes] | None = None
         self._drawn = 0
+        self._measured = Measured()
 
     async def run(self, *, seconds: float | None) -> None:
         """Show for ``seconds``, or until cancelled; nothing runs any more afterwards.
@@ -78,10 +79,11 @@ class Show:
                 picture=Boards(seed=0),
                 window=_WINDOW,
                 show=self._note,
+                measured=self._measured,
             )
             with Screen(
                 console=self._console,
-                measured=load.measured,
+                measured=self._measured,
                 title=f"visionmesh demo · {self._mesh.http_url}",
             ) as self._screen:
                 stop = asyncio.Event()
@@ -91,10 +93,15 @@ class Show:
                     await beside(self._refresh(), load.run(stop=stop))
                 finally:
                     self._console.print("ending …")
-        self._console.print(summary(load.measured))
-        self._console.print(f"{min(self._drawn, _PICTURES)} annotated pictures are in {self._out}")
-        if not load.measured.answered:
+        if not self._measured.answered:
             raise Refused(Code.TIMEOUT, "No image was answered.")
+
+    def sum_up(self) -> None:
+        """Print what was measured."""
+        if self._measured.answered:
+            pictures = min(self._drawn, _PICTURES)
+            self._console.print(summary(self._measured, rate=self._measured.rate()))
+            self._console.print(f"{pictures} annotated pictures are in {self._out}")
 
     def _note(self, result: Result, image: bytes) -> None:
         self._latest = result, image
