@@ -225,7 +225,11 @@ class LocalMesh:
         deadline = time.monotonic() + _READY_WITHIN.total_seconds()
         keepers = [keeper for group in self._services.values() for keeper in group]
         while True:
-            nodes = {node.pid: node for node in await list_nodes(connection.client)}
+            nodes = {
+                node.pid: node
+                for node in await list_nodes(connection.client)
+                if node.node == self.settings.node
+            }
             waiting = [k for k in keepers if not _ready(nodes.get(k.pid or 0), models)]
             if not waiting:
                 return

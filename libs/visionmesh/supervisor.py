@@ -29,6 +29,8 @@ _BOUNDED = {
     # glibc keeps an arena per thread, and what one frees the others cannot use.
     "MALLOC_ARENA_MAX": "2",
     "PYTHONUNBUFFERED": "1",
+    # ONNX Runtime's Linux wheels report to their maker, and leave a file in the temporary folder.
+    "ORT_DISABLE_TELEMETRY": "1",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -78,6 +79,8 @@ def main() -> None:
     """Run the command line; what goes wrong as foreseen becomes one line and an exit code."""
     # What a command cannot do it says itself, once.
     logging.getLogger("visionmesh").setLevel(logging.ERROR)
+    # ONNX Runtime reports to its maker otherwise, from `push` as from a worker.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     try:
         build()()
     except VisionmeshError as error:
