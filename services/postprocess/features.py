@@ -8,6 +8,7 @@ All is little-endian.
 from __future__ import annotations
 
 import math
+import re
 import zlib
 from collections.abc import Mapping
 from struct import Struct
@@ -23,6 +24,9 @@ _LIMIT = 16 << 20
 """Bytes that a pack may unfold to; a real one is a few KB."""
 
 _KINDS = "biuf"
+_NUMBERS = re.compile(rf"[<|][{_KINDS}]\d{{1,2}}")
+"""What `numpy.dtype` may be asked to read: its own language says much more."""
+
 _DIMENSION = Struct("<I")
 
 
@@ -76,9 +80,10 @@ class _Reader:
 
     def _array(self) -> tuple[str, _Array]:
         name = self._take(self._byte()).decode()
-        dtype = np.dtype(self._take(self._byte()).decode())
-        if dtype.kind not in _KINDS:
-            raise FeaturesError(f"features {name!r} are {dtype}, not numbers")
+        kind = self._take(self._byte()).decode()
+        if _NUMBERS.fullmatch(kind) is None:
+            raise FeaturesError(f"features {name!r} are {kind!r}, not numbers")
+        dtype = np.dtype(kind)
         sizes = self._take(self._byte() * _DIMENSION.size)
         shape = tuple(size for (size,) in _DIMENSION.iter_unpack(sizes))
         values = self._take(math.prod(shape) * dtype.itemsize)

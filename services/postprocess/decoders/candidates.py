@@ -64,7 +64,8 @@ class Detector:
         """Return the detections: sure enough, not covered by better ones, in the original's pixels.
 
         Suppression sees the boxes as the network drew them; only then are they clipped to the
-        image, and dropped if nothing is left. Sorted by score; equal ones keep the network's order.
+        image, and dropped if less than a hundredth of a pixel is left. Sorted by score; equal ones
+        keep the network's order.
         """
         boxes, scores, classes = _read(features, self._spec)
         output = self._spec.output
