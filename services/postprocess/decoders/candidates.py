@@ -28,14 +28,20 @@ class DetectorParameters(Parameters):
     0.05 keeps a few dozen boxes of a photo; mean average precision is measured with 0.001."""
 
 
+def strongest(scores: Array, floor: float) -> Array:
+    """Return the indices of the scores from ``floor`` on, the `MAX_CANDIDATES` best, ascending."""
+    sure = np.flatnonzero(scores >= floor)
+    if len(sure) > MAX_CANDIDATES:
+        best = np.argsort(-scores[sure], kind="stable")[:MAX_CANDIDATES]
+        sure = np.sort(sure[best])
+    return sure
+
+
 def to_features(boxes: Array, scores: Array, classes: Array) -> dict[str, Array]:
-    """Return the features of a detector: the `MAX_CANDIDATES` best, in their given order.
+    """Return the features of a detector; raise `Reject` (model_failed) if a box is not finite.
 
     ``boxes`` is (N, 4) ``x1, y1, x2, y2`` in input pixels; ``scores`` and ``classes`` are (N,).
     """
-    if len(scores) > MAX_CANDIDATES:
-        best = np.sort(np.argsort(-scores, kind="stable")[:MAX_CANDIDATES])
-        boxes, scores, classes = boxes[best], scores[best], classes[best]
     require_finite(boxes)
     return {
         "boxes": boxes.astype(np.float32, copy=False),

@@ -8,6 +8,7 @@ from services.postprocess.decoders.candidates import (
     Detector,
     DetectorParameters,
     corners,
+    strongest,
     to_features,
 )
 from services.postprocess.decoders.protocol import (
@@ -37,11 +38,11 @@ class YoloV8(Detector):
         self._check(output)
         best = output[_BOX:].max(axis=0)
         require_finite(best)  # a NaN among a box's scores is their maximum
-        sure = np.flatnonzero(best >= self.floor)
-        rows = output[:, sure].T.astype(np.float32)
-        require_scores(rows[:, _BOX:])
-        boxes = corners(rows[:, :2], rows[:, 2:_BOX])
-        return to_features(boxes, best[sure], rows[:, _BOX:].argmax(axis=1))
+        sure = strongest(best, self.floor)
+        columns = output.take(sure, axis=1).astype(np.float32, copy=False)
+        require_scores(columns[_BOX:])
+        boxes = corners(columns[:2].T, columns[2:_BOX].T)
+        return to_features(boxes, best[sure], columns[_BOX:].argmax(axis=0))
 
     def _check(self, output: Array) -> None:
         classes = len(self._spec.labels)

@@ -11,6 +11,7 @@ from services.postprocess.decoders.candidates import (
     Detector,
     DetectorParameters,
     corners,
+    strongest,
     to_features,
 )
 from services.postprocess.decoders.protocol import (
@@ -61,7 +62,7 @@ class YoloX(Detector):
         require_scores(rows[:, _BOX:])
         classes = rows[:, _HEAD:].argmax(axis=1)
         scores = rows[:, _BOX] * rows[np.arange(len(rows)), _HEAD + classes]
-        sure = scores >= self.floor
+        sure = strongest(scores, self.floor)
         cells, rows = likely[sure], rows[sure]
         strides = self._strides[cells]
         with np.errstate(over="ignore"):  # an infinite size is refused with the features
