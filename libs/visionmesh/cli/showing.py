@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
-from visiontune.boards import draw_board
 
 from visionmesh import subjects
 from visionmesh.bus import Connection, api
@@ -21,6 +22,7 @@ from visionmesh.client import Mesh
 from visionmesh.contracts import Result
 from visionmesh.errors import Code, Refused
 from visionmesh.local import LocalMesh
+from visiontune.boards import draw_board
 
 _WINDOW = 16
 """Images in the mesh at once: enough to fill batches, few enough to answer soon."""
@@ -34,20 +36,33 @@ _QUEUES = (subjects.EVENTS, subjects.IMAGES, subjects.TENSORS, subjects.OUTPUTS)
 
 
 class Boards:
-    """Photos of circuit boards that nobody has seen, and now and then one again, as JPEG."""
+    """Photos of circuit boards that nobody has seen, and now and then one again, as PNG."""
 
     def __init__(self, *, seed: int) -> None:
         self._rng = np.random.default_rng(seed)
+        self._fresh = self._draw()
         self._seen: list[bytes] = []
 
     def __call__(self) -> bytes:
         if self._seen and self._rng.random() < _REPEATED:
             return self._seen[self._rng.integers(len(self._seen))]
-        _, encoded = cv2.imencode(".jpg", draw_board(self._rng).image)
-        image = encoded.tobytes()
+        image = next(self._fresh)
         if len(self._seen) < _REMEMBERED:
             self._seen.append(image)
         return image
+
+    def _draw(self) -> Iterator[bytes]:
+        # Drawing takes longer than recognising: so each board is turned and mirrored in all ways.
+        while True:
+            board = draw_board(self._rng).image
+            for turns in range(4):
+                turned = np.rot90(board, turns)
+                yield _encode(turned)
+                yield _encode(np.fliplr(turned))
+
+
+def _encode(image: NDArray[np.uint8]) -> bytes:
+    return cv2.imencode(".png", np.ascontiguousarray(image))[1].tobytes()
 
 
 class Show:

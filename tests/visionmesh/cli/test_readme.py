@@ -18,7 +18,7 @@ README = (Path(__file__).parents[3] / "README.md").read_text()
 
 
 async def test_the_plain_nats_program_gets_its_result(running: LocalMesh, tmp_path: Path) -> None:
-    (tmp_path / "board.jpg").write_bytes(picture())
+    (tmp_path / "board.png").write_bytes(picture())
     [program] = re.findall(r"```python\n(import asyncio, nats.*?)```", README, re.DOTALL)
     assert "visionmesh" not in program
     process = await asyncio.create_subprocess_exec(
