@@ -13,12 +13,13 @@ Result = TypeVar("Result")
 
 
 class Coalescer(Generic[Item, Result]):
-    """Gathers items into batches; nothing is ever held back for company.
+    """Gathers items into batches.
 
     A batch is what was submitted in one turn of the event loop, or while the batches before it
     were being processed: at most ``max_items``, at most ``in_flight`` batches at once, in the
-    order of submission. ``process`` returns one result for each item of its batch; what it raises
-    is raised to each submitter. All calls belong to the thread of the event loop.
+    order of submission. Nothing is held back for company unless ``linger`` says for how many
+    seconds; a full batch never is. ``process`` returns one result for each item of its batch; what
+    it raises is raised to each submitter. All calls belong to the thread of the event loop.
     """
 
     def __init__(
@@ -27,13 +28,15 @@ class Coalescer(Generic[Item, Result]):
         process: Callable[[Sequence[Item]], Coroutine[Any, Any, Sequence[Result]]],
         max_items: int,
         in_flight: int = 1,
+        linger: Callable[[], float] | None = None,
     ) -> None:
         self._process = process
         self._max_items = max_items
         self._in_flight = in_flight
+        self._linger = linger
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._tasks: set[asyncio.Task[Sequence[Result]]] = set()
-        self._scheduled = False
+        self._scheduled: asyncio.Handle | None = None
         self._closed = False
 
     @property
@@ -52,10 +55,20 @@ class Coalescer(Generic[Item, Result]):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         self._waiting.append((item, future))
-        if not self._scheduled and len(self._tasks) < self._in_flight:
-            self._scheduled = True
-            loop.call_soon(self._start)
+        self._schedule(loop)
         return future
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        full = len(self._waiting) >= self._max_items
+        if len(self._tasks) >= self._in_flight or (self._scheduled and not full):
+            return
+        if self._scheduled:
+            self._scheduled.cancel()
+        seconds = 0.0 if full or self._linger is None else self._linger()
+        if seconds:
+            self._scheduled = loop.call_later(seconds, self._start)
+        else:
+            self._scheduled = loop.call_soon(self._start)
 
     async def flush(self) -> None:
         """Return when all that was submitted is done, well or not."""
@@ -69,7 +82,9 @@ class Coalescer(Generic[Item, Result]):
         await self.flush()
 
     def _start(self) -> None:
-        self._scheduled = False
+        if self._scheduled:
+            self._scheduled.cancel()
+            self._scheduled = None
         while len(self._tasks) < self._in_flight and (batch := self._take()):
             items, futures = zip(*batch, strict=True)
             task = asyncio.create_task(self._process(items))

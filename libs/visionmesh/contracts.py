@@ -32,6 +32,7 @@ class Params(Frozen):
     """What a producer may ask for with one image; absent values are the model's own."""
 
     confidence: Score | None = None
+    """The least score of a detection; below the decoder's ``floor`` (0.05) it counts as that."""
     iou: Score | None = None
     top_k: Annotated[int, Field(ge=1, le=1000)] | None = None
     max_detections: Annotated[int, Field(ge=1, le=10_000)] | None = None

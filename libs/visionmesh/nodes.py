@@ -40,6 +40,8 @@ class NodeRecord(Frozen):
     """Versions that are loaded and warm, by model."""
     failed: dict[str, str] = Field(default_factory=dict)
     """Why a version could not be loaded, by ``model/version``."""
+    busy: tuple[str, ...] = ()
+    """Models whose engines have a backlog."""
     device: str = "cpu"
     load: float = 0.0
     """Images in hand."""
@@ -132,6 +134,10 @@ class Nodes:
             record.stage == "infer" and seen > horizon and model in record.models
             for seen, record in self._seen.values()
         )
+
+    def busy(self, model: str) -> bool:
+        """Say whether the engines of ``model`` have a backlog anywhere."""
+        return any(model in record.busy for _, record in self._seen.values())
 
     def failure(self, model: str) -> str | None:
         """Return why a worker could not load ``model``, if one said so."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from visionmesh.bundle import Parcel, encode, split
@@ -15,7 +16,9 @@ from visionmesh.contracts import InlineLocation, Location, Reference
 from visionmesh.tensors import Slot
 from visionmesh.trail import Trail
 
-MAX_REFERENCES = 32
+MAX_REFERENCES = 8
+LINGER = timedelta(milliseconds=25)
+"""Three such waits are less than what busy engines have to do."""
 MAX_PAYLOAD = 4 << 20
 """Inline payload of one message; a larger single image still travels, alone."""
 
@@ -38,40 +41,57 @@ def forward(stream: str, subject: str, slot: Slot, **changes: Any) -> Forward:
     return Forward(stream, subject, location, payload, changes)
 
 
+Onward = tuple[Reference, Forward, Trail]
+
+
 class Outbox:
     """Publishes references in bundles, one bundle at a time for each subject.
 
-    What arrives for a subject while its last bundle is being confirmed makes up the next one;
-    nothing is ever held back for company.
+    What arrives for a subject while its last bundle is being confirmed makes up the next one.
+    Only when the engines of a model have a backlog (``busy``) is a reference held back for
+    company: it would wait there anyway, and a message for several costs hardly more than for one.
     """
 
-    def __init__(self, *, publisher: Publisher) -> None:
+    def __init__(self, *, publisher: Publisher, busy: Callable[[str], bool]) -> None:
         self._publisher = publisher
+        self._busy = busy
         self._lines: dict[str, Coalescer[Parcel, None]] = {}
 
-    async def pass_on(self, reference: Reference, onward: Forward, trail: Trail) -> None:
-        """Return when the next stage's stream holds the image."""
+    async def pass_on(self, images: Sequence[Onward]) -> None:
+        """Return when the next stage's stream holds the images."""
         now = time.time_ns()
-        changes = {
-            **onward.changes,
-            "location": onward.location,
-            "sent_ns": now,
-            "timings": {**reference.timings, **trail.timings(now)},
-        }
-        parcel = Parcel(reference.model_copy(update=changes), onward.payload)
-        line = self._lines.get(onward.subject)
-        if line is None:
-            line = self._lines[onward.subject] = self._open(onward.subject)
-        await line.submit(parcel)
-        trail.sent(onward.stream, now)
+        held = []
+        for reference, onward, trail in images:
+            changes = {
+                **onward.changes,
+                "location": onward.location,
+                "sent_ns": now,
+                "timings": {**reference.timings, **trail.timings(now)},
+            }
+            line = self._lines.get(onward.subject)
+            if line is None:
+                line = self._lines[onward.subject] = self._open(onward.subject)
+            parcel = Parcel(reference.model_copy(update=changes), onward.payload)
+            held.append(line.submit(parcel))
+        for future in held:
+            await future
+        for _, onward, trail in images:
+            trail.sent(onward.stream, now)
 
     def _open(self, subject: str) -> Coalescer[Parcel, None]:
+        model = subject.split(".")[2]
+        linger = LINGER.total_seconds()
+
         async def publish(parcels: Sequence[Parcel]) -> list[None]:
             for part in split(parcels, max_bytes=MAX_PAYLOAD):
                 await self._publisher.publish(subject, encode(part))
             return [None] * len(parcels)
 
-        return Coalescer(process=publish, max_items=MAX_REFERENCES)
+        return Coalescer(
+            process=publish,
+            max_items=MAX_REFERENCES,
+            linger=lambda: linger if self._busy(model) else 0.0,
+        )
 
     async def close(self) -> None:
         """Send what waits."""

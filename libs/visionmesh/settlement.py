@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from visionmesh import subjects
-from visionmesh.bus import Connection, Publisher, acknowledge, origin, return_later
+from visionmesh.bus import Connection, Message, Publisher, acknowledge, origin, return_later
 from visionmesh.bus.api import stored_message
 from visionmesh.contracts import ErrorInfo, Reference, Result, Status
 from visionmesh.errors import Code, Expired, Reject, Retry, VisionmeshError
@@ -47,17 +47,23 @@ class Settlement:
         self._stage = stage
         self._max_attempts = max_attempts
 
-    async def answer(self, reference: Reference, result: Result) -> None:
-        """Give ``result`` to whoever asked, then acknowledge the event."""
-        self._record_root(reference, result)
-        body = result.to_json()
-        if reference.reply is not None:
-            await self._connection.send(reference.reply, body)
-        else:
-            subject = subjects.result(reference.model, reference.source, reference.id)
-            headers = _result_headers(result)
-            if not await self._publisher.publish_once(subject, body, headers=headers):
-                log.info("%s was answered before", subject)
+    async def answer(self, answers: Sequence[tuple[Reference, Result]]) -> None:
+        """Give each result to whoever asked, then acknowledge the events."""
+        stored: list[tuple[Reference, Message]] = []
+        for reference, result in answers:
+            self._record_root(reference, result)
+            body = result.to_json()
+            if reference.reply is not None:
+                await self._connection.send(reference.reply, body)
+            else:
+                subject = subjects.result(reference.model, reference.source, reference.id)
+                stored.append((reference, Message(subject, body, _result_headers(result))))
+        if not stored:
+            return
+        fresh = await self._publisher.publish_once([message for _, message in stored])
+        for (reference, message), new in zip(stored, fresh, strict=True):
+            if not new:
+                log.info("%s was answered before", message.subject)
             if reference.ack is not None:
                 await acknowledge(self._connection, reference.ack)
 
@@ -129,7 +135,7 @@ class Settlement:
             timings=total(reference),
             error=ErrorInfo(code=error.code, message=error.message),
         )
-        await self.answer(reference, result)
+        await self.answer([(reference, result)])
 
     async def _bury(
         self, reference: Reference, error: VisionmeshError, event: Original | None

@@ -1,8 +1,9 @@
 """The heart of every service: pull, handle, pass on, acknowledge.
 
-A stage gives each image of each bundle to its handler. The handler returns a `Forward` (the image
-goes to the next stage) or an `Answer` (it is done), or raises what `visionmesh.errors` classes.
-All else is done here: keep-alives, deadlines, queue times, spans, metrics, acknowledgements, drain.
+A stage gives each bundle of images to its handler, which yields what became of them as soon as it
+is known: a `Forward` (the image goes to the next stage), a `Done` (it is answered), or an error of
+`visionmesh.errors`. All else is done here: keep-alives, deadlines, queue times, spans, metrics,
+acknowledgements, drain.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -26,7 +27,6 @@ from visionmesh.trail import Trail
 
 DRAIN = timedelta(seconds=20)
 """How long a stopping stage may take for the images in its hands."""
-
 BROKE_DELAY = timedelta(seconds=1)
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,9 @@ class Done:
     result: Result
 
 
-Handler = Callable[[Item], Awaitable[Forward | Done]]
+Outcome = Forward | Done | BaseException
+Ended = tuple[Item, Outcome]
+Handler = Callable[[Sequence[Item]], AsyncIterator[Sequence[Ended]]]
 
 
 class Stage:
@@ -66,8 +68,6 @@ class Stage:
         self._bundles: dict[str, float] = {}
         self._images: dict[str, float] = {}
         """Ack subjects in hand, and when (monotonic) each was last kept alive."""
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._keeper: asyncio.Task[None] | None = None
 
     @property
@@ -78,61 +78,57 @@ class Stage:
     async def start(self) -> None:
         self._keeper = asyncio.create_task(self._keep_alive(), name="keep alive")
 
-    async def listen(self, stream: str, name: str, subject: str, *, capacity: int) -> None:
-        """Begin to take bundles from ``subject`` of ``stream`` through the durable ``name``."""
-        if name in self._pullers:
-            return
-        connection = self._context.connection
-        config = topology.hop_consumer(name, subject, settings=self._events)
+    async def listen_lanes(self, stream: str, subjects: str, *, name: str | None = None) -> None:
+        """Take bundles for this node and for any; ``subjects`` lacks the lane.
 
-        async def declare() -> str:
-            await topology.ensure_streams(connection.client, self._events)
-            return await topology.ensure_consumer(connection.client, stream, config)
-
-        puller = Puller(
-            connection=connection,
-            stream=stream,
-            declare=declare,
-            capacity=capacity,
-            receive=lambda delivery: self._receive(puller, delivery),
-        )
-        self._pullers[name] = puller
-        await puller.start()
-
-    async def listen_lanes(self, stream: str, subjects: str) -> None:
-        """Take bundles of every model, for this node and for any; ``subjects`` lacks the lane."""
+        ``name`` is that of the durable consumers without the lane, by default the stage's.
+        """
         for lane in (self._context.settings.node, ANY_LANE):
-            await self.listen(
-                stream,
-                f"{self._name}_{lane}",
-                f"{subjects}.{lane}",
-                capacity=self._context.own.concurrency,
-            )
+            durable = f"{name or self._name}_{lane}"
+            if durable not in self._pullers:
+                self._pullers[durable] = self._puller(stream, durable, f"{subjects}.{lane}")
+                await self._pullers[durable].start()
 
-    async def unlisten(self, name: str) -> None:
-        """Take no more from the durable ``name``."""
-        puller = self._pullers.pop(name, None)
-        if puller is not None:
-            await puller.stop()
+    async def unlisten_lanes(self, name: str) -> None:
+        """Take no more through the consumers of that name."""
+        for lane in (self._context.settings.node, ANY_LANE):
+            puller = self._pullers.pop(f"{name}_{lane}", None)
+            if puller is not None:
+                await puller.stop()
 
     async def stop(self) -> None:
         """Take nothing more, finish what is in hand."""
         await asyncio.gather(*(puller.stop() for puller in self._pullers.values()))
-        try:
-            async with asyncio.timeout(DRAIN.total_seconds()):
-                await self._idle.wait()
-        except TimeoutError:
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=DRAIN.total_seconds())
+        if self._tasks:
             log.warning("%d images left; they are delivered again", self.in_hand)
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
 
-    def _receive(self, puller: Puller, delivery: Delivery) -> None:
-        self._bundles[delivery.ack] = time.monotonic()
-        self._idle.clear()
-        task = asyncio.create_task(self._work_bundle(puller, delivery))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _puller(self, stream: str, durable: str, subject: str) -> Puller:
+        client = self._context.connection.client
+        config = topology.hop_consumer(durable, subject, settings=self._events)
+
+        async def declare() -> str:
+            await topology.ensure_streams(client, self._events)
+            return await topology.ensure_consumer(client, stream, config)
+
+        def receive(delivery: Delivery) -> None:
+            self._bundles[delivery.ack] = time.monotonic()
+            task = asyncio.create_task(self._work_bundle(puller, delivery))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        puller = Puller(
+            connection=self._context.connection,
+            stream=stream,
+            declare=declare,
+            capacity=self._context.own.concurrency,
+            receive=receive,
+        )
+        return puller
 
     async def _work_bundle(self, puller: Puller, delivery: Delivery) -> None:
         try:
@@ -141,66 +137,95 @@ class Stage:
             log.error("%s: %s", delivery.subject, error)
             references, payloads = [], memoryview(b"")
         try:
-            work = (self._work(reference, payloads) for reference in references)
-            endings = await asyncio.gather(*work, return_exceptions=True)
-            for reference, ending in zip(references, endings, strict=True):
-                if ending is not None:
-                    await self._broke(reference, ending)
+            await self._work(references, payloads)
             await acknowledge(self._context.connection, delivery.ack)
         except Fatal as error:
             self._context.fail(error)
         finally:
             del self._bundles[delivery.ack]
             puller.done()
-            if not self._bundles:
-                self._idle.set()
 
-    async def _broke(self, reference: Reference, ending: BaseException) -> None:
-        """Deal with an error that no one foresaw: this image again, the others go on."""
-        if isinstance(ending, Fatal) or not isinstance(ending, Exception):
-            raise ending
-        log.error("%s of %s: %r", self._name, reference.id, ending, exc_info=ending)
-        error = Retry(f"{self._name} broke with {type(ending).__name__}.", delay=BROKE_DELAY)
-        await self._context.settlement.again(reference, error)
+    async def _work(self, references: Iterable[Reference], payloads: memoryview) -> None:
+        left: dict[int, Item] = {}
+        for reference in references:
+            trail = self._context.trail(reference)
+            self._images[_key(reference)] = self._age(reference)
+            try:
+                if reference.deadline_ns is not None and time.time_ns() > reference.deadline_ns:
+                    raise Expired
+                reading = self._context.read(reference, payloads)
+            except (Retry, Expired) as error:
+                await self._end_in_error(reference, error, trail)
+                continue
+            item = Item(reference, reading, trail)
+            left[id(item)] = item
+        if left:
+            await self._handle(left)
 
-    async def _work(self, reference: Reference, payloads: memoryview) -> None:
-        key = reference.ack or reference.reply or reference.id
-        self._images[key] = time.monotonic() - (time.time_ns() - reference.received_ns) / 1e9
-        trail = self._context.trail(reference)
-        try:
-            await self._handle(reference, payloads, trail)
-        finally:
-            self._images.pop(key, None)
-            trail.close()
+    async def _handle(self, left: dict[int, Item]) -> None:
+        """Run the handler; what it does not account for, because it broke, is retried."""
 
-    async def _handle(self, reference: Reference, payloads: memoryview, trail: Trail) -> None:
-        settlement = self._context.settlement
-        metrics = self._context.metrics.model(reference.model)
-        reading: Reading | None = None
-        try:
-            reading = self._context.read(reference, payloads)
-            if reference.deadline_ns is not None and time.time_ns() > reference.deadline_ns:
-                raise Expired
-            outcome = await self._handler(Item(reference, reading, trail))
-            if isinstance(outcome, Forward):
-                await self._context.outbox.pass_on(reference, outcome, trail)
+        async def run() -> None:
+            async for ended in self._handler(list(left.values())):
+                for item, _ in ended:
+                    del left[id(item)]
+                await self._settle(ended)
+
+        running = asyncio.ensure_future(run())
+        await asyncio.wait((running,))
+        broken = running.exception()
+        if broken is not None:
+            await self._settle([(item, broken) for item in left.values()])
+
+    async def _settle(self, ended: Sequence[Ended]) -> None:
+        onward = [
+            (item.reference, outcome, item.trail)
+            for item, outcome in ended
+            if isinstance(outcome, Forward)
+        ]
+        answers = [
+            (item.reference, outcome.result) for item, outcome in ended if isinstance(outcome, Done)
+        ]
+        if onward:
+            await self._context.outbox.pass_on(onward)
+        if answers:
+            await self._context.settlement.answer(answers)
+        for item, outcome in ended:
+            if isinstance(outcome, BaseException):
+                await self._end_in_error(item.reference, outcome, item.trail)
             else:
-                await settlement.answer(reference, outcome.result)
-            metrics.done("ok")
-        except Retry as error:
+                self._finish(item.reference, item.trail, "ok")
+            item.reading.release()
+
+    async def _end_in_error(self, reference: Reference, error: BaseException, trail: Trail) -> None:
+        settlement = self._context.settlement
+        if isinstance(error, Fatal) or not isinstance(error, Exception):
+            raise error
+        if isinstance(error, Reject | Expired):
             trail.fail(error)
-            metrics.done("retry", error.code)
-            self._context.metrics.redelivered()
-            await settlement.again(reference, error)
-        except (Reject, Expired) as error:
-            trail.fail(error)
-            status = "expired" if isinstance(error, Expired) else "error"
-            metrics.done(status, error.code)
             await settlement.refuse(reference, error)
-        if reading is not None:
-            reading.release()
-        metrics.inference((time.time_ns() - trail.began_ns) / 1e9)
+            status = "expired" if isinstance(error, Expired) else "error"
+            self._finish(reference, trail, status, error.code)
+            return
+        if not isinstance(error, Retry):
+            log.error("%s of %s broke: %r", self._name, reference.id, error, exc_info=error)
+            error = Retry(f"{self._name} broke with {type(error).__name__}.", delay=BROKE_DELAY)
+        trail.fail(error)
+        await settlement.again(reference, error)
+        self._context.metrics.redelivered()
+        self._finish(reference, trail, "retry", error.code)
+
+    def _finish(self, reference: Reference, trail: Trail, status: str, reason: str = "") -> None:
+        self._images.pop(_key(reference), None)  # two passes of one image may overlap
+        trail.close()
+        metrics = self._context.metrics.model(reference.model)
+        metrics.done(status, reason)
+        metrics.inference(trail.took_ns / 1e9)
         metrics.queued(trail.queued_ns / 1e9)
+
+    def _age(self, reference: Reference) -> float:
+        """Return when, by the monotonic clock, the image was received."""
+        return time.monotonic() - (time.time_ns() - reference.received_ns) / 1e9
 
     async def _keep_alive(self) -> None:
         hop = self._events.hop_ack_wait.total_seconds() / 3
@@ -214,3 +239,7 @@ class Stage:
                     if ack.startswith("$JS.ACK.") and now - since >= limit:
                         held[ack] = now
                         await keep_alive(connection, ack)
+
+
+def _key(reference: Reference) -> str:
+    return reference.ack or reference.reply or reference.id

@@ -20,10 +20,10 @@ class BatchSpans:
             Key.BATCH_COUNT: batch.size,
             Key.ENGINE: batch.engine,
         }
-        trail.span(SpanName.ENGINE, batch.started_ns, batch.finished_ns, attributes=attributes)
+        trail.step(SpanName.ENGINE, batch.started_ns, batch.finished_ns, attributes=attributes)
         members = self._open.setdefault(batch.id, [])
         members.append((trail, output))
-        if len(members) < batch.size:
+        if len(members) < batch.answered:
             return
         del self._open[batch.id]
         links = [trail.link for trail, _ in members if trail.link is not None]
@@ -31,7 +31,7 @@ class BatchSpans:
         seen = next((trail for trail, _ in members if trail.sampled), None)
         if seen is not None:
             waiting_since = min(output.enqueued_ns for _, output in members)
-            seen.span(
+            seen.step(
                 SpanName.BATCH,
                 waiting_since,
                 batch.finished_ns,

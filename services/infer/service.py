@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
 
 import numpy as np
 
+from services.infer.backlog import Backlog
 from services.infer.batch_spans import BatchSpans
 from services.infer.batcher import Batch
 from services.infer.pool import LoadedModel, ModelPool
@@ -15,7 +17,7 @@ from visionmesh.context import Context
 from visionmesh.models.record import ModelRecord
 from visionmesh.outbox import Forward, forward
 from visionmesh.service import App
-from visionmesh.stage import Item, Stage
+from visionmesh.stage import Ended, Item, Stage
 from visionmesh.tensors import arrays, describe, plan
 
 
@@ -24,13 +26,14 @@ class Infer:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._stage = Stage(context=context, handler=self._infer)
+        self._stage = Stage(context=context, handler=self._infer_all)
         self._pool = ModelPool(
             registry=context.catalog.registry,
             directory=context.settings.state_dir / "artifacts",
             on_batch=self._count,
         )
         self._spans = BatchSpans()
+        self._backlog = Backlog()
         self._changes: dict[str, asyncio.Task[None]] = {}
         self._started = False
 
@@ -69,16 +72,12 @@ class Infer:
         if before is not None:
             await before
         await self._pool.apply(name, record)
-        lanes = {
-            f"infer_{name}_{lane}": subjects.tensor(name, lane)
-            for lane in (self._context.settings.node, subjects.ANY_LANE)
-        }
-        for consumer, subject in lanes.items():
-            if record is None:
-                await self._stage.unlisten(consumer)
-            else:
-                capacity = self._context.own.concurrency
-                await self._stage.listen(subjects.TENSORS, consumer, subject, capacity=capacity)
+        if record is None:
+            await self._stage.unlisten_lanes(f"infer_{name}")
+        else:
+            await self._stage.listen_lanes(
+                subjects.TENSORS, f"vm.tensors.{name}", name=f"infer_{name}"
+            )
         await self._announce()
 
     async def _announce(self) -> None:
@@ -93,6 +92,15 @@ class Infer:
         metrics = self._context.metrics.model(model.name)
         metrics.batch(batch.size)
         metrics.queue_depth(model.queued)
+        if self._backlog.note(model.name, model.queued):
+            self._telling = asyncio.create_task(self._context.nodes.update(busy=self._backlog.busy))
+
+    async def _infer_all(self, items: Sequence[Item]) -> AsyncIterator[Sequence[Ended]]:
+        """Queue the whole bundle; what comes out of the engines together goes on together."""
+        running = {asyncio.ensure_future(self._infer(item)): item for item in items}
+        while running:
+            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            yield [(running.pop(one), one.exception() or one.result()) for one in done]
 
     async def _infer(self, item: Item) -> Forward:
         reference = item.reference

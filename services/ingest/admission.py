@@ -170,7 +170,7 @@ class Admission:
             timings=total(timed),
             trace_id=trail.trace_id,
         )
-        await self._context.settlement.answer(timed, result)
+        await self._context.settlement.answer([(timed, result)])
 
     async def _answer_from_flight(self, reference: Reference, flight: Flight, trail: Trail) -> bool:
         landed = await self._flights.landed(flight)
@@ -190,7 +190,7 @@ class Admission:
         with await context.room(lane, len(image)) as slot:
             slot.view[:] = image
             sending = forward(subjects.IMAGES, subjects.image(reference.model, lane), slot)
-        await context.outbox.pass_on(reference, sending, trail)
+        await context.outbox.pass_on([(reference, sending, trail)])
 
     async def _send_features(self, reference: Reference, value: bytes, trail: Trail) -> None:
         context = self._context
@@ -207,4 +207,4 @@ class Admission:
                 height=head.height,
                 placement=head.placement,
             )
-        await context.outbox.pass_on(reference, sending, trail)
+        await context.outbox.pass_on([(reference, sending, trail)])

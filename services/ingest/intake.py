@@ -147,9 +147,9 @@ class Intake:
             trail.fail(error)
             metrics.done("expired" if isinstance(error, Expired) else "error", error.code)
             await settlement.refuse(reference, error, event=original)
-        metrics.inference((time.time_ns() - trail.began_ns) / 1e9)
-        metrics.queued(trail.queued_ns / 1e9)
         trail.close()
+        metrics.inference(trail.took_ns / 1e9)
+        metrics.queued(trail.queued_ns / 1e9)
 
     async def _keep_alive(self) -> None:
         period = self._events.ack_wait.total_seconds() / 3

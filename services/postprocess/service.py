@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import AsyncIterator, Sequence
 
-from services.postprocess.decoders import Decoder, load_decoder
+from services.postprocess.decoders import Arrays, Decoder, load_decoder
 from services.postprocess.features import FeaturesError, pack, unpack
 from visionmesh import subjects
 from visionmesh.context import Context
@@ -14,7 +15,7 @@ from visionmesh.errors import Code, ConfigurationError, Reject, Retry
 from visionmesh.models.record import ModelRecord
 from visionmesh.service import App
 from visionmesh.settlement import total
-from visionmesh.stage import Done, Item, Stage
+from visionmesh.stage import Done, Ended, Item, Stage
 from visionmesh.stored import FeaturesHead, StoredAnswer, join_features
 from visionmesh.telemetry.spans import SpanName
 from visionmesh.tensors import arrays
@@ -27,7 +28,7 @@ class Postprocess:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._stage = Stage(context=context, handler=self._answer)
+        self._stage = Stage(context=context, handler=self._answer_all)
         self._decoders: dict[str, Decoder] = {}
         self._faults: dict[str, str] = {}
         self._started = False
@@ -63,7 +64,16 @@ class Postprocess:
             log.error("%s", error)
             self._faults[name] = error.message
 
-    async def _answer(self, item: Item) -> Done:
+    async def _answer_all(self, items: Sequence[Item]) -> AsyncIterator[Sequence[Ended]]:
+        ended: list[Ended] = []
+        for item in items:
+            try:
+                ended.append((item, self._answer(item)))
+            except (Reject, Retry) as error:
+                ended.append((item, error))
+        yield ended
+
+    def _answer(self, item: Item) -> Done:
         reference, began = item.reference, time.time_ns()
         record = self._context.catalog.find(reference.model)
         decoder = self._decoders.get(reference.model)
@@ -71,18 +81,14 @@ class Postprocess:
             why = self._faults.get(reference.model, f"The model {reference.model!r} was removed.")
             raise Reject(Code.MODEL_INVALID if record else Code.UNKNOWN_MODEL, why)
         assert reference.placement is not None
-        if reference.features:
-            try:
-                features = unpack(bytes(item.reading.view))
-            except FeaturesError as error:
-                raise Retry(str(error)) from error
-        else:
-            features = decoder.reduce(arrays(item.reading.view, reference.tensors))
-            item.reading.check()
-        answer = decoder.answer(
-            features, reference.params, reference.placement, reference.width, reference.height
-        )
-        item.trail.span(SpanName.DECODE_OUTPUTS, began, time.time_ns())
+        features = self._features(item, decoder)
+        try:
+            answer = decoder.answer(
+                features, reference.params, reference.placement, reference.width, reference.height
+            )
+        except FeaturesError as error:
+            raise Retry(str(error)) from error
+        item.trail.step(SpanName.DECODE_OUTPUTS, began, time.time_ns())
         if reference.result_key is not None:
             head = FeaturesHead(
                 width=reference.width, height=reference.height, placement=reference.placement
@@ -90,6 +96,20 @@ class Postprocess:
             packed = None if reference.features else join_features(head, pack(features))
             self._remember(reference, record, answer, packed)
         return Done(self._result(item, answer))
+
+    def _features(self, item: Item, decoder: Decoder) -> Arrays:
+        """Return the cached features, or those in the engine's outputs."""
+        reference, reading = item.reference, item.reading
+        if reference.features:
+            try:
+                return unpack(bytes(reading.view))
+            except FeaturesError as error:
+                raise Retry(str(error)) from error
+        try:
+            return decoder.reduce(arrays(reading.view, reference.tensors))
+        finally:
+            # What was overwritten meanwhile may look like a network that fails.
+            reading.check()
 
     def _remember(
         self, reference: Reference, record: ModelRecord, answer: Answer, features: bytes | None

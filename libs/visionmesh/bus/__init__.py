@@ -3,13 +3,14 @@
 from visionmesh.bus.connection import Connection
 from visionmesh.bus.delivery import Delivery, acknowledge, keep_alive, origin, return_later
 from visionmesh.bus.follower import Follower
-from visionmesh.bus.publisher import Publisher
+from visionmesh.bus.publisher import Message, Publisher
 from visionmesh.bus.puller import Puller
 
 __all__ = [
     "Connection",
     "Delivery",
     "Follower",
+    "Message",
     "Publisher",
     "Puller",
     "acknowledge",

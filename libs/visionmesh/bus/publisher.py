@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import nats.errors
 import orjson
@@ -18,10 +19,18 @@ from visionmesh.errors import Code, Refused
 CONFIRM_WITHIN = timedelta(seconds=5)
 """After this long without a word of the server a message is sent again."""
 DECLARED_WITHIN = timedelta(milliseconds=100)
-"""Before a message is sent again to a stream that is not there."""
+"""Before messages are sent again to a stream that is not there."""
 _EXPECT_NONE = {"Nats-Expected-Last-Subject-Sequence": "0"}
 _NO_RESPONDERS = "503"
 _EVENTS = "vm.events."
+
+
+class Message(NamedTuple):
+    """What is to be stored where."""
+
+    subject: str
+    body: bytes
+    headers: dict[str, str] | None = None
 
 
 class Publisher:
@@ -75,7 +84,7 @@ class Publisher:
         async with self._slots:
             try:
                 async with asyncio.timeout(within.total_seconds() if within else None):
-                    answer = await self._until_confirmed(subject, body, headers)
+                    (answer,) = await self._until_confirmed([Message(subject, body, headers)])
             except TimeoutError as error:
                 raise Refused(
                     Code.MESH_UNREACHABLE,
@@ -83,48 +92,81 @@ class Publisher:
                 ) from error
         return _sequence(subject, answer)
 
-    async def publish_once(
-        self, subject: str, body: bytes, *, headers: dict[str, str] | None = None
-    ) -> bool:
-        """Store ``body`` unless the subject holds a message already; say whether it was stored."""
-        try:
-            await self.publish(subject, body, headers={**(headers or {}), **_EXPECT_NONE})
-        except ApiError as error:
-            if error.number != WRONG_LAST_SEQUENCE:
-                raise
-            return False
-        return True
+    async def publish_once(self, messages: Sequence[Message]) -> list[bool]:
+        """Store each message unless its subject holds one already; say which were stored."""
+        new = [
+            message._replace(headers={**(message.headers or {}), **_EXPECT_NONE})
+            for message in messages
+        ]
+        async with self._slots:
+            answers = await self._until_confirmed(new)
+        return [_is_new(message, answer) for message, answer in zip(new, answers, strict=True)]
 
-    async def _until_confirmed(
-        self, subject: str, body: bytes, headers: dict[str, str] | None
-    ) -> Msg:
+    async def _until_confirmed(self, messages: Sequence[Message]) -> list[Msg]:
+        """Send until the server has said a word to each message; return its words in order."""
+        answers: dict[int, Msg] = {}
         while True:
             await self._connection.wait_up()
-            reply = f"{self._inbox}.{next(self._numbers)}"
-            future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
-            self._waiting[reply] = future
+            left = [number for number in range(len(messages)) if number not in answers]
+            replies = [f"{self._inbox}.{next(self._numbers)}" for _ in left]
             try:
-                await self._connection.client.publish(subject, body, reply=reply, headers=headers)
-                async with asyncio.timeout(CONFIRM_WITHIN.total_seconds()):
-                    answer = await future
-                if subject.startswith(_EVENTS) or not _unheard(answer):
-                    return answer
-                # A restarted server has lost its memory streams; their readers declare them again.
-                await asyncio.sleep(DECLARED_WITHIN.total_seconds())
-            except nats.errors.MaxPayloadError as error:
-                raise Refused(
-                    Code.PAYLOAD_TOO_LARGE,
-                    f"The message has {len(body):,} bytes; the server takes at most "
-                    f"{self._connection.max_payload:,}.",
-                ) from error
-            except (TimeoutError, ConnectionResetError, nats.errors.OutboundBufferLimitError):
+                futures = [
+                    await self._send(messages[number], reply)
+                    for number, reply in zip(left, replies, strict=True)
+                ]
+                await asyncio.wait(futures, timeout=CONFIRM_WITHIN.total_seconds())
+                for number, future in zip(left, futures, strict=True):
+                    if future.done() and future.exception() is None:
+                        answers[number] = future.result()
+            except nats.errors.OutboundBufferLimitError:
                 continue
             finally:
-                del self._waiting[reply]
+                for reply in replies:
+                    self._waiting.pop(reply, None)
+            lost = [n for n, answer in answers.items() if _is_undeclared(messages[n], answer)]
+            for number in lost:
+                del answers[number]
+            if len(answers) == len(messages):
+                return [answers[number] for number in range(len(messages))]
+            if lost:
+                await asyncio.sleep(DECLARED_WITHIN.total_seconds())
+
+    async def _send(self, message: Message, reply: str) -> asyncio.Future[Msg]:
+        future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+        self._waiting[reply] = future
+        try:
+            await self._connection.client.publish(
+                message.subject, message.body, reply=reply, headers=message.headers
+            )
+        except nats.errors.MaxPayloadError as error:
+            raise Refused(
+                Code.PAYLOAD_TOO_LARGE,
+                f"The message has {len(message.body):,} bytes; the server takes at most "
+                f"{self._connection.max_payload:,}.",
+            ) from error
+        return future
 
 
 def _unheard(message: Msg) -> bool:
     return not message.data and (message.headers or {}).get("Status") == _NO_RESPONDERS
+
+
+def _is_undeclared(message: Message, answer: Msg) -> bool:
+    """Say whether the stream is missing that a restarted server has lost with its memory.
+
+    Its readers declare it again. EVENTS is no such stream: what it does not take is refused.
+    """
+    return _unheard(answer) and not message.subject.startswith(_EVENTS)
+
+
+def _is_new(message: Message, answer: Msg) -> bool:
+    try:
+        _sequence(message.subject, answer)
+    except ApiError as error:
+        if error.number != WRONG_LAST_SEQUENCE:
+            raise
+        return False
+    return True
 
 
 def _sequence(subject: str, message: Msg) -> int:

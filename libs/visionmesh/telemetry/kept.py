@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import orjson
 import psutil
 
-from visionmesh.telemetry.spans import Key, Span, SpanKind
+from visionmesh.telemetry.spans import Key, Recorded, Span, SpanKind, Step, Visit
 
 _FOLDER = "spans"
 
@@ -41,7 +41,7 @@ class SpanFiles:
         self._file = self._path.open("ab", buffering=0)
         self._size = self._path.stat().st_size
 
-    def write(self, spans: Sequence[Span]) -> bool:
+    def write(self, spans: Sequence[Recorded]) -> bool:
         try:
             lines = b"".join(self._line(span) for span in spans)
             if self._size + len(lines) > self._limit:
@@ -56,10 +56,12 @@ class SpanFiles:
     def close(self) -> None:
         self._file.close()
 
-    def _line(self, span: Span) -> bytes:
-        return orjson.dumps(
-            {"service": self._service, **span._asdict()}, option=orjson.OPT_APPEND_NEWLINE
-        )
+    def _line(self, recorded: Recorded) -> bytes:
+        """Return a JSON array: the service, and the fields of a span or, longer, of a visit."""
+        fields: list[Any] = [self._service, *recorded]
+        if isinstance(recorded, Visit):
+            fields[-1] = [tuple(step) for step in recorded.steps]
+        return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
 
     def _rotate(self) -> None:
         self._file.close()
@@ -103,7 +105,7 @@ def _find(folder: Path, needles: Iterable[bytes]) -> list[KeptSpan]:
             continue  # rotated away meanwhile
         for needle in wanted:
             lines.update(dict.fromkeys(_lines_with(text, needle)))
-    return [_read(line) for line in lines]
+    return [kept for line in lines for kept in _read(line)]
 
 
 def _lines_with(text: bytes, needle: bytes) -> Iterator[bytes]:
@@ -116,12 +118,16 @@ def _lines_with(text: bytes, needle: bytes) -> Iterator[bytes]:
         at = text.find(needle, end)
 
 
-def _read(line: bytes) -> KeptSpan:
-    fields: dict[str, Any] = orjson.loads(line)
-    service = fields.pop("service")
-    fields["kind"] = SpanKind(fields["kind"])
-    fields["links"] = tuple((trace, span) for trace, span in fields["links"])
-    return KeptSpan(service, Span(**fields))
+def _read(line: bytes) -> Iterator[KeptSpan]:
+    service, *fields = orjson.loads(line)
+    if len(fields) == len(Visit._fields):
+        visit = Visit(*fields)
+        spans = list(visit._replace(steps=[Step(*step) for step in visit.steps]).spans())
+    else:
+        spans = [Span(*fields)]
+    for span in spans:
+        links = tuple((trace, other) for trace, other in span.links)
+        yield KeptSpan(service, span._replace(kind=SpanKind(span.kind), links=links))
 
 
 def _descendants(kept: Sequence[KeptSpan], ancestors: set[str]) -> list[KeptSpan]:

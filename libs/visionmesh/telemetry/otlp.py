@@ -64,8 +64,8 @@ class OtlpSink:
         self._scope = InstrumentationScope("visionmesh", version("visionmesh"))
         self._reached = True
 
-    def write(self, batch: Sequence[spans.Span]) -> bool:
-        result = self._exporter.export([self._convert(span) for span in batch])
+    def write(self, batch: Sequence[spans.Recorded]) -> bool:
+        result = self._exporter.export([self._convert(span) for span in spans.unfold(batch)])
         reached = result is SpanExportResult.SUCCESS
         if reached != self._reached:
             self._reached = reached

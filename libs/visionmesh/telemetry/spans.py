@@ -7,8 +7,9 @@ rest begins with ``visionmesh.``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
+from itertools import count
 from typing import NamedTuple
 
 AttributeValue = str | bool | int | float
@@ -131,3 +132,91 @@ def messaging(
     if more:
         attributes.update(more)
     return attributes
+
+
+class Step(NamedTuple):
+    """Something that happened to an image within one stage; times are Unix time in nanoseconds."""
+
+    name: str
+    start_ns: int
+    end_ns: int
+    attributes: Mapping[str, AttributeValue]
+    links: Sequence[Link]
+
+
+class Visit(NamedTuple):
+    """All that one stage recorded of one image, as compact as it was recorded.
+
+    Five spans say the same in ten times the room; they are made by `spans`, where somebody looks.
+    """
+
+    stage: str
+    stream: str
+    trace_id: str
+    root_id: str
+    span_id: str
+    model: str
+    sent_ns: int
+    """When the image was put into ``stream``; 0: it came otherwise."""
+    began_ns: int
+    ended_ns: int
+    attempt: int
+    error: str
+    steps: Sequence[Step]
+
+    def spans(self) -> Iterator[Span]:
+        """Yield the queue, the stage and its steps; equal visits yield equal spans."""
+        own = int(self.span_id, 16)
+        ids = (f"{(own + number) % (1 << 64):016x}" for number in count(1))
+        more: dict[str, AttributeValue] = {Key.MODEL: self.model}
+        if self.error:
+            more[Key.ERROR] = self.error
+        if self.attempt > 1:
+            more[Key.DELIVERY] = self.attempt
+        yield Span(
+            SpanName.process(self.stage),
+            self.trace_id,
+            self.span_id,
+            self.root_id,
+            self.began_ns,
+            self.ended_ns,
+            SpanKind.CONSUMER,
+            messaging("process", self.stream, more=more),
+            ok=not self.error,
+        )
+        if self.sent_ns:
+            yield Span(
+                SpanName.queue(self.stream),
+                self.trace_id,
+                next(ids),
+                self.root_id,
+                self.sent_ns,
+                self.began_ns,
+                attributes={Key.DESTINATION: self.stream},
+            )
+        for name, start_ns, end_ns, attributes, links in self.steps:
+            verb, _, stream = name.partition(" ")
+            published = verb == "publish"
+            yield Span(
+                name,
+                self.trace_id,
+                next(ids),
+                self.span_id,
+                start_ns,
+                end_ns,
+                SpanKind.PRODUCER if published else SpanKind.INTERNAL,
+                messaging("publish", stream) if published else attributes,
+                links,
+            )
+
+
+Recorded = Span | Visit
+
+
+def unfold(recorded: Iterable[Recorded]) -> Iterator[Span]:
+    """Yield the spans of all that was recorded."""
+    for one in recorded:
+        if isinstance(one, Visit):
+            yield from one.spans()
+        else:
+            yield one

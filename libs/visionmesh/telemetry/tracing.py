@@ -17,7 +17,7 @@ from typing import Protocol
 from visionmesh.settings import TracingSettings
 from visionmesh.telemetry.context import Context, is_sampled, new_span_id, new_trace_id
 from visionmesh.telemetry.kept import SpanFiles
-from visionmesh.telemetry.spans import Span
+from visionmesh.telemetry.spans import Recorded
 
 CAPACITY = 16_384
 """Spans that wait for one sink: about 15 s of 120 images per second, about 15 MB."""
@@ -35,7 +35,7 @@ GRACE = timedelta(seconds=2)
 class Sink(Protocol):
     """Where spans go. Both methods are called from threads other than the event loop's."""
 
-    def write(self, spans: Sequence[Span]) -> bool:
+    def write(self, spans: Sequence[Recorded]) -> bool:
         """Take the spans; `False` if they are lost."""
 
     def close(self) -> None:
@@ -48,7 +48,7 @@ class Pump:
     def __init__(self, *, sink: Sink, capacity: int = CAPACITY) -> None:
         self._sink = sink
         self._capacity = capacity
-        self._buffer: deque[Span] = deque()
+        self._buffer: deque[Recorded] = deque()
         self._overflown = 0
         self._lost = 0
         self._stopping = Event()
@@ -60,7 +60,7 @@ class Pump:
         """How many spans never reached the sink."""
         return self._overflown + self._lost
 
-    def put(self, span: Span) -> None:
+    def put(self, span: Recorded) -> None:
         if len(self._buffer) < self._capacity:
             self._buffer.append(span)
         else:
@@ -87,8 +87,8 @@ class Pump:
             if not self._sink.write(batch):
                 self._lost += len(batch)
 
-    def _take(self) -> list[Span]:
-        batch: list[Span] = []
+    def _take(self) -> list[Recorded]:
+        batch: list[Recorded] = []
         while self._buffer and len(batch) < BATCH:
             batch.append(self._buffer.popleft())
         return batch
@@ -150,7 +150,7 @@ class Tracing:
         wanted = producer.sampled if producer else is_sampled(trace_id, share=self._share)
         return Context(trace_id, new_span_id(), wanted and bool(self._pumps))
 
-    def record(self, span: Span) -> None:
+    def record(self, span: Recorded) -> None:
         """Take a span of a sampled trace; about a microsecond, never blocks, never raises."""
         for pump in self._pumps:
             pump.put(span)

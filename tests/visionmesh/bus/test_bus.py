@@ -15,6 +15,7 @@ from visionmesh import subjects
 from visionmesh.bus import (
     Connection,
     Delivery,
+    Message,
     Publisher,
     Puller,
     acknowledge,
@@ -114,8 +115,10 @@ async def test_refuses_a_message_that_is_too_large(bus: Bus) -> None:
 
 async def test_stores_one_result_for_each_subject(bus: Bus) -> None:
     subject = subjects.result(MODEL, "s", "event-1")
-    assert await bus.publisher.publish_once(subject, b"first")
-    assert not await bus.publisher.publish_once(subject, b"second")
+    first, second = Message(subject, b"first"), Message(subject, b"second")
+    other = Message(subjects.result(MODEL, "s", "event-2"), b"other")
+    assert await bus.publisher.publish_once([first]) == [True]
+    assert await bus.publisher.publish_once([second, other]) == [False, True]
     stored = await stored_message(bus.connection.client, subjects.RESULTS, last_by_subj=subject)
     assert stored is not None
     assert stored.data == b"first"

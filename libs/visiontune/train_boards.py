@@ -1,0 +1,95 @@
+"""Makes the model that finds flaws on circuit boards.
+
+Run with ``python -m visiontune.train_boards --out models/board-defects``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import cv2
+import numpy as np
+import torch
+import typer
+
+from visiontune.boards import Board, draw_board
+from visiontune.detector import Detector, Exported
+from visiontune.evaluation import Marked
+from visiontune.inspection import Inspector, as_table, inspect
+from visiontune.layouts import SIZE
+from visiontune.training import Plan, train
+
+_CROWDED = 30
+"""Flaws that are tried on a board to learn from: more than a real one has, to learn more of it."""
+_UNSEEN = 200
+"""Boards to measure on; their seeds are another stream than those to learn from."""
+_IOU = 0.33
+"""Overlap at which DeepPCB counts a detection as right."""
+_OPSET = 17
+
+
+def draw(index: int, *, seed: int, flaws: int | None = None) -> Board:
+    """Return the board of this seed and index with one channel: its image is (640, 640) uint8."""
+    cv2.setNumThreads(1)
+    board = draw_board(np.random.default_rng([seed, index]), flaws=flaws)
+    return board._replace(image=np.ascontiguousarray(board.image[..., 0]))
+
+
+def export(detector: Detector, path: Path) -> None:
+    """Write the detector with its decoding as ONNX: (N, 1, 640, 640) to (N, 10, 6400) float32."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        # The other exporter wants a package more and writes a larger graph of the same.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.onnx.export(
+            Exported(detector, size=SIZE).eval(),
+            (torch.zeros(2, 1, SIZE, SIZE),),
+            str(path),
+            dynamo=False,
+            opset_version=_OPSET,
+            input_names=["images"],
+            output_names=["detections"],
+            dynamic_axes={"images": {0: "batch"}, "detections": {0: "batch"}},
+        )
+
+
+def main(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The model's folder.")],
+    boards: Annotated[int, typer.Option(min=8, help="How many boards to draw and learn from.")] = 2000,
+    epochs: Annotated[int, typer.Option(min=1, help="How often to see each.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed draws other boards.")] = 0,
+) -> None:
+    """Draw boards, learn from them, write 1/model.onnx, and measure it on boards unseen."""
+    begun = time.monotonic()
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(cores)
+
+    def told(what: str) -> None:
+        typer.echo(f"{time.monotonic() - begun:6.0f} s  {what}")
+
+    with ProcessPoolExecutor(cores) as pool:
+        crowded = partial(draw, seed=seed, flaws=_CROWDED)
+        seen = list(pool.map(crowded, range(boards), chunksize=16))
+        unseen = list(pool.map(partial(draw, seed=seed + 1), range(_UNSEEN), chunksize=16))
+    told(f"{boards} boards drawn")
+    detector = train(
+        seen,
+        plan=Plan(epochs=epochs),
+        seed=seed,
+        report=lambda epoch, loss: told(f"epoch {epoch} of {epochs}: loss {loss:.3f}"),
+    )
+    path = out / "1" / "model.onnx"
+    export(detector, path)
+    told(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
+    pairs = ((board.image, Marked(board.boxes, board.labels)) for board in unseen)
+    typer.echo(as_table(inspect(Inspector(path, threads=cores), pairs, iou=_IOU)))
+
+
+if __name__ == "__main__":
+    typer.run(main)
