@@ -119,7 +119,7 @@ async def open_context(settings: Settings, *, stage: str, stream: str) -> AsyncI
         stack.push_async_callback(nodes.stop)
         catalog = Catalog(registry=Registry(connection.client))
         stack.push_async_callback(catalog.stop)
-        outbox = Outbox(publisher=publisher, busy=nodes.busy)
+        outbox = Outbox(publisher=publisher, backlog=nodes.backlog)
         stack.push_async_callback(outbox.close)
         yield Context(
             stage=stage,

@@ -40,8 +40,8 @@ class NodeRecord(Frozen):
     """Versions that are loaded and warm, by model."""
     failed: dict[str, str] = Field(default_factory=dict)
     """Why a version could not be loaded, by ``model/version``."""
-    busy: tuple[str, ...] = ()
-    """Models whose engines have a backlog."""
+    backlog: dict[str, int] = Field(default_factory=dict)
+    """Milliseconds that the engines need for what waits for them, by model."""
     device: str = "cpu"
     load: float = 0.0
     """Images in hand."""
@@ -135,9 +135,14 @@ class Nodes:
             for seen, record in self._seen.values()
         )
 
-    def busy(self, model: str) -> bool:
-        """Say whether the engines of ``model`` have a backlog anywhere."""
-        return any(model in record.busy for _, record in self._seen.values())
+    def backlog(self, model: str) -> timedelta:
+        """Return for how long the least busy worker of ``model`` has something to do."""
+        told = [
+            record.backlog.get(model, 0)
+            for _, record in self._seen.values()
+            if model in record.models
+        ]
+        return timedelta(milliseconds=min(told, default=0))
 
     def failure(self, model: str) -> str | None:
         """Return why a worker could not load ``model``, if one said so."""

@@ -17,8 +17,10 @@ from visionmesh.tensors import Slot
 from visionmesh.trail import Trail
 
 MAX_REFERENCES = 8
-LINGER = timedelta(milliseconds=25)
-"""Three such waits are less than what busy engines have to do."""
+LINGER_SHARE = 4
+"""Of the engines' backlog, the part for which a reference is held back; with three such waits on
+the way the engines never run out of work."""
+LINGER_LIMIT = timedelta(milliseconds=100)
 MAX_PAYLOAD = 4 << 20
 """Inline payload of one message; a larger single image still travels, alone."""
 
@@ -48,13 +50,13 @@ class Outbox:
     """Publishes references in bundles, one bundle at a time for each subject.
 
     What arrives for a subject while its last bundle is being confirmed makes up the next one.
-    Only when the engines of a model have a backlog (``busy``) is a reference held back for
-    company: it would wait there anyway, and a message for several costs hardly more than for one.
+    Only when the engines of a model have a ``backlog`` is a reference held back for company: it
+    would wait there anyway, and a message for several costs hardly more than for one.
     """
 
-    def __init__(self, *, publisher: Publisher, busy: Callable[[str], bool]) -> None:
+    def __init__(self, *, publisher: Publisher, backlog: Callable[[str], timedelta]) -> None:
         self._publisher = publisher
-        self._busy = busy
+        self._backlog = backlog
         self._lines: dict[str, Coalescer[Parcel, None]] = {}
 
     async def pass_on(self, images: Sequence[Onward]) -> None:
@@ -80,7 +82,6 @@ class Outbox:
 
     def _open(self, subject: str) -> Coalescer[Parcel, None]:
         model = subject.split(".")[2]
-        linger = LINGER.total_seconds()
 
         async def publish(parcels: Sequence[Parcel]) -> list[None]:
             for part in split(parcels, max_bytes=MAX_PAYLOAD):
@@ -90,7 +91,7 @@ class Outbox:
         return Coalescer(
             process=publish,
             max_items=MAX_REFERENCES,
-            linger=lambda: linger if self._busy(model) else 0.0,
+            linger=lambda: min(self._backlog(model) / LINGER_SHARE, LINGER_LIMIT).total_seconds(),
         )
 
     async def close(self) -> None:

@@ -1,28 +1,39 @@
-"""Which models have more to do than their engines can take at once."""
+"""How long the engines of each model are busy with what waits for them."""
 
 from __future__ import annotations
 
-BEGINS = 8
-"""Waiting images from which on a model is busy: about 100 ms of work for two engines of 25 ms."""
-ENDS = 4
+from datetime import timedelta
+
+NOTABLE = timedelta(milliseconds=32)
+"""A shorter backlog is none: holding images back could leave an engine idle."""
+_MEMORY = 0.9
+"""Weight of the past in the running mean of what one image costs."""
 
 
 class Backlog:
-    """Follows the queues; with hysteresis, so that the state does not flutter."""
+    """Follows the queues; tells powers of two, so that not every image is news to the mesh."""
 
     def __init__(self) -> None:
-        self._busy: set[str] = set()
+        self._costs: dict[str, float] = {}
+        self._told: dict[str, int] = {}
 
-    def note(self, model: str, queued: int) -> bool:
-        """Take the length of a queue, in images; say whether the state changed."""
-        before = model in self._busy
-        now = queued >= (ENDS if before else BEGINS)
-        if now:
-            self._busy.add(model)
-        else:
-            self._busy.discard(model)
-        return now != before
+    def note(self, model: str, *, queued: int, engines: int, cost: timedelta) -> bool:
+        """Take the images that wait, and the time that the last one took on one of the engines.
+
+        Returns whether `milliseconds` says something else now.
+        """
+        last = cost / timedelta(milliseconds=1)
+        mean = self._costs.get(model, last)
+        self._costs[model] = mean = _MEMORY * mean + (1 - _MEMORY) * last
+        wait = queued * mean / engines
+        told = (
+            1 << (int(wait).bit_length() - 1) if wait >= NOTABLE / timedelta(milliseconds=1) else 0
+        )
+        changed = told != self._told.get(model, 0)
+        self._told[model] = told
+        return changed
 
     @property
-    def busy(self) -> tuple[str, ...]:
-        return tuple(sorted(self._busy))
+    def milliseconds(self) -> dict[str, int]:
+        """The models with a backlog, and how long it is, rounded down."""
+        return {model: told for model, told in self._told.items() if told}

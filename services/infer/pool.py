@@ -42,6 +42,7 @@ class LoadedModel:
         self.version = version
         self.build = _build(record, version)
         self.devices = tuple(sorted({instance.device for instance in spec.instances}))
+        self.engines = len(engines)
         self.since = datetime.now(UTC)
         self.last_used = time.monotonic()
         self._shape = (spec.input.height, spec.input.width, spec.input.channels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from visionmesh.service import App
 from visionmesh.stage import Ended, Item, Stage
 from visionmesh.tensors import arrays, describe, plan
 
+NEWS_PAUSE = timedelta(milliseconds=100)
+
 
 class Infer:
     """Loads what the registry holds, and runs images in batches."""
@@ -34,6 +37,7 @@ class Infer:
         )
         self._spans = BatchSpans()
         self._backlog = Backlog()
+        self._telling: asyncio.Task[None] | None = None
         self._changes: dict[str, asyncio.Task[None]] = {}
         self._started = False
 
@@ -92,8 +96,15 @@ class Infer:
         metrics = self._context.metrics.model(model.name)
         metrics.batch(batch.size)
         metrics.queue_depth(model.queued)
-        if self._backlog.note(model.name, model.queued):
-            self._telling = asyncio.create_task(self._context.nodes.update(busy=self._backlog.busy))
+        ran = timedelta(microseconds=(batch.finished_ns - batch.started_ns) / 1e3 / batch.size)
+        news = self._backlog.note(model.name, queued=model.queued, engines=model.engines, cost=ran)
+        if news and (self._telling is None or self._telling.done()):
+            self._telling = asyncio.create_task(self._tell_backlog())
+
+    async def _tell_backlog(self) -> None:
+        """Tell the backlog, and leave time for more news to come together."""
+        await self._context.nodes.update(backlog=self._backlog.milliseconds)
+        await asyncio.sleep(NEWS_PAUSE.total_seconds())
 
     async def _infer_all(self, items: Sequence[Item]) -> AsyncIterator[Sequence[Ended]]:
         """Queue the whole bundle; what comes out of the engines together goes on together."""
