@@ -71,7 +71,7 @@ def _folder(root: Path, name: str, spec: dict[str, object]) -> Path:
     return folder
 
 
-def small_network(*, widths: tuple[int, ...] = (16, 32, 64, 128), depth: int = 2) -> onnx.ModelProto:
+def small_network(*, widths: tuple[int, ...] = (18, 36, 72, 144), depth: int = 2) -> onnx.ModelProto:
     """Return a plain convolutional classifier: ``(N, 3, 224, 224) float32`` to ``(N, 100)``."""
     random = np.random.default_rng(0)
     nodes, weights = [], []

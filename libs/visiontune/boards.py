@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from visiontune.flaws import Shape, Void
+from visiontune.flaws import Change, Shape, Void
 from visiontune.layouts import SIZE, Mask, lay_copper
 
 LABELS = ("open", "short", "mousebite", "spur", "copper", "pin-hole")
@@ -67,26 +67,28 @@ def _spoil(
     boxes, labels = [], []
     for label in rng.integers(len(LABELS), size=flaws).tolist():
         shape, adds = _SHAPES[label]
-        changed = voids[adds].change(rng, shape)
-        if changed is None:
+        change = voids[adds].change(rng, shape)
+        if change is None:
             continue
-        x1, y1, x2, y2 = box = _box(changed)
+        x1, y1, x2, y2 = box = _box(change)
         if taken[y1:y2, x1:x2].any():
             continue
         taken[y1:y2, x1:x2] = True
-        flawed[changed] = adds
+        height, width = change.pixels.shape
+        rows, columns = slice(change.top, change.top + height), slice(change.left, change.left + width)
+        flawed[rows, columns][change.pixels != 0] = adds
         boxes.append(box)
         labels.append(label)
     return flawed, boxes, labels
 
 
-def _box(changed: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    x, y, width, height = cv2.boundingRect(changed.astype(np.uint8))
+def _box(change: Change) -> tuple[int, int, int, int]:
+    height, width = change.pixels.shape
     return (
-        max(x - _MARGIN, 0),
-        max(y - _MARGIN, 0),
-        min(x + width + _MARGIN, SIZE),
-        min(y + height + _MARGIN, SIZE),
+        max(change.left - _MARGIN, 0),
+        max(change.top - _MARGIN, 0),
+        min(change.left + width + _MARGIN, SIZE),
+        min(change.top + height + _MARGIN, SIZE),
     )
 
 

@@ -28,90 +28,101 @@ _CONTACTS: dict[Shape, tuple[int, float]] = {
 _SEEN = 24
 """Changed pixels below which nobody would call it a flaw."""
 _TRIES = 12
+_REACH = 96
+"""Pixels from a flaw's place to the end of what is looked at; no flaw reaches as far."""
+_SIDE = 2 * _REACH + 1
+_MIDDLE = np.full(2, _REACH, np.float64)
 _KERNEL = np.ones((5, 5), np.uint8)
 """Copper that comes as near as two pixels counts as a contact."""
 
 
 @dataclass(frozen=True)
-class Edge:
-    """A place on the solid's edge."""
+class Change:
+    """Pixels that turn solid."""
 
-    at: Points
-    """(2,) x, y of the void's first pixel."""
+    pixels: Mask
+    """(H, W) uint8: 1 where a pixel turns, nothing but flaw."""
+    left: int
+    top: int
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A place on the solid's edge, in the middle of its surroundings."""
+
     outward: Points
-    """(2,) unit vector from the solid into the void."""
+    """(2,) unit vector x, y from the solid into the void."""
     room: int
     """Pixels of void from here along ``outward``."""
 
 
 class Void:
-    """Where a board has no solid, and how far the solid is."""
+    """Where a board, (640, 640) uint8, has no solid, and how far the solid is."""
 
     def __init__(self, solid: Mask) -> None:
-        self._solid = solid
-        self._distance = cv2.distanceTransform(1 - solid, cv2.DIST_L2, 5)
-        self._smooth = cv2.GaussianBlur(self._distance, (0, 0), 2.5)
-        self._edges = np.flatnonzero((self._distance > 0) & (self._distance < 2))  # noqa: PLR2004
-        self._inner = np.flatnonzero(self._distance > 9)  # noqa: PLR2004
+        self._padded = np.pad(solid, _REACH)
+        self._distance = distance = cv2.distanceTransform(1 - solid, cv2.DIST_L2, 3)
+        self._edges = np.flatnonzero((distance > 0) & (distance < 2))  # noqa: PLR2004
+        self._inner = np.flatnonzero(distance > 9)  # noqa: PLR2004
 
-    def change(self, rng: np.random.Generator, shape: Shape) -> NDArray[np.bool_] | None:
-        """Return the pixels, (640, 640), that turn solid; `None` where no place was found."""
-        for _ in range(_TRIES):
-            drawn = self._draw(rng, shape)
+    def change(self, rng: np.random.Generator, shape: Shape) -> Change | None:
+        """Return a flaw of this shape; `None` where no place was found."""
+        places = self._inner if shape == "island" else self._edges
+        if not len(places):
+            return None
+        for place in rng.choice(places, _TRIES).tolist():
+            y, x = divmod(place, SIZE)
+            around = self._padded[y : y + _SIDE, x : x + _SIDE]
+            drawn = self._draw(rng, shape, around, (x, y))
             if drawn is None:
                 continue
-            changed = (drawn & (1 - self._solid)).astype(np.uint8)
-            if self._fits(changed, shape):
-                return changed.astype(np.bool_)
+            changed = drawn & (1 - around)
+            changed[: max(_REACH - y, 0)] = changed[SIZE + _REACH - y :] = 0
+            changed[:, : max(_REACH - x, 0)] = changed[:, SIZE + _REACH - x :] = 0
+            if _fits(changed, around, shape):
+                left, top, width, height = cv2.boundingRect(changed)
+                pixels = changed[top : top + height, left : left + width]
+                return Change(pixels, x - _REACH + left, y - _REACH + top)
         return None
 
-    def _draw(self, rng: np.random.Generator, shape: Shape) -> Mask | None:
+    def _draw(
+        self, rng: np.random.Generator, shape: Shape, around: Mask, place: tuple[int, int]
+    ) -> Mask | None:
+        x, y = place
         if shape == "island":
-            return self._island(rng)
-        edge = self._edge(rng)
+            reach = min(float(self._distance[y, x]) - 4, float(rng.uniform(4, 18)))
+            return _blot(rng, _MIDDLE, np.eye(2) * reach)
+        edge = self._edge(around, place)
         if edge is None:
             return None
         return _bump(rng, edge) if shape == "bump" else _bridge(rng, edge)
 
-    def _fits(self, changed: Mask, shape: Shape) -> bool:
-        x, y, width, height = cv2.boundingRect(changed)
-        if cv2.countNonZero(changed) < _SEEN:
-            return False
-        window = (slice(max(y - 3, 0), y + height + 3), slice(max(x - 3, 0), x + width + 3))
-        meeting = cv2.dilate(changed[window], _KERNEL) & self._solid[window]
-        contacts = cv2.connectedComponents(meeting)[0] - 1
-        least, most = _CONTACTS[shape]
-        return least <= contacts <= most
-
-    def _island(self, rng: np.random.Generator) -> Mask | None:
-        if not len(self._inner):
+    def _edge(self, around: Mask, place: tuple[int, int]) -> Edge | None:
+        x, y = place
+        near = self._distance[max(y - 4, 0) : y + 5, max(x - 4, 0) : x + 5]
+        if near.shape != (9, 9):
             return None
-        y, x = divmod(int(rng.choice(self._inner)), SIZE)
-        reach = min(float(self._distance[y, x]) - 4, float(rng.uniform(4, 18)))
-        return _blot(rng, np.array([x, y], np.float64), np.eye(2) * reach)
-
-    def _edge(self, rng: np.random.Generator) -> Edge | None:
-        if not len(self._edges):
-            return None
-        y, x = divmod(int(rng.choice(self._edges)), SIZE)
-        if not (2 < x < SIZE - 3 and 2 < y < SIZE - 3):
-            return None
-        near = self._smooth[y - 2 : y + 3, x - 2 : x + 3]
-        slope = np.array([near[:, 3:].sum() - near[:, :2].sum(), near[3:].sum() - near[:2].sum()])
+        slope = np.array([near[:, 5:].sum() - near[:, :4].sum(), near[5:].sum() - near[:4].sum()])
         steepness = np.linalg.norm(slope)
-        if steepness < 1:
+        if steepness < 12:  # noqa: PLR2004 - a mean slope of a third: across a straight edge it is 1
             return None
-        at, outward = np.array([x, y], np.float64), slope / steepness
-        ray = np.rint(at + np.arange(2, 96)[:, None] * outward).astype(int)
-        ray = ray[((ray >= 0) & (ray < SIZE)).all(axis=1)]
-        solid = self._solid[ray[:, 1], ray[:, 0]] != 0
-        room = int(solid.argmax()) + 2 if solid.any() else len(ray)
-        return Edge(at, outward, room)
+        outward = slope / steepness
+        ray = _pixels(_MIDDLE + np.arange(2, _REACH)[:, None] * outward)
+        solid = around[ray[:, 1], ray[:, 0]] != 0
+        return Edge(outward, int(solid.argmax()) + 2 if solid.any() else _REACH)
+
+
+def _fits(changed: Mask, around: Mask, shape: Shape) -> bool:
+    if cv2.countNonZero(changed) < _SEEN:
+        return False
+    contacts = cv2.connectedComponents(cv2.dilate(changed, _KERNEL) & around)[0] - 1
+    least, most = _CONTACTS[shape]
+    return least <= contacts <= most
 
 
 def _blot(rng: np.random.Generator, centre: Points, axes: Points) -> Mask:
     """Draw an ellipse, a stroke or a scribble within ``axes``, (2, 2): two half axes, x and y."""
-    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask = np.zeros((_SIDE, _SIDE), np.uint8)
     kind = rng.random()
     if kind < 0.35:  # noqa: PLR2004
         angle = np.arange(12) * np.pi / 6
@@ -137,9 +148,9 @@ def _bump(rng: np.random.Generator, edge: Edge) -> Mask | None:
     along = np.array([-edge.outward[1], edge.outward[0]])
     width = rng.uniform(3, 14)
     axes = np.stack([edge.outward * (height / 2 + 1), along * width])
-    mask = _blot(rng, edge.at + edge.outward * (height / 2 - 1), axes)
-    foot = edge.at - 2 * edge.outward
-    tip = edge.at + edge.outward * height * rng.uniform(0.4, 0.9) + along * rng.normal(0, 3)
+    mask = _blot(rng, _MIDDLE + edge.outward * (height / 2 - 1), axes)
+    foot = _MIDDLE - 2 * edge.outward
+    tip = _MIDDLE + edge.outward * height * rng.uniform(0.4, 0.9) + along * rng.normal(0, 3)
     thickness = int(rng.integers(2, max(3, int(height / 2))))
     cv2.polylines(mask, [_pixels(np.stack([foot, tip]))], False, 1, thickness)
     return mask
@@ -150,7 +161,7 @@ def _bridge(rng: np.random.Generator, edge: Edge) -> Mask | None:
     if not 3 < edge.room < 4 + 66 * rng.random() ** 1.5:
         return None
     along = np.array([-edge.outward[1], edge.outward[0]])
-    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask = np.zeros((_SIDE, _SIDE), np.uint8)
     strands = 1 if rng.random() < 0.55 else int(rng.integers(2, 6))  # noqa: PLR2004
     spread = rng.uniform(2, 9) if strands > 1 else 0.0
     slant = rng.normal(0, 0.25) * edge.room
@@ -158,7 +169,7 @@ def _bridge(rng: np.random.Generator, edge: Edge) -> Mask | None:
     heights = np.linspace(-3, edge.room + 3, 5)
     for _ in range(strands):
         sideways = rng.normal(0, 1.5, 5) + rng.normal(0, spread) + np.linspace(0, slant, 5)
-        points = edge.at + heights[:, None] * edge.outward + sideways[:, None] * along
+        points = _MIDDLE + heights[:, None] * edge.outward + sideways[:, None] * along
         cv2.polylines(mask, [_pixels(points)], False, 1, int(rng.integers(2, thickest)))
     return mask
 

@@ -69,14 +69,15 @@ def lay_copper(rng: np.random.Generator) -> Mask:
     """Return the copper of a flawless board: (640, 640) uint8, 1 is copper, 0 is not."""
     rules = _choose_rules(rng)
     copper = np.zeros((SIZE, SIZE), np.uint8)
+    wanted = np.zeros_like(copper)
     pieces: list[Piece] = []
     makers: list[Callable[[np.random.Generator, Rules], Piece]] = [_net, _bus, _row, _disc, _area]
     favour = rng.dirichlet(np.full(len(makers), 0.8))
     for maker in rng.choice(len(makers), rules.crowd, p=favour):
         piece = makers[maker](rng, rules)
-        taken = np.zeros_like(copper)
-        piece.draw(taken, 1, grow=rules.gap)
-        if not cv2.bitwise_and(taken, copper).any():
+        wanted.fill(0)
+        piece.draw(wanted, 1, grow=rules.gap)
+        if not cv2.countNonZero(wanted & copper):
             piece.draw(copper, 1)
             pieces.append(piece)
     filling = rng.random()
@@ -107,10 +108,11 @@ def _etch(rng: np.random.Generator, copper: Mask) -> Mask:
     """Round the corners and roughen the edges, as etching and a camera's threshold do."""
     soft = cv2.GaussianBlur(copper.astype(np.float32), (0, 0), rng.uniform(0.8, 2.2))
     grain = rng.standard_normal((SIZE // 2, SIZE // 2), dtype=np.float32)
-    grain = cv2.resize(grain, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
-    rough = soft + np.float32(rng.uniform(0, 0.16)) * grain
+    grain *= np.float32(rng.uniform(0, 0.16))
     # Far from an edge no grain may tear a hole.
-    return np.where((soft > 0.1) & (soft < 0.9), rough > 0.5, soft > 0.5).astype(np.uint8)  # noqa: PLR2004
+    np.clip(grain, -0.4, 0.4, out=grain)
+    soft += cv2.resize(grain, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
+    return (soft > 0.5).astype(np.uint8)  # noqa: PLR2004
 
 
 def _path(rng: np.random.Generator, rules: Rules, *, turns: int) -> Points:
