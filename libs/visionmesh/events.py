@@ -11,7 +11,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -37,7 +37,7 @@ class Event:
     source: str
     model: str
     image: bytes
-    params: Params = Params()
+    params: Params = field(default_factory=Params)
     priority: Priority = Priority.NORMAL
     deadline_ns: int | None = None
     traceparent: str | None = None

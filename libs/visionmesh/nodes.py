@@ -75,7 +75,8 @@ async def list_nodes(nc: Client) -> list[NodeRecord]:
         return []
     records = []
     for key in keys:
-        with contextlib.suppress(nats.js.errors.KeyNotFoundError):
+        # Gone meanwhile, or the record of a worker of another release.
+        with contextlib.suppress(nats.js.errors.KeyNotFoundError, ValidationError):
             entry = await bucket.get(key)
             records.append(NodeRecord.model_validate_json(entry.value or b""))
     return sorted(records, key=lambda record: record.key)

@@ -42,8 +42,8 @@ class ServiceSettings(Section):
 
 class IngestSettings(ServiceSettings):
     port: Annotated[int, Field(ge=0, le=65535, description="of the HTTP interface")] = 8000
-    max_image_bytes: Annotated[int, Field(ge=1024)] = 32 * MEBIBYTE
-    """The encoded image; NATS's own max_payload must be at least this."""
+    max_image_bytes: Annotated[int, Field(ge=1024)] = 31 * MEBIBYTE
+    """The encoded image. A file stream of NATS takes less than 32 MiB, headers included."""
     request_timeout: Duration = timedelta(seconds=30)
     """How long a synchronous request may take when the client names no deadline."""
     max_requests: Annotated[int, Field(ge=1)] = 256

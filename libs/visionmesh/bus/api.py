@@ -20,6 +20,8 @@ WRONG_LAST_SEQUENCE = 10071
 STREAM_FULL = frozenset({10077, 10047, 10023})
 """Limits of the stream, of the account and of the server's storage (JSStreamStoreFailedF,
 JSStorageResourcesExceeded and JSInsufficientResources in the server's list of error codes)."""
+TOO_LARGE = ("message too large", "message size exceeds maximum allowed")
+"""What the server says, under one of these numbers too, of a message that will never fit."""
 
 REQUEST_TIMEOUT = timedelta(seconds=5)
 

@@ -12,7 +12,7 @@ import nats.errors
 import orjson
 from nats.aio.msg import Msg
 
-from visionmesh.bus.api import STREAM_FULL, WRONG_LAST_SEQUENCE, ApiError
+from visionmesh.bus.api import STREAM_FULL, TOO_LARGE, WRONG_LAST_SEQUENCE, ApiError
 from visionmesh.bus.connection import Connection
 from visionmesh.errors import Code, Refused
 
@@ -181,6 +181,10 @@ def _sequence(subject: str, message: Msg) -> int:
     if error := answer.get("error"):
         number = error.get("err_code", 0)
         description = error.get("description", "refused")
+        if description in TOO_LARGE:
+            raise Refused(
+                Code.PAYLOAD_TOO_LARGE, "The message is larger than a stream can keep (32 MiB)."
+            )
         if number in STREAM_FULL:
             raise Refused(
                 Code.MESH_FULL,
