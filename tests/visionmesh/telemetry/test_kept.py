@@ -1,7 +1,9 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import orjson
@@ -9,7 +11,7 @@ import pytest
 
 from visionmesh.telemetry.context import new_span_id, new_trace_id
 from visionmesh.telemetry.kept import KeptSpan, SpanFiles, read_trace
-from visionmesh.telemetry.spans import Key, Span, SpanKind
+from visionmesh.telemetry.spans import Key, Recorded, Span, SpanKind, Step, Visit
 
 MEBIBYTE = 1 << 20
 
@@ -25,12 +27,28 @@ def make_span(*, trace_id: str | None = None) -> Span:
     )
 
 
-def keep(state_dir: Path, kept: list[KeptSpan]) -> None:
-    for service, spans in groupby(
-        sorted(kept, key=lambda each: each.service), key=lambda each: each.service
-    ):
+def make_visit(root: Span, *, steps: Sequence[Step]) -> Visit:
+    """Return the visit of an image, whose root span is ``root``, to the stage infer."""
+    return Visit(
+        stage="infer",
+        stream="TENSORS",
+        trace_id=root.trace_id,
+        root_id=root.span_id,
+        span_id=new_span_id(),
+        model="faces",
+        sent_ns=10,
+        began_ns=20,
+        ended_ns=32,
+        attempt=1,
+        error="",
+        steps=steps,
+    )
+
+
+def keep(state_dir: Path, kept: Sequence[tuple[str, Recorded]]) -> None:
+    for service, group in groupby(sorted(kept, key=itemgetter(0)), key=itemgetter(0)):
         files = SpanFiles(state_dir=state_dir, service=service, keep_bytes=MEBIBYTE)
-        assert files.write([each.span for each in spans])
+        assert files.write([recorded for _, recorded in group])
         files.close()
 
 
@@ -128,19 +146,44 @@ def test_an_attribute_that_json_cannot_hold_costs_its_batch_only(tmp_path: Path)
 
 
 def test_kept_spans_are_json_lines_that_other_tools_can_read(tmp_path: Path) -> None:
-    span = make_span()._replace(attributes={Key.MODEL: "faces"})
+    span = make_span()._replace(attributes={Key.MODEL: "faces"}, links=(("a" * 32, "b" * 16),))
     keep(tmp_path, [KeptSpan("infer", span)])
     (path,) = (tmp_path / "spans").iterdir()
-    assert orjson.loads(path.read_bytes()) == {
-        "service": "infer",
-        "name": "decode image",
-        "trace_id": span.trace_id,
-        "span_id": span.span_id,
-        "parent_id": None,
-        "start_ns": 1,
-        "end_ns": 2,
-        "kind": "internal",
-        "attributes": {"visionmesh.model": "faces"},
-        "links": [],
-        "ok": True,
-    }
+    assert orjson.loads(path.read_bytes()) == [
+        "infer",
+        "decode image",
+        span.trace_id,
+        span.span_id,
+        None,
+        1,
+        2,
+        "internal",
+        {"visionmesh.model": "faces"},
+        [["a" * 32, "b" * 16]],
+        True,
+    ]
+
+
+@pytest.mark.parametrize("by_event", [True, False])
+def test_visits_are_found_as_the_spans_that_they_stand_for(tmp_path: Path, by_event: bool) -> None:
+    root = make_span()._replace(attributes={Key.MESSAGE_ID: "cam-7/1"})
+    step = Step("batch", 21, 29, {Key.BATCH_COUNT: 4}, ((new_trace_id(), new_span_id()),))
+    visit = make_visit(root, steps=[step, Step("publish OUTPUTS", 30, 31, {}, ())])
+    keep(tmp_path, [("infer", visit), KeptSpan("postprocess", root)])
+    keep(tmp_path, [("infer", make_visit(make_span(), steps=[step]))])
+    found = read_trace(tmp_path, "cam-7/1" if by_event else root.trace_id)
+    assert len(found) == 5
+    assert sorted(found) == sorted(
+        [KeptSpan("postprocess", root), *(KeptSpan("infer", span) for span in visit.spans())]
+    )
+
+
+def test_a_batch_is_found_by_the_images_of_other_traces_that_it_is_linked_to(
+    tmp_path: Path,
+) -> None:
+    first, second = make_span(), make_span()
+    batch = Step("batch", 21, 29, {}, ((second.trace_id, second.span_id),))
+    visit = make_visit(first, steps=[batch])
+    keep(tmp_path, [("infer", visit), KeptSpan("infer", second)])
+    names = {kept.span.name for kept in read_trace(tmp_path, second.trace_id)}
+    assert names == {"decode image", "batch"}

@@ -17,7 +17,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status as WireStatus
 from visionmesh.settings import TracingSettings
 from visionmesh.telemetry.context import Context, is_sampled, new_span_id, new_trace_id
 from visionmesh.telemetry.kept import KeptSpan, read_trace
-from visionmesh.telemetry.spans import Span, SpanKind, SpanName, messaging
+from visionmesh.telemetry.spans import Recorded, Span, SpanKind, SpanName, messaging
 from visionmesh.telemetry.tracing import Pump, Tracing
 
 
@@ -204,7 +204,7 @@ class Stuck:
         self.entered = threading.Event()
         self.closed = threading.Event()
 
-    def write(self, _: Sequence[Span]) -> bool:
+    def write(self, _: Sequence[Recorded]) -> bool:
         self.entered.set()
         self.closed.wait()
         return False
