@@ -156,7 +156,7 @@ class Loop:
                 np.copyto(place, plane)
             else:
                 np.multiply(plane, factor, out=place)
-                place += offset
+                np.add(place, offset, out=place)
         (output,) = self._session.run(None, {self._name: self._blob})
         if output.ndim == 2:
             return best_classes(output[0])

@@ -68,7 +68,7 @@ class Driver:
     ) -> Load:
         """Publish for ``seconds``, or ``count`` images; return when all have their results."""
         subject = f"vm.results.{self._model}.{self._source}.*"
-        client = self._mesh._connection.client  # noqa: SLF001 - cheaper than a consumer of its own
+        client = self._mesh._connection.client  # cheaper than a consumer of its own
         subscription = await client.subscribe(subject, cb=self._heard)
         self.load = Load()
         self._free = asyncio.Semaphore(in_flight)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +12,8 @@ import yaml
 from onnx import TensorProto, helper, numpy_helper
 
 YOLOX = Path(__file__).parents[2] / "shared" / "data" / "models" / "yolox_nano.onnx"
-COCO = (
-    "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,"
-    "stop sign,parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,"
-    "backpack,umbrella,handbag,tie,suitcase,frisbee,skis,snowboard,sports ball,kite,"
-    "baseball bat,baseball glove,skateboard,surfboard,tennis racket,bottle,wine glass,cup,fork,"
-    "knife,spoon,bowl,banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,"
-    "chair,couch,potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,keyboard,"
-    "cell phone,microwave,oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,"
-    "hair drier,toothbrush"
-).split(",")
+COCO = Path(__file__).parent / "coco.txt"
+"""The labels of the data set COCO, one per line in their order."""
 
 
 def yolox_folder(root: Path, *, name: str = "yolox-nano", cache: bool = True) -> Path:
@@ -35,10 +28,11 @@ def yolox_folder(root: Path, *, name: str = "yolox-nano", cache: bool = True) ->
             "color": "BGR",
         },
         "output": {"decoder": "yolox", "confidence": 0.3},
-        "labels": COCO,
+        "labels": COCO.name,
         "cache": {"enabled": cache},
     }
     folder = _folder(root, name, spec)
+    shutil.copyfile(COCO, folder / COCO.name)
     shutil.copyfile(YOLOX, folder / "1" / "model.onnx")
     return folder
 
@@ -64,17 +58,20 @@ def small_folder(root: Path, *, name: str = "small", cache: bool = True) -> Path
     return folder
 
 
-def _folder(root: Path, name: str, spec: dict[str, object]) -> Path:
+def _folder(root: Path, name: str, spec: Mapping[str, object]) -> Path:
     folder = root / name
     (folder / "1").mkdir(parents=True, exist_ok=True)
     (folder / "model.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
     return folder
 
 
-def small_network(*, widths: tuple[int, ...] = (18, 36, 72, 144), depth: int = 2) -> onnx.ModelProto:
+def small_network(
+    *, widths: tuple[int, ...] = (18, 36, 72, 144), depth: int = 2
+) -> onnx.ModelProto:
     """Return a plain convolutional classifier: ``(N, 3, 224, 224) float32`` to ``(N, 100)``."""
     random = np.random.default_rng(0)
-    nodes, weights = [], []
+    nodes: list[onnx.NodeProto] = []
+    weights: list[onnx.TensorProto] = []
 
     def conv(source: str, channels: int, outputs: int, stride: int) -> str:
         number = len(weights)

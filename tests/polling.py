@@ -10,8 +10,8 @@ T = TypeVar("T")
 
 
 async def until(probe: Callable[[], Awaitable[T | None]], *, within: float = 10) -> T:
-    """Return the first true value that ``probe`` returns; raise `TimeoutError` after ``within`` s."""
+    """Return the first true value of ``probe``; raise `TimeoutError` after ``within`` seconds."""
     async with asyncio.timeout(within):
-        while not (found := await probe()):
+        while not (found := await probe()):  # noqa: ASYNC110 - what servers do sets no event here
             await asyncio.sleep(0.02)
     return found

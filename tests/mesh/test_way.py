@@ -28,7 +28,9 @@ def labels(result: Result) -> list[str]:
 async def test_answers_as_the_network_does(mesh: Mesh) -> None:
     pixels = np.random.default_rng(5).integers(0, 255, (SIZE, SIZE, 3), np.uint8)
     result = await mesh.infer(CLASSIFIER, _png(pixels), params=Params(top_k=4))
-    scores = expected(pixels.transpose(2, 0, 1)[None] / np.float32(255), seed=0)[0]
+    scores = expected(pixels.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255), seed=0)[
+        0
+    ]
     chances = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
     assert result.status is Status.OK
     assert result.classes is not None
