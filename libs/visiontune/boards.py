@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -53,7 +52,8 @@ def draw_pair(
 ) -> tuple[Board, NDArray[np.uint8]]:
     """Return a board and its template: the same photo, (640, 640, 3) uint8, without the flaws."""
     copper = lay_copper(rng)
-    flawed, boxes, labels = _spoil(rng, copper, int(rng.integers(3, 13)) if flaws is None else flaws)
+    wanted = int(rng.integers(3, 13)) if flaws is None else flaws
+    flawed, boxes, labels = _spoil(rng, copper, wanted)
     found = np.array(boxes, np.float32).reshape(-1, 4), np.array(labels, np.intp)
     return Board(_photo(flawed), *found), _photo(copper)
 
@@ -74,9 +74,7 @@ def _spoil(
         if taken[y1:y2, x1:x2].any():
             continue
         taken[y1:y2, x1:x2] = True
-        height, width = change.pixels.shape
-        rows, columns = slice(change.top, change.top + height), slice(change.left, change.left + width)
-        flawed[rows, columns][change.pixels != 0] = adds
+        change.apply(flawed, adds)
         boxes.append(box)
         labels.append(label)
     return flawed, boxes, labels
@@ -94,4 +92,4 @@ def _box(change: Change) -> tuple[int, int, int, int]:
 
 def _photo(copper: Mask) -> NDArray[np.uint8]:
     grey = np.where(copper, _COPPER, _BARE).astype(np.uint8)
-    return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
+    return np.repeat(grey[..., None], 3, axis=2)

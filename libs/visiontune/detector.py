@@ -21,7 +21,7 @@ def _conv(inputs: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
     )
 
 
-class Residual(nn.Module):
+class Residual(nn.Module):  # type: ignore[misc] # torch is not followed
     """Two convolutions whose result is added to their input."""
 
     def __init__(self, channels: int) -> None:
@@ -33,7 +33,7 @@ class Residual(nn.Module):
         return added
 
 
-class Detector(nn.Module):
+class Detector(nn.Module):  # type: ignore[misc] # torch is not followed
     """Finds small things: strokes of a few pixels, in boxes of some 20 to 100 pixels.
 
     Fine features at stride 8 say what it is, coarse ones at stride 16 what surrounds it. Called
@@ -75,7 +75,7 @@ def cell_centres(height: int, width: int) -> tuple[Tensor, Tensor]:
     return x[None, :], y[:, None]
 
 
-class Exported(nn.Module):
+class Exported(nn.Module):  # type: ignore[misc] # torch is not followed
     """A detector with its decoding: (N, 1, H, W) to (N, 4 + classes, cells).
 
     The rows are centre x and y, width and height in pixels and the classes' scores in 0 to 1.

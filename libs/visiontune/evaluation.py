@@ -42,7 +42,10 @@ def overlaps(first: Boxes, second: Boxes) -> NDArray[np.float64]:
     extent = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
     shared = extent.clip(min=0).prod(axis=-1)
     union = _area(a) + _area(b) - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    ratio: NDArray[np.float64] = np.divide(
+        shared, union, out=np.zeros_like(shared), where=union > 0
+    )
+    return ratio
 
 
 def average_precisions(
@@ -94,4 +97,5 @@ def _area_under(right: NDArray[np.bool_], total: int) -> float:
 
 
 def _area(boxes: Boxes) -> Boxes:
-    return (boxes[..., 2:] - boxes[..., :2]).clip(min=0).prod(axis=-1)
+    area: Boxes = (boxes[..., 2:] - boxes[..., :2]).clip(min=0).prod(axis=-1)
+    return area

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from visiontune.layouts import SIZE, Mask, Points
+from visiontune.layouts import SIZE, Mask, Points, chance
 
 Shape = Literal["island", "bump", "bridge"]
 
@@ -25,9 +25,17 @@ _CONTACTS: dict[Shape, tuple[int, float]] = {
     "bridge": (2, np.inf),
 }
 """The least and the greatest number of places at which a flaw of this shape meets the solid."""
+_NARROW, _WIDE = 3, 67
+"""Pixels that a bridge spans at least, and how many more at most."""
+_LOW = 4
+"""Pixels below which a bump would look like a rough edge."""
 _SEEN = 24
 """Changed pixels below which nobody would call it a flaw."""
 _TRIES = 12
+_EDGE, _INNER = 2, 9
+"""Distance from the solid, in pixels, up to which is an edge, and from which an island has room."""
+_STEEP = 12
+"""Sum of differences of distance below which an edge has no direction; a straight one has 90."""
 _REACH = 96
 """Pixels from a flaw's place to the end of what is looked at; no flaw reaches as far."""
 _SIDE = 2 * _REACH + 1
@@ -44,6 +52,12 @@ class Change:
     """(H, W) uint8: 1 where a pixel turns, nothing but flaw."""
     left: int
     top: int
+
+    def apply(self, board: Mask, value: int) -> None:
+        """Set the pixels of a board, (640, 640) uint8, to ``value``."""
+        height, width = self.pixels.shape
+        window = board[self.top : self.top + height, self.left : self.left + width]
+        window[self.pixels != 0] = value
 
 
 @dataclass(frozen=True)
@@ -62,8 +76,8 @@ class Void:
     def __init__(self, solid: Mask) -> None:
         self._padded = np.pad(solid, _REACH)
         self._distance = distance = cv2.distanceTransform(1 - solid, cv2.DIST_L2, 3)
-        self._edges = np.flatnonzero((distance > 0) & (distance < 2))  # noqa: PLR2004
-        self._inner = np.flatnonzero(distance > 9)  # noqa: PLR2004
+        self._edges = np.flatnonzero((distance > 0) & (distance < _EDGE))
+        self._inner = np.flatnonzero(distance > _INNER)
 
     def change(self, rng: np.random.Generator, shape: Shape) -> Change | None:
         """Return a flaw of this shape; `None` where no place was found."""
@@ -104,7 +118,7 @@ class Void:
             return None
         slope = np.array([near[:, 5:].sum() - near[:, :4].sum(), near[5:].sum() - near[:4].sum()])
         steepness = np.linalg.norm(slope)
-        if steepness < 12:  # noqa: PLR2004 - a mean slope of a third: across a straight edge it is 1
+        if steepness < _STEEP:
             return None
         outward = slope / steepness
         ray = _pixels(_MIDDLE + np.arange(2, _REACH)[:, None] * outward)
@@ -117,21 +131,20 @@ def _fits(changed: Mask, around: Mask, shape: Shape) -> bool:
         return False
     contacts = cv2.connectedComponents(cv2.dilate(changed, _KERNEL) & around)[0] - 1
     least, most = _CONTACTS[shape]
-    return least <= contacts <= most
+    return least <= int(contacts) <= most
 
 
 def _blot(rng: np.random.Generator, centre: Points, axes: Points) -> Mask:
     """Draw an ellipse, a stroke or a scribble within ``axes``, (2, 2): two half axes, x and y."""
     mask = np.zeros((_SIDE, _SIDE), np.uint8)
-    kind = rng.random()
-    if kind < 0.35:  # noqa: PLR2004
+    if chance(rng, 0.35):
         angle = np.arange(12) * np.pi / 6
         ring = np.stack([np.cos(angle), np.sin(angle)], axis=1) * rng.uniform(0.6, 1, (12, 1))
         squeeze = rng.uniform(0.3, 1, 2)
         cv2.fillPoly(mask, [_pixels(centre + (ring * squeeze) @ axes)], 1)
         return mask
     least = float(np.linalg.norm(axes, axis=1).min())
-    stroke = kind < 0.75  # noqa: PLR2004
+    stroke = chance(rng, 0.6)
     thickness = int(rng.integers(2, 4 + int(least * 0.5))) if stroke else int(rng.integers(1, 4))
     points = rng.uniform(-1, 1, (int(rng.integers(2, 5) if stroke else rng.integers(5, 10)), 2))
     points *= max(0.3, 1 - thickness / 2 / max(least, 1))
@@ -143,7 +156,7 @@ def _bump(rng: np.random.Generator, edge: Edge) -> Mask | None:
     """Draw what begins at the edge and ends well before the next one."""
     spare = max(3.0, 0.25 * edge.room)
     height = min(edge.room - spare, float(rng.uniform(5, 24)))
-    if height < 4:  # noqa: PLR2004
+    if height < _LOW:
         return None
     along = np.array([-edge.outward[1], edge.outward[0]])
     width = rng.uniform(3, 14)
@@ -158,11 +171,12 @@ def _bump(rng: np.random.Generator, edge: Edge) -> Mask | None:
 
 def _bridge(rng: np.random.Generator, edge: Edge) -> Mask | None:
     """Draw one strand or several from this edge to the opposite one."""
-    if not 3 < edge.room < 4 + 66 * rng.random() ** 1.5:
+    # Most bridges are short.
+    if not _NARROW < edge.room < _NARROW + _WIDE * rng.random() ** 1.5:
         return None
     along = np.array([-edge.outward[1], edge.outward[0]])
     mask = np.zeros((_SIDE, _SIDE), np.uint8)
-    strands = 1 if rng.random() < 0.55 else int(rng.integers(2, 6))  # noqa: PLR2004
+    strands = 1 if chance(rng, 0.55) else int(rng.integers(2, 6))
     spread = rng.uniform(2, 9) if strands > 1 else 0.0
     slant = rng.normal(0, 0.25) * edge.room
     thickest = 12 if strands == 1 else 4

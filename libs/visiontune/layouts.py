@@ -15,10 +15,10 @@ Points = NDArray[np.float64]
 SIZE = 640
 """Height and width of a board in pixels."""
 
-_DIRECTIONS = np.stack(
-    [np.cos(np.arange(8) * np.pi / 4), np.sin(np.arange(8) * np.pi / 4)], axis=1
-)
+_DIRECTIONS = np.stack([np.cos(np.arange(8) * np.pi / 4), np.sin(np.arange(8) * np.pi / 4)], axis=1)
 """The eight directions, 45 degrees apart, in which tracks run: (8, 2) x, y."""
+_DRILLED = 14
+"""Half the size in pixels from which a pad may have a hole."""
 _POURED = 0.2
 """Share of boards whose rest is filled with copper, apart from a clearance around each piece."""
 _INVERTED = 0.2
@@ -63,6 +63,11 @@ class Piece:
         for centre, radius in self.holes:
             x, y = np.rint(centre).astype(int).tolist()
             cv2.circle(mask, (x, y), round(radius), 0, -1)
+
+
+def chance(rng: np.random.Generator, share: float) -> bool:
+    """Return true in this share of the cases."""
+    return bool(rng.random() < share)
 
 
 def lay_copper(rng: np.random.Generator) -> Mask:
@@ -112,7 +117,8 @@ def _etch(rng: np.random.Generator, copper: Mask) -> Mask:
     # Far from an edge no grain may tear a hole.
     np.clip(grain, -0.4, 0.4, out=grain)
     soft += cv2.resize(grain, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
-    return (soft > 0.5).astype(np.uint8)  # noqa: PLR2004
+    etched: Mask = np.greater(soft, 0.5).astype(np.uint8)
+    return etched
 
 
 def _path(rng: np.random.Generator, rules: Rules, *, turns: int) -> Points:
@@ -122,26 +128,28 @@ def _path(rng: np.random.Generator, rules: Rules, *, turns: int) -> Points:
     steps = _DIRECTIONS[np.append(heading, headings) % 8]
     lengths = rng.uniform(40, 300, (turns + 1, 1))
     start = rng.uniform(0, SIZE, 2)
-    return np.vstack([start, start + np.cumsum(steps * lengths, axis=0)])
+    bends: Points = start + np.cumsum(steps * lengths, axis=0)
+    return np.vstack([start, bends])
 
 
 def _outline(rng: np.random.Generator, centre: Points, reach: Points) -> Points:
     """Return a pad's outline: a disc, a rectangle, or one with its corners cut or rounded."""
-    if rng.random() < 0.4:  # noqa: PLR2004
+    if chance(rng, 0.4):
         angle = np.arange(32) * np.pi / 16
-        return centre + reach.max() * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        disc: Points = centre + reach.max() * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        return disc
     cut = rng.choice([0.0, 0.3, 0.6]) * reach.min()
     x, y = reach
-    corners = np.array(
-        [[x - cut, y], [x, y - cut], [x, cut - y], [x - cut, -y]], dtype=np.float64
-    )
-    return centre + np.vstack([corners, -corners])
+    corners = np.array([[x - cut, y], [x, y - cut], [x, cut - y], [x - cut, -y]], dtype=np.float64)
+    outline: Points = centre + np.vstack([corners, -corners])
+    return outline
 
 
 def _turn(points: Points, angle: float) -> Points:
     """Rotate about the origin by ``angle`` radians."""
     cosine, sine = np.cos(angle), np.sin(angle)
-    return points @ np.array([[cosine, sine], [-sine, cosine]])
+    turned: Points = points @ np.array([[cosine, sine], [-sine, cosine]])
+    return turned
 
 
 def _net(rng: np.random.Generator, rules: Rules) -> Piece:
@@ -150,10 +158,10 @@ def _net(rng: np.random.Generator, rules: Rules) -> Piece:
     path = _path(rng, rules, turns=int(rng.integers(0, 5)))
     areas, holes = [], []
     for end in (path[0], path[-1]):
-        if rng.random() < 0.7:  # noqa: PLR2004
+        if chance(rng, 0.7):
             reach = np.maximum(width * rng.uniform(0.8, 1.8, 2), 9)
             areas.append(_outline(rng, end, reach))
-            if rng.random() < 0.5 and reach.min() > 14:  # noqa: PLR2004
+            if chance(rng, 0.5) and reach.min() > _DRILLED:
                 holes.append((end, reach.min() * rng.uniform(0.3, 0.5)))
     return Piece(tracks=((path, width),), areas=tuple(areas), holes=tuple(holes))
 
@@ -177,20 +185,20 @@ def _bus(rng: np.random.Generator, rules: Rules) -> Piece:
 def _row(rng: np.random.Generator, rules: Rules) -> Piece:
     """Equal pads in a row, as under a chip, with or without a track that leaves each."""
     reach = np.maximum(rules.width * rng.uniform(0.6, 2.5, 2), 7)
-    if rng.random() < 0.3:  # noqa: PLR2004 - the fingers of a connector
+    if chance(rng, 0.3):  # the fingers of a connector
         reach[1] *= rng.uniform(2, 4)
     count = int(rng.integers(2, 12))
     shape = _outline(rng, np.zeros(2), reach)
     pitch = np.ptp(shape[:, 0]) + rules.gap * rng.uniform(1, 1.5)
     angle = rng.integers(4) * np.pi / 2
-    if rng.random() < 0.2:  # noqa: PLR2004 - a chip mounted askew
+    if chance(rng, 0.2):  # a chip mounted askew
         angle += rng.uniform(-0.5, 0.5)
     start = rng.uniform(0, SIZE, 2)
     centres = np.stack([np.arange(count) * pitch, np.zeros(count)], axis=1)
     areas = tuple(start + _turn(shape + centre, angle) for centre in centres)
-    if rng.random() < 0.5:  # noqa: PLR2004
+    if chance(rng, 0.5):
         return Piece(areas=areas)
-    leads = [np.stack([c, c + [0, reach.max() * rng.uniform(2, 6)]]) for c in centres]
+    leads = [np.stack([c, c + np.array([0, reach.max() * rng.uniform(2, 6)])]) for c in centres]
     width = min(rules.width, 2 * reach[0])
     return Piece(areas=areas, tracks=tuple((start + _turn(at, angle), width) for at in leads))
 
@@ -201,7 +209,7 @@ def _disc(rng: np.random.Generator, rules: Rules) -> Piece:
     centre = rng.uniform(0, SIZE, 2)
     angle = np.arange(64) * np.pi / 32
     ring = centre + radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    drilled = rng.random() < 0.5 and radius > 14  # noqa: PLR2004
+    drilled = chance(rng, 0.5) and radius > _DRILLED
     holes = ((centre, radius * rng.uniform(0.25, 0.6)),) if drilled else ()
     return Piece(areas=(ring,), holes=holes)
 
@@ -210,8 +218,8 @@ def _area(rng: np.random.Generator, rules: Rules) -> Piece:
     """A large pad or a plane with slanted edges, at times drilled."""
     reach = rng.uniform(1, 5, 2) * max(rules.width, 16)
     centre = rng.uniform(0, SIZE, 2)
-    angle = rng.uniform(-0.6, 0.6) if rng.random() < 0.3 else 0.0  # noqa: PLR2004
+    angle = rng.uniform(-0.6, 0.6) if chance(rng, 0.3) else 0.0
     area = centre + _turn(_outline(rng, np.zeros(2), reach), angle)
-    drilled = rng.random() < 0.3  # noqa: PLR2004
+    drilled = chance(rng, 0.3)
     holes = ((centre, rng.uniform(5, 0.5 * reach.min() + 5)),) if drilled else ()
     return Piece(areas=(area,), holes=holes)

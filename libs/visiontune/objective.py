@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,46 +12,49 @@ from torch import Tensor, nn
 from visiontune.boards import LABELS
 from visiontune.detector import STRIDE, cell_centres, sides
 
-_SPREAD = 0.12
+_SPREAD = 0.16
 """Standard deviation of the peak that a box leaves in its class's map, as a share of its side."""
-_SURE = 0.6
+_SURE = 0.3
 """Cells whose part of the peak is above this also learn the box."""
 _BOX_WEIGHT = 2.0
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What the network should have said of a batch."""
+    """What the network should say of an image, or of N images."""
 
     peaks: Tensor
-    """(N, classes, H, W) float32: 1 in the cell with a box's centre, less around it, else 0."""
+    """([N,] classes, H, W) float32: 1 in the cell with a box's centre, less around it, else 0."""
     boxes: Tensor
-    """(N, 4, H, W) float32: the sides' distances in pixels where ``sure``."""
+    """([N,] 4, H, W) float32: the sides' distances in pixels where ``sure``."""
     sure: Tensor
-    """(N, H, W) bool."""
+    """([N,] H, W) bool."""
 
 
-def targets(
-    boxes: Sequence[NDArray[np.float32]], labels: Sequence[NDArray[np.intp]], *, cells: int
-) -> Targets:
-    """Return the targets of images with ``cells`` by ``cells`` cells."""
+def targets(boxes: NDArray[np.float32], labels: NDArray[np.intp], *, cells: int) -> Targets:
+    """Return the targets of an image with ``cells`` by ``cells`` cells.
+
+    ``boxes`` is (M, 4) ``x1, y1, x2, y2`` in pixels, ``labels`` (M,).
+    """
     x, y = cell_centres(cells, cells)
-    peaks = torch.zeros(len(boxes), len(LABELS), cells, cells)
-    distances = torch.zeros(len(boxes), 4, cells, cells)
-    sure = torch.zeros(len(boxes), cells, cells, dtype=torch.bool)
-    for image, (corners, classes) in enumerate(zip(boxes, labels, strict=True)):
-        for (x1, y1, x2, y2), label in zip(corners.tolist(), classes.tolist(), strict=True):
-            middle_x = (min(int((x1 + x2) / 2 / STRIDE), cells - 1) + 0.5) * STRIDE
-            middle_y = (min(int((y1 + y2) / 2 / STRIDE), cells - 1) + 0.5) * STRIDE
-            away = ((x - middle_x) / (x2 - x1)) ** 2 + ((y - middle_y) / (y2 - y1)) ** 2
-            peak = torch.exp(-away / (2 * _SPREAD**2))
-            peaks[image, label] = torch.maximum(peaks[image, label], peak)
-            near = peak > _SURE
-            near |= peak == 1
-            own = torch.stack([t.expand(cells, cells) for t in (x - x1, y - y1, x2 - x, y2 - y)])
-            distances[image, :, near] = own[:, near]
-            sure[image] |= near
-    return Targets(peaks, distances, sure)
+    if not len(boxes):
+        empty = torch.zeros(len(LABELS) + 4, cells, cells)
+        return Targets(empty[4:], empty[:4], empty[0] > 0)
+    x1, y1, x2, y2 = torch.from_numpy(boxes).float()[:, :, None, None].unbind(1)
+    away = ((x - _snap(x1, x2)) / (x2 - x1)) ** 2 + ((y - _snap(y1, y2)) / (y2 - y1)) ** 2
+    bumps = torch.exp(-away / (2 * _SPREAD**2))
+    none = torch.zeros(len(LABELS), cells, cells)
+    own = torch.from_numpy(labels)[:, None, None].expand_as(bumps)
+    peaks = none.scatter_reduce(0, own, bumps, "amax")
+    height, nearest = bumps.max(dim=0, keepdim=True)
+    every = [side.expand_as(bumps) for side in (x - x1, y - y1, x2 - x, y2 - y)]
+    distances = torch.cat([side.gather(0, nearest) for side in every])
+    return Targets(peaks, distances, height[0] > _SURE)
+
+
+def _snap(low: Tensor, high: Tensor) -> Tensor:
+    """Return the centre of the cell in which the middle lies."""
+    return (((low + high) / 2 / STRIDE).floor() + 0.5) * STRIDE
 
 
 def focal_loss(logits: Tensor, peaks: Tensor) -> Tensor:

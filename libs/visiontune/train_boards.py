@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -15,23 +14,22 @@ from typing import Annotated
 
 import cv2
 import numpy as np
-import torch
 import typer
 
 from visiontune.boards import Board, draw_board
-from visiontune.detector import Detector, Exported
 from visiontune.evaluation import Marked
+from visiontune.export import export
 from visiontune.inspection import Inspector, as_table, inspect
-from visiontune.layouts import SIZE
 from visiontune.training import Plan, train
 
-_CROWDED = 30
+_CROWDED = 40
 """Flaws that are tried on a board to learn from: more than a real one has, to learn more of it."""
 _UNSEEN = 200
 """Boards to measure on; their seeds are another stream than those to learn from."""
+_SAMPLES = 6
+"""Of them, kept as files for who wants to try the model."""
 _IOU = 0.33
 """Overlap at which DeepPCB counts a detection as right."""
-_OPSET = 17
 
 
 def draw(index: int, *, seed: int, flaws: int | None = None) -> Board:
@@ -41,34 +39,23 @@ def draw(index: int, *, seed: int, flaws: int | None = None) -> Board:
     return board._replace(image=np.ascontiguousarray(board.image[..., 0]))
 
 
-def export(detector: Detector, path: Path) -> None:
-    """Write the detector with its decoding as ONNX: (N, 1, 640, 640) to (N, 10, 6400) float32."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        # The other exporter wants a package more and writes a larger graph of the same.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.onnx.export(
-            Exported(detector, size=SIZE).eval(),
-            (torch.zeros(2, 1, SIZE, SIZE),),
-            str(path),
-            dynamo=False,
-            opset_version=_OPSET,
-            input_names=["images"],
-            output_names=["detections"],
-            dynamic_axes={"images": {0: "batch"}, "detections": {0: "batch"}},
-        )
+def save_samples(boards: list[Board], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, board in enumerate(boards, start=1):
+        cv2.imwrite(str(folder / f"board-{number}.png"), board.image)
 
 
 def main(
     out: Annotated[Path, typer.Option(metavar="DIR", help="The model's folder.")],
-    boards: Annotated[int, typer.Option(min=8, help="How many boards to draw and learn from.")] = 2000,
+    boards: Annotated[
+        int, typer.Option(min=8, help="How many boards to draw and learn from.")
+    ] = 2000,
     epochs: Annotated[int, typer.Option(min=1, help="How often to see each.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Another seed draws other boards.")] = 0,
 ) -> None:
     """Draw boards, learn from them, write 1/model.onnx, and measure it on boards unseen."""
     begun = time.monotonic()
     cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(cores)
 
     def told(what: str) -> None:
         typer.echo(f"{time.monotonic() - begun:6.0f} s  {what}")
@@ -87,6 +74,7 @@ def main(
     path = out / "1" / "model.onnx"
     export(detector, path)
     told(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
+    save_samples(unseen[:_SAMPLES], out / "samples")
     pairs = ((board.image, Marked(board.boxes, board.labels)) for board in unseen)
     typer.echo(as_table(inspect(Inspector(path, threads=cores), pairs, iou=_IOU)))
 
