@@ -1,0 +1,127 @@
+"""What a mesh takes: memory at the start and after many images, and killed services.
+
+    python -m bench.endurance
+
+Memory is the sum over all processes of the mesh, its servers included:
+resident (pages that several share count in each) and proportional (shared pages count once).
+Then every service is killed in turn while events flow; each event must have exactly one result.
+Prints a table and a JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import uvloop
+
+from bench.load import Driver, distinct, photos
+from bench.models import small_folder, yolox_folder
+from visionmesh.client import Mesh
+from visionmesh.contracts import Status
+from visionmesh.local import SERVICES, LocalMesh
+from visionmesh.settings import IngestSettings, Settings
+
+SETTINGS = Settings(ingest=IngestSettings(port=0))
+IN_FLIGHT = 64
+
+
+def memory(running: LocalMesh) -> tuple[float, float]:
+    """Return resident and proportional megabytes of all processes of the mesh."""
+    found = [
+        psutil.Process(pid).memory_full_info() for pids in running.pids.values() for pid in pids
+    ]
+    return sum(one.rss for one in found) / 1e6, sum(one.pss for one in found) / 1e6
+
+
+async def resident(folder: Path) -> tuple[float, float]:
+    """Return the memory with one model after a few hundred images."""
+    with tempfile.TemporaryDirectory() as state:
+        async with LocalMesh(state=Path(state), settings=SETTINGS, models=[folder]) as running:
+            async with Mesh(running.nats_url) as mesh:
+                driver = Driver(mesh=mesh, model=folder.name)
+                await driver.run(distinct(photos()), in_flight=IN_FLIGHT, count=500)
+                return memory(running)
+
+
+async def growth(folder: Path, *, few: int, many: int) -> tuple[float, float]:
+    """Return the proportional megabytes after ``few`` and after ``many`` images."""
+    images = distinct(photos())
+    with tempfile.TemporaryDirectory() as state:
+        async with LocalMesh(state=Path(state), settings=SETTINGS, models=[folder]) as running:
+            async with Mesh(running.nats_url) as mesh:
+                driver = Driver(mesh=mesh, model=folder.name)
+                await driver.run(images, in_flight=IN_FLIGHT, count=few)
+                _, before = memory(running)
+                await driver.run(images, in_flight=IN_FLIGHT, count=many - few)
+                _, after = memory(running)
+    return before, after
+
+
+async def killed(folder: Path, *, count: int) -> Counter[str]:
+    """Kill each service once while ``count`` events flow; return the results of each event."""
+    images = distinct(photos())
+    seen: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as state:
+        async with LocalMesh(state=Path(state), settings=SETTINGS, models=[folder]) as running:
+            async with Mesh(running.nats_url) as mesh:
+
+                async def listen() -> None:
+                    async for result in mesh.results(folder.name):
+                        assert result.status is Status.OK, result
+                        seen[result.id] += 1
+
+                listening = asyncio.create_task(listen())
+                turns = {count * (n + 1) // 5: name for n, name in enumerate(SERVICES)}
+                window = asyncio.Semaphore(IN_FLIGHT)
+
+                async def publish(number: int) -> None:
+                    async with window:
+                        await mesh.publish(folder.name, next(images), id=f"event-{number}")
+                        if name := turns.get(number):
+                            os.kill(running.pids[name][0], signal.SIGKILL)
+
+                await asyncio.gather(*(publish(number) for number in range(count)))
+                async with asyncio.timeout(180):
+                    while len(seen) < count:
+                        await asyncio.sleep(0.2)
+                await asyncio.sleep(2)  # a second result would come now
+                listening.cancel()
+                assert all(running.restarts[name] == 1 for name in SERVICES), running.restarts
+    return seen
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--many", type=int, default=20_000)
+    parser.add_argument("--events", type=int, default=2000)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as root:
+        yolox, small = yolox_folder(Path(root)), small_folder(Path(root))
+        rss, pss = uvloop.run(resident(yolox))
+        seen = uvloop.run(killed(small, count=arguments.events))
+        before, after = uvloop.run(growth(small, few=2000, many=arguments.many))
+    found = {
+        "resident_mb": round(rss),
+        "proportional_mb": round(pss),
+        "events": arguments.events,
+        "answered": len(seen),
+        "answered_twice": sum(times > 1 for times in seen.values()),
+        "mb_after_2000": round(before, 1),
+        f"mb_after_{arguments.many}": round(after, 1),
+        "growth": round(after / before - 1, 4),
+    }
+    for name, value in found.items():
+        print(f"{name:<20}{value:>10}")
+    print(json.dumps({"benchmark": "endurance", "cpus": os.cpu_count(), **found}))
+
+
+if __name__ == "__main__":
+    main()
