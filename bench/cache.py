@@ -19,13 +19,9 @@ from pathlib import Path
 import numpy as np
 import uvloop
 
-from bench.load import Driver, Load, distinct, photos
+from bench.load import Driver, Load, distinct, fresh_mesh, photos
 from bench.models import yolox_folder
-from visionmesh.client import Mesh
-from visionmesh.local import LocalMesh
-from visionmesh.settings import IngestSettings, Settings
 
-SETTINGS = Settings(ingest=IngestSettings(port=0))
 EXPONENT = 1.1
 DISTINCT = 1000
 IN_FLIGHT = 64
@@ -43,11 +39,9 @@ def zipf(images: list[bytes], *, seed: int = 0) -> Iterator[bytes]:
 
 async def run(folder: Path, *, count: int) -> Load:
     images = list(islice(distinct(photos()), DISTINCT))
-    with tempfile.TemporaryDirectory() as state:
-        async with LocalMesh(state=Path(state), settings=SETTINGS, models=[folder]) as running:
-            async with Mesh(running.nats_url) as mesh:
-                driver = Driver(mesh=mesh, model=folder.name)
-                return await driver.run(zipf(images), in_flight=IN_FLIGHT, count=count)
+    async with fresh_mesh(folder) as (_, mesh):
+        driver = Driver(mesh=mesh, model=folder.name)
+        return await driver.run(zipf(images), in_flight=IN_FLIGHT, count=count)
 
 
 def main() -> None:

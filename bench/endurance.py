@@ -22,14 +22,11 @@ from pathlib import Path
 import psutil
 import uvloop
 
-from bench.load import Driver, distinct, photos
+from bench.load import Driver, distinct, fresh_mesh, photos
 from bench.models import small_folder, yolox_folder
-from visionmesh.client import Mesh
 from visionmesh.contracts import Status
 from visionmesh.local import SERVICES, LocalMesh
-from visionmesh.settings import IngestSettings, Settings
 
-SETTINGS = Settings(ingest=IngestSettings(port=0))
 IN_FLIGHT = 64
 
 
@@ -43,25 +40,21 @@ def memory(running: LocalMesh) -> tuple[float, float]:
 
 async def resident(folder: Path) -> tuple[float, float]:
     """Return the memory with one model after a few hundred images."""
-    with tempfile.TemporaryDirectory() as state:
-        async with LocalMesh(state=Path(state), settings=SETTINGS, models=[folder]) as running:
-            async with Mesh(running.nats_url) as mesh:
-                driver = Driver(mesh=mesh, model=folder.name)
-                await driver.run(distinct(photos()), in_flight=IN_FLIGHT, count=500)
-                return memory(running)
+    async with fresh_mesh(folder) as (running, mesh):
+        driver = Driver(mesh=mesh, model=folder.name)
+        await driver.run(distinct(photos()), in_flight=IN_FLIGHT, count=500)
+        return memory(running)
 
 
 async def growth(folder: Path, *, few: int, many: int) -> tuple[float, float]:
     """Return the proportional megabytes after ``few`` and after ``many`` images."""
     images = distinct(photos())
-    with tempfile.TemporaryDirectory() as state:
-        async with LocalMesh(state=Path(state), settings=SETTINGS, models=[folder]) as running:
-            async with Mesh(running.nats_url) as mesh:
-                driver = Driver(mesh=mesh, model=folder.name)
-                await driver.run(images, in_flight=IN_FLIGHT, count=few)
-                _, before = memory(running)
-                await driver.run(images, in_flight=IN_FLIGHT, count=many - few)
-                _, after = memory(running)
+    async with fresh_mesh(folder) as (running, mesh):
+        driver = Driver(mesh=mesh, model=folder.name)
+        await driver.run(images, in_flight=IN_FLIGHT, count=few)
+        _, before = memory(running)
+        await driver.run(images, in_flight=IN_FLIGHT, count=many - few)
+        _, after = memory(running)
     return before, after
 
 
@@ -69,32 +62,32 @@ async def killed(folder: Path, *, count: int) -> Counter[str]:
     """Kill each service once while ``count`` events flow; return the results of each event."""
     images = distinct(photos())
     seen: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as state:
-        async with LocalMesh(state=Path(state), settings=SETTINGS, models=[folder]) as running:
-            async with Mesh(running.nats_url) as mesh:
+    complete = asyncio.Event()
+    async with fresh_mesh(folder) as (running, mesh):
 
-                async def listen() -> None:
-                    async for result in mesh.results(folder.name):
-                        assert result.status is Status.OK, result
-                        seen[result.id] += 1
+        async def listen() -> None:
+            async for result in mesh.results(folder.name):
+                assert result.status is Status.OK, result
+                seen[result.id] += 1
+                if len(seen) == count:
+                    complete.set()
 
-                listening = asyncio.create_task(listen())
-                turns = {count * (n + 1) // 5: name for n, name in enumerate(SERVICES)}
-                window = asyncio.Semaphore(IN_FLIGHT)
+        listening = asyncio.create_task(listen())
+        turns = {count * (n + 1) // 5: name for n, name in enumerate(SERVICES)}
+        window = asyncio.Semaphore(IN_FLIGHT)
 
-                async def publish(number: int) -> None:
-                    async with window:
-                        await mesh.publish(folder.name, next(images), id=f"event-{number}")
-                        if name := turns.get(number):
-                            os.kill(running.pids[name][0], signal.SIGKILL)
+        async def publish(number: int) -> None:
+            async with window:
+                await mesh.publish(folder.name, next(images), id=f"event-{number}")
+                if name := turns.get(number):
+                    os.kill(running.pids[name][0], signal.SIGKILL)
 
-                await asyncio.gather(*(publish(number) for number in range(count)))
-                async with asyncio.timeout(180):
-                    while len(seen) < count:
-                        await asyncio.sleep(0.2)
-                await asyncio.sleep(2)  # a second result would come now
-                listening.cancel()
-                assert all(running.restarts[name] == 1 for name in SERVICES), running.restarts
+        await asyncio.gather(*(publish(number) for number in range(count)))
+        async with asyncio.timeout(180):
+            await complete.wait()
+        await asyncio.sleep(2)  # a second result would come now
+        listening.cancel()
+        assert all(running.restarts[name] == 1 for name in SERVICES), running.restarts
     return seen
 
 

@@ -23,14 +23,10 @@ from urllib.parse import urlsplit
 import uvloop
 
 from bench.baseline import Loop
-from bench.load import Driver, distinct, photos
+from bench.load import Driver, distinct, fresh_mesh, photos
 from bench.models import yolox_folder
-from visionmesh.client import Mesh
-from visionmesh.local import LocalMesh
 from visionmesh.models.folder import load_folder
-from visionmesh.settings import IngestSettings, Settings
 
-SETTINGS = Settings(ingest=IngestSettings(port=0))
 IN_FLIGHT = 8
 
 
@@ -65,18 +61,16 @@ def plain(folder: Path, images: Iterator[bytes]) -> list[float]:
 
 async def measure(folder: Path, *, count: int, seconds: float) -> dict[str, float]:
     images = distinct(photos())
-    with tempfile.TemporaryDirectory() as state:
-        async with LocalMesh(state=Path(state), settings=SETTINGS, models=[folder]) as running:
-            name, url = folder.name, running.http_url
-            rest(url, name, islice(images, 40))
-            single = rest(url, name, islice(images, count))
-            alone = plain(folder, islice(images, count))
-            same = next(images)
-            hits = rest(url, name, iter([same] * count))[count // 4 :]
-            async with Mesh(running.nats_url) as mesh:
-                driver = Driver(mesh=mesh, model=name)
-                await driver.run(images, in_flight=IN_FLIGHT, seconds=3)
-                load = await driver.run(images, in_flight=IN_FLIGHT, seconds=seconds)
+    async with fresh_mesh(folder) as (running, mesh):
+        name, url = folder.name, running.http_url
+        rest(url, name, islice(images, 40))
+        single = rest(url, name, islice(images, count))
+        alone = plain(folder, islice(images, count))
+        same = next(images)
+        hits = rest(url, name, iter([same] * count))[count // 4 :]
+        driver = Driver(mesh=mesh, model=name)
+        await driver.run(images, in_flight=IN_FLIGHT, seconds=3)
+        load = await driver.run(images, in_flight=IN_FLIGHT, seconds=seconds)
     p50, p99 = load.quantile(0.5), load.quantile(0.99)
     return {
         "rest_p50_ms": statistics.median(single),

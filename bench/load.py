@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from nats.aio.msg import Msg
 
 from visionmesh.client import Mesh
 from visionmesh.contracts import Result
+from visionmesh.local import LocalMesh
+from visionmesh.settings import IngestSettings, Settings
 
 PHOTOS = Path(__file__).parents[2] / "shared" / "data" / "photos"
 
@@ -45,6 +49,18 @@ class Load:
     def quantile(self, share: float) -> float:
         """Return a quantile of the latencies in milliseconds."""
         return float(np.quantile(self.latencies, share)) * 1e3
+
+
+@asynccontextmanager
+async def fresh_mesh(folder: Path) -> AsyncIterator[tuple[LocalMesh, Mesh]]:
+    """Run a mesh of its own with the model in ``folder``, and a client of it."""
+    settings = Settings(ingest=IngestSettings(port=0))
+    with tempfile.TemporaryDirectory() as state:
+        async with (
+            LocalMesh(state=Path(state), settings=settings, models=[folder]) as running,
+            Mesh(running.nats_url) as client,
+        ):
+            yield running, client
 
 
 class Driver:

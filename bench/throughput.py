@@ -21,12 +21,8 @@ import uvloop
 from bench import baseline
 from bench.load import PHOTOS, Driver, distinct, photos
 from bench.models import small_folder, yolox_folder
-from visionmesh.client import Mesh
-from visionmesh.local import LocalMesh
 from visionmesh.models.folder import load_folder
-from visionmesh.settings import IngestSettings, Settings
 
-SETTINGS = Settings(ingest=IngestSettings(port=0))
 IN_FLIGHT = 64
 WARM_UP = 4.0
 
