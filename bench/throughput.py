@@ -29,14 +29,10 @@ WARM_UP = 4.0
 
 async def mesh_rate(folder: Path, images: Iterator[bytes], *, seconds: float) -> float:
     """Return images per second through a mesh of its own, with 64 events in flight."""
-    with tempfile.TemporaryDirectory() as state:
-        async with (
-            LocalMesh(state=Path(state), settings=SETTINGS, models=[folder]) as running,
-            Mesh(running.nats_url) as mesh,
-        ):
-            driver = Driver(mesh=mesh, model=folder.name)
-            await driver.run(images, in_flight=IN_FLIGHT, seconds=WARM_UP)
-            load = await driver.run(images, in_flight=IN_FLIGHT, seconds=seconds)
+    async with fresh_mesh(folder) as (_, mesh):
+        driver = Driver(mesh=mesh, model=folder.name)
+        await driver.run(images, in_flight=IN_FLIGHT, seconds=WARM_UP)
+        load = await driver.run(images, in_flight=IN_FLIGHT, seconds=seconds)
     assert set(load.statuses) == {"ok"}, load.statuses
     return load.rate
 
