@@ -19,7 +19,7 @@ from pathlib import Path
 import uvloop
 
 from bench import baseline
-from bench.load import PHOTOS, Driver, distinct, photos
+from bench.load import PHOTOS, Driver, distinct, fresh_mesh, photos
 from bench.models import small_folder, yolox_folder
 from visionmesh.models.folder import load_folder
 
