@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
@@ -154,7 +154,7 @@ class Mesh:
 
     async def results(
         self, model: str | None = None, *, source: str | None = None, since: datetime | None = None
-    ) -> AsyncIterator[Result]:
+    ) -> AsyncGenerator[Result, None]:
         """Yield results as they are stored, for ever; with ``since`` also the kept ones from then.
 
         Each reader sees every result; a lost connection is found again without a gap.

@@ -82,7 +82,7 @@ async def test_an_event_has_one_result_however_often_it_is_published(mesh: Mesh)
     assert (await asyncio.wait_for(first, 10)).id == "the-one"
     await mesh.publish(CLASSIFIER, picture(), source="once", id="the-last")
     assert (await asyncio.wait_for(anext(results), 10)).id == "the-last"
-    await results.aclose()  # type: ignore[attr-defined]
+    await results.aclose()
 
 
 async def test_the_same_image_is_answered_from_the_cache(mesh: Mesh) -> None:
