@@ -10,7 +10,7 @@ import pytest
 from nats.aio.client import Client
 
 from tests.networks import save_folder, save_network
-from tests.servers import NatsServer
+from visionmesh.embedded import NatsServer
 from visionmesh.errors import Code, ConfigurationError, Refused
 from visionmesh.models.folder import load_folder
 from visionmesh.models.registry import Change, Registry
@@ -18,12 +18,8 @@ from visionmesh.models.registry import Change, Registry
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
-    folder = tmp_path / "nats"
-    folder.mkdir()
-    server = NatsServer(folder)
-    await server.start()
-    yield server
-    await server.stop()
+    async with NatsServer(store=tmp_path / "nats") as server:
+        yield server
 
 
 @pytest.fixture
