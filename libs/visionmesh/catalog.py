@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from visionmesh.errors import Code, Refused
+from visionmesh.errors import Code, Fatal, Refused
 from visionmesh.models.registry import ModelRecord, Registry
 
 log = logging.getLogger(__name__)
@@ -17,11 +17,13 @@ Listener = Callable[[str, ModelRecord | None], Awaitable[None]]
 class Catalog:
     """Follows the registry and tells its listeners of each change, one at a time.
 
-    A listener gets the model's name and its record, or `None` when the model was removed.
+    A listener gets the model's name and its record, or `None` when the model was removed. A worker
+    that cannot follow any more is unfit: ``failed`` raises `Fatal` then.
     """
 
-    def __init__(self, *, registry: Registry) -> None:
+    def __init__(self, *, registry: Registry, failed: asyncio.Future[None]) -> None:
         self.registry = registry
+        self._failed = failed
         self._models: dict[str, ModelRecord] = {}
         self._listeners: list[Listener] = []
         self._known = asyncio.Event()
@@ -33,6 +35,7 @@ class Catalog:
     async def start(self) -> None:
         """Return when every model that is pushed already was told."""
         self._task = asyncio.create_task(self._follow(), name="follow models")
+        self._task.add_done_callback(self._ended)
         known = asyncio.create_task(self._known.wait())
         await asyncio.wait((self._task, known), return_when=asyncio.FIRST_COMPLETED)
         known.cancel()
@@ -43,6 +46,13 @@ class Catalog:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("cannot follow the models any more", exc_info=error)
+            if not self._failed.done():
+                why = f"The models cannot be followed any more: {error}"
+                self._failed.set_exception(Fatal(Code.INTERNAL, why))
 
     def names(self) -> list[str]:
         return sorted(self._models)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
@@ -21,7 +22,7 @@ from visionmesh import subjects
 from visionmesh.bus import Connection, Follower, Publisher
 from visionmesh.bus.api import stored_message
 from visionmesh.contracts import Params, Priority, Result
-from visionmesh.errors import Code, Refused
+from visionmesh.errors import Code, Refused, Retry
 from visionmesh.events import Event, parse_id
 from visionmesh.nodes import NodeRecord, list_nodes
 
@@ -214,10 +215,11 @@ class Mesh:
             await asyncio.wait((arrived,), timeout=5)
             if arrived.done():
                 return arrived.result()
-            client = self._connection.client
-            stored = await stored_message(client, subjects.RESULTS, last_by_subj=subject)
-            if stored is not None:
-                return stored
+            with suppress(Retry):
+                client = self._connection.client
+                stored = await stored_message(client, subjects.RESULTS, last_by_subj=subject)
+                if stored is not None:
+                    return stored
 
 
 async def _encoded(image: Image) -> bytes:

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 
 from prometheus_client import CollectorRegistry
@@ -57,14 +57,19 @@ class Context:
     arena: ShmArena
     inline: InlineArena
     reader: Reader
-    failed: asyncio.Future[None] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
+    failed: asyncio.Future[None]
+    """Raises what made this worker unfit."""
 
     def fail(self, error: Fatal) -> None:
         """End this worker with ``error``."""
         if not self.failed.done():
             self.failed.set_exception(error)
+
+    def room_now(self, lane: str, nbytes: int) -> Slot | None:
+        """Return a slot as `room` does, or `None` where one would have to be waited for."""
+        if lane == ANY_LANE:
+            return self.inline.reserve(nbytes)
+        return self.arena.reserve(nbytes)
 
     async def room(self, lane: str, nbytes: int) -> Slot:
         """Return a slot of ``nbytes`` in the arena that readers of ``lane`` can resolve."""
@@ -90,6 +95,7 @@ def shm_prefix(settings: Settings) -> str:
 async def open_context(settings: Settings, *, stage: str, stream: str) -> AsyncIterator[Context]:
     """Connect to everything that a worker of ``stage`` needs, and close it in the end."""
     own: ServiceSettings = getattr(settings, stage)
+    failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     async with AsyncExitStack() as stack:
         connection = await Connection.open(settings.nats_url, name=f"{stage}@{settings.node}")
         stack.push_async_callback(connection.close)
@@ -97,30 +103,23 @@ async def open_context(settings: Settings, *, stage: str, stream: str) -> AsyncI
         publisher = Publisher(connection=connection)
         await publisher.start()
         metrics = Metrics(stage=stage, registry=CollectorRegistry())
-        tracing = Tracing(
-            settings=settings.tracing,
-            service=stage,
-            node=settings.node,
-            state_dir=settings.state_dir,
-        )
-        metrics.watch_spans(lambda: tracing.dropped)
-        stack.push_async_callback(asyncio.to_thread, tracing.close)
+        tracing = _open_tracing(settings, stage, metrics, stack)
         cache = Cache(url=settings.redis_url, count=metrics.cache)
         stack.push_async_callback(cache.close)
-        arena = ShmArena(
-            directory=settings.shm_dir,
-            name=f"{shm_prefix(settings)}{stage}-{secrets.token_hex(4)}",
-            size=own.arena_bytes,
-            lease=LEASE,
-        )
-        stack.callback(arena.close)
-        metrics.watch_arena(used=lambda: arena.used_bytes, capacity=arena.capacity)
         nodes = Nodes(nc=connection.client, node=settings.node, stage=stage)
         stack.push_async_callback(nodes.stop)
-        catalog = Catalog(registry=Registry(connection.client))
+        catalog = Catalog(registry=Registry(connection.client), failed=failed)
         stack.push_async_callback(catalog.stop)
         outbox = Outbox(publisher=publisher, backlog=nodes.backlog)
         stack.push_async_callback(outbox.close)
+        settlement = Settlement(
+            connection=connection,
+            publisher=publisher,
+            tracing=tracing,
+            metrics=metrics,
+            stage=stage,
+            max_attempts=settings.events.max_attempts,
+        )
         yield Context(
             stage=stage,
             stream=stream,
@@ -129,20 +128,40 @@ async def open_context(settings: Settings, *, stage: str, stream: str) -> AsyncI
             connection=connection,
             publisher=publisher,
             outbox=outbox,
-            settlement=Settlement(
-                connection=connection,
-                publisher=publisher,
-                tracing=tracing,
-                metrics=metrics,
-                stage=stage,
-                max_attempts=settings.events.max_attempts,
-            ),
+            settlement=settlement,
             catalog=catalog,
             nodes=nodes,
             cache=cache,
             metrics=metrics,
             tracing=tracing,
-            arena=arena,
+            arena=_open_arena(settings, stage, metrics, stack),
             inline=InlineArena(max_bytes=connection.max_payload - HEAD_ROOM),
             reader=Reader(directory=settings.shm_dir),
+            failed=failed,
         )
+
+
+def _open_tracing(
+    settings: Settings, stage: str, metrics: Metrics, stack: AsyncExitStack
+) -> Tracing:
+    tracing = Tracing(
+        settings=settings.tracing, service=stage, node=settings.node, state_dir=settings.state_dir
+    )
+    metrics.watch_spans(lambda: tracing.dropped)
+    stack.push_async_callback(asyncio.to_thread, tracing.close)
+    return tracing
+
+
+def _open_arena(
+    settings: Settings, stage: str, metrics: Metrics, stack: AsyncExitStack
+) -> ShmArena:
+    own: ServiceSettings = getattr(settings, stage)
+    arena = ShmArena(
+        directory=settings.shm_dir,
+        name=f"{shm_prefix(settings)}{stage}-{secrets.token_hex(4)}",
+        size=own.arena_bytes,
+        lease=LEASE,
+    )
+    stack.callback(arena.close)
+    metrics.watch_arena(used=lambda: arena.used_bytes, capacity=arena.capacity)
+    return arena

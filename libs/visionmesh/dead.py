@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-from nats.js.errors import NotFoundError
 
 from visionmesh import events, subjects
 from visionmesh.bus import Connection, Publisher, api
@@ -20,6 +19,9 @@ from visionmesh.errors import Code, Refused
 
 _READ_TIMEOUT = 10.0
 _REPLAY_MARK = "~"
+_SERVERS = "Nats-"
+"""How headers begin in which the server tells of a message."""
+_SUBJECT = "Nats-Subject"
 
 
 class DeadLetter(Frozen):
@@ -84,16 +86,19 @@ class DeadLetters:
         Raises
         ------
         Refused
-            If there is none of this number (invalid_id).
+            If there is none of this number (not_found).
         """
-        try:
-            message = await self._client.jetstream().get_msg(subjects.DEAD, seq=number)
-        except NotFoundError as error:
-            raise Refused(Code.INVALID_ID, f"There is no dead letter {number}.") from error
+        message = await api.stored_message(self._client, subjects.DEAD, seq=number)
+        if message is None:
+            raise Refused(Code.NOT_FOUND, f"There is no dead letter {number} (any more).")
         headers = message.headers or {}
-        letter = _letter(str(message.subject), number, headers)
-        kept = {name: value for name, value in headers.items() if name not in _ADDED}
-        return letter, Original(kept, message.data or b"")
+        letter = _letter(headers[_SUBJECT], number, headers)
+        kept = {
+            name: value
+            for name, value in headers.items()
+            if name not in _ADDED and not name.startswith(_SERVERS)
+        }
+        return letter, Original(kept, message.data)
 
     async def replay(self, number: int) -> str:
         """Publish the event again, without its deadline; return the id that it answers under.

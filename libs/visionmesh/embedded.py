@@ -236,7 +236,7 @@ def require_free(name: str, host: str, port: int) -> None:
             raise ConfigurationError(
                 Code.SETTINGS_INVALID,
                 f"{name} cannot listen on {host}:{port}: {error.strerror}. "
-                "End what listens there, or choose another port.",
+                "End what listens there, or choose another port (--port, --nats-port).",
             ) from error
 
 

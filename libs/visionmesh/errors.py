@@ -41,6 +41,7 @@ class Code(StrEnum):
     MESH_UNREACHABLE = "mesh_unreachable"
     MESH_INCOMPATIBLE = "mesh_incompatible"
     TIMEOUT = "timeout"
+    NOT_FOUND = "not_found"
     TOO_MANY_ATTEMPTS = "too_many_attempts"
     SETTINGS_INVALID = "settings_invalid"
     INTERNAL = "internal"

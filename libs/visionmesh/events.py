@@ -8,9 +8,9 @@ no headers; the event's id is then the content's hash.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -94,6 +94,17 @@ def parse(*, model: str, source: str, headers: Mapping[str, str], body: bytes) -
     )
 
 
+def id_of(*, headers: Mapping[str, str], body: bytes) -> str:
+    """Return the id of an event, also of one that `parse` refuses, so that it can be answered."""
+    plain = {key.lower(): value for key, value in headers.items()}
+    with suppress(Reject):
+        if plain.get("content-type", "").startswith(STRUCTURED):
+            plain = _headers_of(_document(body))
+        if "ce-id" in plain:
+            return parse_id(plain["ce-id"])
+    return content_id(body)
+
+
 def parse_id(text: str) -> str:
     """Return ``text`` if it can be an event's id; raise `Reject` (invalid_id) if not."""
     if not text or len(text) > MAX_ID or not text.isprintable():
@@ -143,19 +154,26 @@ def _priority(text: str | None) -> Priority:
 
 def _unfold(body: bytes) -> tuple[dict[str, str], bytes]:
     """Return the attributes of a structured event as headers, and its image."""
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise Reject(Code.INVALID_EVENT, f"The structured event is no JSON: {error}.") from error
-    if not isinstance(document, dict) or not isinstance(document.get("data_base64"), str):
+    document = _document(body)
+    if not isinstance(document.get("data_base64"), str):
         raise Reject(
             Code.INVALID_EVENT, "A structured event is a JSON object with the image in data_base64."
         )
     try:
         image = base64.b64decode(document["data_base64"], validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # of base64, and of text that is not ASCII
         raise Reject(Code.INVALID_EVENT, f"data_base64 is not base64: {error}.") from error
     return _headers_of(document), image
+
+
+def _document(body: bytes) -> dict[str, Any]:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise Reject(Code.INVALID_EVENT, f"The structured event is no JSON: {error}.") from error
+    if not isinstance(document, dict):
+        raise Reject(Code.INVALID_EVENT, "A structured event is a JSON object.")
+    return document
 
 
 def _headers_of(document: dict[str, Any]) -> dict[str, str]:

@@ -127,7 +127,8 @@ class LocalMesh:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._report("ending")
+        if any(self.pids.values()):
+            self._report("ending")
         for service in SERVICES:
             keepers = self._services[service]
             await asyncio.gather(*(k.stop(grace=_GRACE, hurry=self._hurry) for k in keepers))
@@ -142,10 +143,10 @@ class LocalMesh:
         if left := self._folder.read():
             end_leftovers(left.processes)
             reap(left.shm_dir, prefix=left.shm_prefix)
-        await self._start_servers()
         port = self.settings.ingest.port
         if port:
             require_free("ingest", self.settings.host, port)
+        await self._start_servers()
         self.settings = self._own_settings(port or free_port(self.settings.host))
         self._write_record()
         connection = await Connection.open(self.nats_url, name="visionmesh up")
@@ -268,6 +269,9 @@ class LocalMesh:
 def _ready(node: NodeRecord | None, models: Set[str]) -> bool:
     if node is None or not node.ready:
         return False
-    for model in models & node.failed.keys():
-        raise ConfigurationError(Code.MODEL_FAILED, f"{model}: {node.failed[model]}")
+    for version, why in node.failed.items():
+        model, _, number = version.partition("/")
+        if model in models:
+            message = f"Version {number} of {model} cannot be loaded: {why}"
+            raise ConfigurationError(Code.MODEL_FAILED, message)
     return node.stage != "infer" or models <= node.models.keys()

@@ -19,6 +19,7 @@ from nats.js.kv import KeyValue
 from pydantic import Field, ValidationError
 
 from visionmesh.contracts import Frozen
+from visionmesh.errors import Code, Retry
 from visionmesh.subjects import ANY_LANE, NODES_BUCKET
 
 PERIOD = timedelta(seconds=2)
@@ -67,18 +68,27 @@ async def nodes_bucket(nc: Client) -> KeyValue:
 
 
 async def list_nodes(nc: Client) -> list[NodeRecord]:
-    """Return the workers that are alive, by stage and node."""
-    bucket = await nodes_bucket(nc)
+    """Return the workers that are alive, by stage and node.
+
+    Raises
+    ------
+    Retry
+        If the server does not answer now (mesh_unreachable).
+    """
+    records = []
     try:
-        keys = await bucket.keys()
+        bucket = await nodes_bucket(nc)
+        for key in await bucket.keys():
+            # Gone meanwhile, or the record of a worker of another release.
+            with contextlib.suppress(nats.js.errors.KeyNotFoundError, ValidationError):
+                entry = await bucket.get(key)
+                records.append(NodeRecord.model_validate_json(entry.value or b""))
     except nats.js.errors.NoKeysError:
         return []
-    records = []
-    for key in keys:
-        # Gone meanwhile, or the record of a worker of another release.
-        with contextlib.suppress(nats.js.errors.KeyNotFoundError, ValidationError):
-            entry = await bucket.get(key)
-            records.append(NodeRecord.model_validate_json(entry.value or b""))
+    except (nats.errors.Error, nats.js.errors.Error, TimeoutError) as error:
+        raise Retry(
+            "The NATS server does not tell its workers now.", code=Code.MESH_UNREACHABLE
+        ) from error
     return sorted(records, key=lambda record: record.key)
 
 
@@ -112,16 +122,15 @@ class Nodes:
     async def update(self, **changes: object) -> None:
         """Change fields of this worker's record and tell it at once."""
         self._record = self._record.model_copy(update=changes)
-        await self._announce()
+        if self._tasks:
+            await self._announce()
 
     def lane(self, stage: str, model: str | None = None) -> str:
         """Return the lane to a ``stage``: this node's, if a worker there serves ``model``."""
-        horizon = time.monotonic() - ALIVE.total_seconds()
-        for seen, record in self._seen.values():
+        for _, record in self._seen.values():
             if (
                 record.stage == stage
                 and record.node == self._node
-                and seen > horizon
                 and record.ready
                 and (model is None or model in record.models)
             ):
@@ -130,10 +139,8 @@ class Nodes:
 
     def serving(self, model: str) -> bool:
         """Say whether an infer worker anywhere has ``model`` loaded and warm."""
-        horizon = time.monotonic() - ALIVE.total_seconds()
         return any(
-            record.stage == "infer" and seen > horizon and model in record.models
-            for seen, record in self._seen.values()
+            record.stage == "infer" and model in record.models for _, record in self._seen.values()
         )
 
     def backlog(self, model: str) -> timedelta:
@@ -163,20 +170,35 @@ class Nodes:
             await self._bucket.put(self._record.key, self._record.model_dump_json().encode())
         except (nats.errors.Error, nats.js.errors.Error, TimeoutError) as error:
             log.warning("cannot announce this worker: %s", error or type(error).__name__)
+            await self._find_bucket()
+
+    async def _find_bucket(self) -> None:
+        """Make the bucket again: a restarted server has lost it with its memory."""
+        with contextlib.suppress(nats.errors.Error, nats.js.errors.Error, TimeoutError):
+            self._bucket = await nodes_bucket(self._nc)
 
     async def _announce_always(self) -> None:
         while True:
             await self._announce()
             await asyncio.sleep(PERIOD.total_seconds())
+            self._forget_the_gone()
+
+    def _forget_the_gone(self) -> None:
+        horizon = time.monotonic() - ALIVE.total_seconds()
+        for key in [key for key, (seen, _) in self._seen.items() if seen < horizon]:
+            del self._seen[key]
 
     async def _watch(self) -> None:
         while True:
             try:
                 watcher = await self._bucket.watchall()
-                while True:
-                    entry = await watcher.updates(timeout=ALIVE.total_seconds())
-                    if entry is not None:
-                        self._note(entry.key, entry.value)
+                try:
+                    while True:
+                        entry = await watcher.updates(timeout=ALIVE.total_seconds())
+                        if entry is not None:
+                            self._note(entry.key, entry.value)
+                finally:
+                    await watcher.stop()
             except (nats.errors.Error, nats.js.errors.Error, TimeoutError) as error:
                 log.info("watching the nodes again: %s", error or type(error).__name__)
                 await asyncio.sleep(PERIOD.total_seconds())

@@ -13,12 +13,13 @@ from typing import Any, Protocol
 import uvloop
 
 from visionmesh.context import Context, open_context
-from visionmesh.errors import VisionmeshError
+from visionmesh.errors import Code, Fatal, VisionmeshError
 from visionmesh.http import HttpServer, status_app
 from visionmesh.settings import Settings, load_settings
 
 GC_THRESHOLD = (20_000, 20, 50)
 """Images leave hardly any cycles behind: a collection for every few hundred of them is enough."""
+_ENDED = "The NATS server has ended the connection."
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     async with open_context(settings, stage=stage, stream=stream) as context:
+        context.connection.on_end(lambda: context.fail(Fatal(Code.MESH_UNREACHABLE, _ENDED)))
         worker = build(context)
         context.metrics.watch_in_flight(lambda: worker.in_hand)
         status = status_app(metrics=context.metrics, ready=worker.ready)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from visionmesh import subjects
 from visionmesh.bus import Connection, Message, Publisher, acknowledge, origin, return_later
 from visionmesh.bus.api import stored_message
 from visionmesh.contracts import ErrorInfo, Reference, Result, Status
-from visionmesh.errors import Code, Expired, Reject, Retry, VisionmeshError
+from visionmesh.errors import Code, Expired, Fatal, Refused, Reject, Retry, VisionmeshError
 from visionmesh.telemetry.context import parse_traceparent
 from visionmesh.telemetry.metrics import Metrics
 from visionmesh.telemetry.spans import AttributeValue, Key, Span, SpanKind, SpanName
@@ -20,6 +20,9 @@ from visionmesh.telemetry.tracing import Tracing
 
 AGAIN_HEADER = "Vm-Again"
 """On the reply to a synchronous request: the image must be sent again, for this reason."""
+
+BROKE_DELAY = timedelta(seconds=1)
+"""Before an image is tried again on which a worker broke."""
 
 Original = tuple[Mapping[str, str], bytes]
 """The headers and the body of an event."""
@@ -49,20 +52,22 @@ class Settlement:
 
     async def answer(self, answers: Sequence[tuple[Reference, Result]]) -> None:
         """Give each result to whoever asked, then acknowledge the events."""
-        stored: list[tuple[Reference, Message]] = []
+        stored: list[tuple[Reference, Result, Message]] = []
         for reference, result in answers:
-            self._record_root(reference, result)
             body = result.to_json()
             if reference.reply is not None:
                 await self._connection.send(reference.reply, body)
+                self._record_root(reference, result)
             else:
                 subject = subjects.result(reference.model, reference.source, reference.id)
-                stored.append((reference, Message(subject, body, _result_headers(result))))
+                stored.append((reference, result, Message(subject, body, _result_headers(result))))
         if not stored:
             return
-        fresh = await self._publisher.publish_once([message for _, message in stored])
-        for (reference, message), new in zip(stored, fresh, strict=True):
-            if not new:
+        fresh = await self._publisher.publish_once([message for _, _, message in stored])
+        for (reference, result, message), new in zip(stored, fresh, strict=True):
+            if new:
+                self._record_root(reference, result)
+            else:
                 log.info("%s was answered before", message.subject)
             if reference.ack is not None:
                 await acknowledge(self._connection, reference.ack)
@@ -96,6 +101,26 @@ class Settlement:
                 result.status is Status.OK,
             )
         )
+
+    async def fail(
+        self, reference: Reference, error: BaseException, *, event: Original | None = None
+    ) -> tuple[str, Code]:
+        """End the image with ``error`` or have it computed again, as the error's class says.
+
+        Returns the status and the reason that it is counted under. An error that no one foresaw
+        is logged, and the image is tried again. What must stop the worker is raised.
+        """
+        if isinstance(error, Reject | Expired):
+            await self.refuse(reference, error, event=event)
+            return ("expired" if isinstance(error, Expired) else "error"), error.code
+        if isinstance(error, Fatal) or not isinstance(error, Exception):
+            raise error
+        if not isinstance(error, Retry):
+            log.error("%s of %s broke: %r", self._stage, reference.id, error, exc_info=error)
+            error = Retry(f"{self._stage} broke with {type(error).__name__}.", delay=BROKE_DELAY)
+        await self.again(reference, error)
+        self._metrics.redelivered()
+        return "retry", error.code
 
     async def again(self, reference: Reference, error: Retry) -> VisionmeshError | None:
         """Have the image computed once more, or refuse it if that was tried often enough.
@@ -141,27 +166,39 @@ class Settlement:
         self, reference: Reference, error: VisionmeshError, event: Original | None
     ) -> None:
         assert reference.ack is not None
-        headers, body = event or await self._read_event(reference.ack)
+        original = event or await self._read_event(reference.ack)
+        if original is None:
+            return
+        headers, body = original
         kept = {key: value for key, value in headers.items() if not key.startswith("Nats-")}
-        await self._publisher.publish(
-            subjects.dead(self._stage, reference.model),
-            body,
-            headers={
-                **kept,
-                "Vm-Id": reference.id,
-                "Vm-Source": reference.source,
-                "Vm-Error-Code": error.code,
-                "Vm-Error-Message": error.message,
-                "Vm-Time": datetime.now(UTC).isoformat(),
-            },
-        )
+        subject = subjects.dead(self._stage, reference.model)
+        marks = {
+            "Vm-Id": reference.id,
+            "Vm-Source": reference.source,
+            "Vm-Error-Code": error.code,
+            "Vm-Error-Message": error.message,
+            "Vm-Time": datetime.now(UTC).isoformat(),
+        }
+        try:
+            await self._publisher.publish(subject, body, headers={**kept, **marks})
+        except Refused as refused:
+            if refused.code is not Code.PAYLOAD_TOO_LARGE:
+                raise
+            # With the marks the event is too large for one message; it must end all the same.
+            await self._publisher.publish(subject, b"", headers=marks)
         self._metrics.model(reference.model).dead(error.code)
 
-    async def _read_event(self, ack: str) -> Original:
-        """Return the event as EVENTS keeps it; nothing if another pass has ended it."""
+    async def _read_event(self, ack: str) -> Original | None:
+        """Return the event as EVENTS keeps it, or `None` if another pass has ended it.
+
+        Raises
+        ------
+        Retry
+            If the server does not answer now: without its event an image must not be ended.
+        """
         sequence = origin(ack).sequence
         message = await stored_message(self._connection.client, subjects.EVENTS, seq=sequence)
-        return (message.headers or {}, message.data) if message is not None else ({}, b"")
+        return (message.headers or {}, message.data) if message is not None else None
 
 
 def total(reference: Reference) -> dict[str, float]:

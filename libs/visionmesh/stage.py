@@ -16,18 +16,21 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from visionmesh.bundle import decode
-from visionmesh.bus import Delivery, Puller, acknowledge, keep_alive, topology
+from visionmesh.bus import Delivery, Puller, acknowledge, keep_alive, origin, topology
 from visionmesh.context import Context
 from visionmesh.contracts import Reference, Result
 from visionmesh.errors import Expired, Fatal, Reject, Retry
 from visionmesh.outbox import Forward
+from visionmesh.settlement import BROKE_DELAY
 from visionmesh.subjects import ANY_LANE
 from visionmesh.tensors import Reading
 from visionmesh.trail import Trail
 
 DRAIN = timedelta(seconds=20)
 """How long a stopping stage may take for the images in its hands."""
-BROKE_DELAY = timedelta(seconds=1)
+
+MAX_HOLDERS = 3
+"""A bundle that is delivered oftener has killed its holders, or they were very unlucky."""
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +89,9 @@ class Stage:
         for lane in (self._context.settings.node, ANY_LANE):
             durable = f"{name or self._name}_{lane}"
             if durable not in self._pullers:
-                self._pullers[durable] = self._puller(stream, durable, f"{subjects}.{lane}")
-                await self._pullers[durable].start()
+                puller = self._puller(stream, durable, f"{subjects}.{lane}")
+                await puller.start()
+                self._pullers[durable] = puller
 
     async def unlisten_lanes(self, name: str) -> None:
         """Take no more through the consumers of that name."""
@@ -137,13 +141,25 @@ class Stage:
             log.error("%s: %s", delivery.subject, error)
             references, payloads = [], memoryview(b"")
         try:
-            await self._work(references, payloads)
+            if origin(delivery.ack).attempt > MAX_HOLDERS:
+                await self._give_up(references)
+            else:
+                await self._work(references, payloads)
             await acknowledge(self._context.connection, delivery.ack)
         except Fatal as error:
             self._context.fail(error)
         finally:
+            # Whatever happened, this worker has them no more, and keeps nothing alive.
+            for reference in references:
+                self._images.pop(_key(reference), None)
             del self._bundles[delivery.ack]
             puller.done()
+
+    async def _give_up(self, references: Iterable[Reference]) -> None:
+        """Send images back whose workers died again and again; each time counts as an attempt."""
+        for reference in references:
+            error = Retry("The workers that held the image died.", delay=BROKE_DELAY)
+            await self._end_in_error(reference, error, self._context.trail(reference))
 
     async def _work(self, references: Iterable[Reference], payloads: memoryview) -> None:
         left: dict[int, Item] = {}
@@ -151,11 +167,13 @@ class Stage:
             trail = self._context.trail(reference)
             self._images[_key(reference)] = self._age(reference)
             try:
-                if reference.deadline_ns is not None and time.time_ns() > reference.deadline_ns:
-                    raise Expired
                 reading = self._context.read(reference, payloads)
-            except (Retry, Expired) as error:
+            except Retry as error:
                 await self._end_in_error(reference, error, trail)
+                continue
+            if reference.deadline_ns is not None and time.time_ns() > reference.deadline_ns:
+                reading.release()
+                await self._end_in_error(reference, Expired(), trail)
                 continue
             item = Item(reference, reading, trail)
             left[id(item)] = item
@@ -163,18 +181,26 @@ class Stage:
             await self._handle(left)
 
     async def _handle(self, left: dict[int, Item]) -> None:
-        """Run the handler; what it does not account for, because it broke, is retried."""
+        """Run the handler; what it does not account for, because it broke, is retried.
+
+        One image that breaks it does not take its neighbours along: each is tried alone.
+        """
 
         async def run() -> None:
             async for ended in self._handler(list(left.values())):
+                await self._settle(ended)
                 for item, _ in ended:
                     del left[id(item)]
-                await self._settle(ended)
 
         running = asyncio.ensure_future(run())
         await asyncio.wait((running,))
         broken = running.exception()
-        if broken is not None:
+        if broken is None:
+            return
+        if len(left) > 1 and not isinstance(broken, Fatal):
+            for item in list(left.values()):
+                await self._handle({id(item): item})
+        else:
             await self._settle([(item, broken) for item in left.values()])
 
     async def _settle(self, ended: Sequence[Ended]) -> None:
@@ -198,22 +224,9 @@ class Stage:
             item.reading.release()
 
     async def _end_in_error(self, reference: Reference, error: BaseException, trail: Trail) -> None:
-        settlement = self._context.settlement
-        if isinstance(error, Fatal) or not isinstance(error, Exception):
-            raise error
-        if isinstance(error, Reject | Expired):
-            trail.fail(error)
-            await settlement.refuse(reference, error)
-            status = "expired" if isinstance(error, Expired) else "error"
-            self._finish(reference, trail, status, error.code)
-            return
-        if not isinstance(error, Retry):
-            log.error("%s of %s broke: %r", self._name, reference.id, error, exc_info=error)
-            error = Retry(f"{self._name} broke with {type(error).__name__}.", delay=BROKE_DELAY)
-        trail.fail(error)
-        await settlement.again(reference, error)
-        self._context.metrics.redelivered()
-        self._finish(reference, trail, "retry", error.code)
+        status, reason = await self._context.settlement.fail(reference, error)
+        trail.fail(reason)
+        self._finish(reference, trail, status, reason)
 
     def _finish(self, reference: Reference, trail: Trail, status: str, reason: str = "") -> None:
         self._images.pop(_key(reference), None)  # two passes of one image may overlap
@@ -224,8 +237,8 @@ class Stage:
         metrics.queued(trail.queued_ns / 1e9)
 
     def _age(self, reference: Reference) -> float:
-        """Return when, by the monotonic clock, the image was received."""
-        return time.monotonic() - (time.time_ns() - reference.received_ns) / 1e9
+        """Return when, by the monotonic clock, the image was received; not in the future."""
+        return time.monotonic() - max(0, time.time_ns() - reference.received_ns) / 1e9
 
     async def _keep_alive(self) -> None:
         hop = self._events.hop_ack_wait.total_seconds() / 3

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from visionmesh.contracts import Reference
-from visionmesh.errors import VisionmeshError
+from visionmesh.errors import Code
 from visionmesh.telemetry.context import new_span_id, parse_traceparent
 from visionmesh.telemetry.spans import AttributeValue, Link, Step, Visit
 from visionmesh.telemetry.tracing import Tracing
@@ -23,7 +23,7 @@ class Trail:
         self._stage = stage
         self._stream = stream
         self._reference = reference
-        self._error: VisionmeshError | None = None
+        self._error = ""
         self._steps: list[Step] = []
         self.began_ns = time.time_ns()
         self.queued_ns = self.began_ns - (reference.sent_ns or self.began_ns)
@@ -67,9 +67,9 @@ class Trail:
         if self._root is not None:
             self._steps.append(Step(f"publish {stream}", began_ns, time.time_ns(), {}, ()))
 
-    def fail(self, error: VisionmeshError) -> None:
+    def fail(self, reason: Code) -> None:
         """Mark the stage's span as failed."""
-        self._error = error
+        self._error = reason
 
     def timings(self, now_ns: int) -> dict[str, float]:
         """Return the milliseconds in this stage's queue and in its hands until ``now_ns``."""
@@ -79,7 +79,9 @@ class Trail:
         }
 
     def close(self) -> None:
-        """Tell what was recorded."""
+        """Tell what was recorded; a second call changes nothing."""
+        if self.took_ns:
+            return
         ended_ns = time.time_ns()
         self.took_ns = ended_ns - self.began_ns
         if self._root is not None:
@@ -95,7 +97,7 @@ class Trail:
                     self.began_ns,
                     ended_ns,
                     self._reference.attempt,
-                    self._error.code if self._error is not None else "",
+                    self._error,
                     self._steps,
                 )
             )

@@ -58,10 +58,14 @@ class LoadedModel:
         """Images that wait for an engine."""
         return self._batcher.queued
 
+    def takes(self, image: Image) -> bool:
+        """Say whether the image has the shape of the network's input."""
+        return image.shape == self._shape
+
     async def infer(self, image: Image) -> BatchedOutput:
         """Run one image, (H, W, C) uint8; raise `Miss` if it was made for another input size."""
         self.last_used = time.monotonic()
-        if image.shape != self._shape:
+        if not self.takes(image):
             raise Miss(
                 f"The image is {image.shape}, but model {self.name!r} takes {self._shape} now."
             )
@@ -105,6 +109,8 @@ class ModelPool:
         Until a new build is warm the old one serves. A version that cannot be loaded is noted in
         `failures` and logged; what served before goes on.
         """
+        for key in [key for key in self.failures if key[0] == name]:
+            del self.failures[key]
         if record is None:
             self._records.pop(name, None)
             for key in [key for key in self._serving if key[0] == name]:
@@ -131,7 +137,10 @@ class ModelPool:
         Retry
             (model_not_ready) if the version is not known here, or cannot be loaded now.
         """
-        model = self._serving.get((name, version)) or await self._on_demand(name, version)
+        model = self._serving.get((name, version))
+        if model is None or not model.takes(image):
+            # Not loaded yet, or preprocess heard of a changed input before its engines are warm.
+            model = await self._on_demand(name, version)
         return await model.infer(image)
 
     async def close(self) -> None:

@@ -74,7 +74,7 @@ class Infer:
         self, name: str, record: ModelRecord | None, before: asyncio.Task[None] | None
     ) -> None:
         if before is not None:
-            await before
+            await asyncio.wait((before,))
         await self._pool.apply(name, record)
         if record is None:
             await self._stage.unlisten_lanes(f"infer_{name}")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from dataclasses import dataclass
+
+from pydantic import ValidationError
 
 from services.ingest.flights import Flight, Flights
 from services.ingest.near import NearFrames
 from visionmesh import subjects
 from visionmesh.cache import features_key, result_key
-from visionmesh.context import ARENA_PATIENCE, Context
+from visionmesh.context import Context
 from visionmesh.contracts import Answer, CacheInfo, ImageInfo, Reference, Result, Status
 from visionmesh.errors import Code, Expired, Reject
 from visionmesh.events import Event
@@ -20,6 +23,11 @@ from visionmesh.settlement import total
 from visionmesh.stored import StoredAnswer, split_features
 from visionmesh.telemetry.context import format_traceparent, parse_traceparent
 from visionmesh.trail import Trail
+
+LARGE = 1 << 20
+"""Bytes from which on hashing would hold up the event loop noticeably."""
+_NOT_OF_THE_IMAGE = frozenset({Code.TOO_MANY_ATTEMPTS, Code.INTERNAL, Code.TIMEOUT})
+"""Errors of one pass, which a twin need not share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +51,9 @@ class Admission:
         )
         self._near = NearFrames()
 
-    def landed(self, reply: str) -> None:
-        """Say that a synchronous request is over, however it ended."""
-        self._flights.forget(reply)
+    def landed(self, reply: str, result: Result | None) -> None:
+        """Say how a caller's image ended, so that twins that wait for it get its result, too."""
+        self._flights.land(reply, result)
 
     def reference(self, arrival: Arrival) -> Reference:
         """Return the reference of an image of which nothing is known yet but its event."""
@@ -81,7 +89,7 @@ class Admission:
         """
         record = self._check(reference, image)
         version = record.choose(reference.id)
-        sha256 = hashlib.sha256(image).hexdigest()
+        sha256 = await _sha256(image)
         reference = reference.model_copy(update={"version": version, "sha256": sha256})
         if not record.spec.cache.enabled:
             await self._send_image(reference, image, trail)
@@ -133,25 +141,37 @@ class Admission:
     ) -> bool:
         assert reference.result_key is not None
         found = await self._context.cache.lookup(reference.result_key, reference.features_key)
-        if found.result is not None:
-            await self._answer(reference, found.result, "result", trail)
+        if found.result is not None and await self._answer(
+            reference, found.result, "result", trail
+        ):
             return True
-        if record.spec.cache.near_duplicates:
-            twin = await self._near.match(reference, image, record.spec.cache.near_duplicates)
-            stored = (await self._context.cache.lookup(twin, None)).result if twin else None
-            self._context.metrics.cache("near_hit" if stored is not None else "near_miss")
-            if stored is not None:
-                await self._answer(reference, stored, "near", trail)
-                return True
-        if found.features is not None:
-            await self._send_features(reference, found.features, trail)
+        distance = record.spec.cache.near_duplicates
+        if distance and await self._answer_from_near(reference, record, image, distance, trail):
             return True
+        # What came back once was no use: the image is computed.
+        if found.features is not None and reference.attempt == 1:
+            return await self._send_features(reference, found.features, trail)
         return False
 
-    async def _answer(self, reference: Reference, stored: bytes, level: str, trail: Trail) -> None:
-        known = StoredAnswer.model_validate_json(stored)
+    async def _answer_from_near(
+        self, reference: Reference, record: ModelRecord, image: bytes, distance: int, trail: Trail
+    ) -> bool:
+        asked = record.answer_digest + reference.params.model_dump_json()
+        twin = await self._near.match(reference, image, asked=asked, distance=distance)
+        stored = (await self._context.cache.lookup(twin, None)).result if twin else None
+        answered = stored is not None and await self._answer(reference, stored, "near", trail)
+        self._context.metrics.cache("near_hit" if answered else "near_miss")
+        return answered
+
+    async def _answer(self, reference: Reference, stored: bytes, level: str, trail: Trail) -> bool:
+        """Answer with a stored value; say no if another release wrote it in another form."""
+        try:
+            known = StoredAnswer.model_validate_json(stored)
+        except ValidationError:
+            return False
         info = ImageInfo(width=known.width, height=known.height, sha256=reference.sha256)
         await self._tell(reference, known, info, level, trail)
+        return True
 
     async def _tell(
         self, reference: Reference, answer: Answer, image: ImageInfo, level: str, trail: Trail
@@ -177,8 +197,10 @@ class Admission:
         if landed is None or landed.status is Status.EXPIRED:
             return False
         if landed.error is not None:
+            if landed.error.code in _NOT_OF_THE_IMAGE:
+                return False
             raise Reject(landed.error.code, landed.error.message)
-        if landed.image is None:
+        if landed.image is None or landed.image.sha256 != reference.sha256:
             return False
         self._context.metrics.joined()
         await self._tell(reference, landed, landed.image, "flight", trail)
@@ -192,19 +214,31 @@ class Admission:
             sending = forward(subjects.IMAGES, subjects.image(reference.model, lane), slot)
         await context.outbox.pass_on([(reference, sending, trail)])
 
-    async def _send_features(self, reference: Reference, value: bytes, trail: Trail) -> None:
+    async def _send_features(self, reference: Reference, value: bytes, trail: Trail) -> bool:
+        """Send cached features to postprocess; say no if they are not of this release."""
         context = self._context
-        head, packed = split_features(value)
+        try:
+            head, packed = split_features(value)
+        except ValueError:
+            return False
         lane = context.nodes.lane("postprocess")
-        with await context.inline.acquire(len(packed), timeout=ARENA_PATIENCE) as slot:
-            slot.view[:] = packed
-            sending = forward(
-                subjects.OUTPUTS,
-                subjects.output(reference.model, lane),
-                slot,
-                features=True,
-                width=head.width,
-                height=head.height,
-                placement=head.placement,
-            )
+        slot = context.inline.reserve(len(packed))
+        slot.view[:] = packed
+        sending = forward(
+            subjects.OUTPUTS,
+            subjects.output(reference.model, lane),
+            slot,
+            features=True,
+            width=head.width,
+            height=head.height,
+            placement=head.placement,
+        )
         await context.outbox.pass_on([(reference, sending, trail)])
+        return True
+
+
+async def _sha256(image: bytes) -> str:
+    """Return the hash in hexadecimal; a large image has it computed in a thread."""
+    if len(image) < LARGE:
+        return hashlib.sha256(image).hexdigest()
+    return await asyncio.to_thread(lambda: hashlib.sha256(image).hexdigest())

@@ -14,27 +14,34 @@ from pydantic import ValidationError
 from visionmesh.bus import Connection
 from visionmesh.bus.api import stored_message
 from visionmesh.contracts import Reference, Result
+from visionmesh.errors import Retry
 from visionmesh.subjects import RESULTS
 from visionmesh.subjects import result as result_subject
 
 MAX_FLIGHTS = 4096
 
+Landing = asyncio.Future[Result | None]
+
 
 @dataclass(slots=True)
 class Flight:
-    """The first of some identical images, and where its result will be told."""
+    """The first of some identical images, and how its result is heard of."""
 
     id: str
     subject: str
+    """Of its result, or of its caller's inbox."""
+    received_ns: int
     began: float
-    landing: asyncio.Future[Result | None] | None = None
+    landing: Landing | None
+    """Of a caller's image from the beginning; of an event's when somebody waits for it."""
 
 
 class Flights:
     """Knows which images this worker has sent on their way.
 
     An image without company costs one entry and no message: only when a second one comes does this
-    worker listen to the first one's result, and looks whether it has been stored already.
+    worker listen to the first one's result, and looks whether it has been stored already. The
+    answer to a caller passes through this worker anyway: `land` tells it.
     """
 
     def __init__(self, *, connection: Connection, patience: timedelta) -> None:
@@ -42,7 +49,7 @@ class Flights:
         self._patience = patience.total_seconds()
         self._flights: OrderedDict[str, Flight] = OrderedDict()
         self._keys: dict[str, str] = {}
-        """The key of each flight by the subject of its result."""
+        """The result key of each flight by its subject."""
 
     def join(self, reference: Reference) -> Flight | None:
         """Return the flight to wait for, or `None` if ``reference`` is the first: it leads now."""
@@ -54,44 +61,59 @@ class Flights:
             return None
         return flight
 
-    def _lead(self, reference: Reference, now: float) -> None:
-        assert reference.result_key is not None
-        subject = reference.reply or result_subject(reference.model, reference.source, reference.id)
-        if (before := self._flights.pop(reference.result_key, None)) is not None:
-            del self._keys[before.subject]
-        self._flights[reference.result_key] = Flight(reference.id, subject, now)
-        self._keys[subject] = reference.result_key
-        if len(self._flights) > MAX_FLIGHTS:
-            _, oldest = self._flights.popitem(last=False)
-            del self._keys[oldest.subject]
+    def land(self, subject: str, result: Result | None) -> None:
+        """Tell who waits for a caller's image how it ended; with `None` one of them leads next."""
+        flight = self._flights.get(self._keys.get(subject, ""))
+        self.forget(subject)
+        if flight is not None and flight.landing is not None and not flight.landing.done():
+            flight.landing.set_result(result)
 
     def forget(self, subject: str) -> None:
         """Let the next image of the kind whose result ``subject`` tells lead."""
         key = self._keys.pop(subject, None)
         if key is not None:
-            del self._flights[key]
+            self._flights.pop(key, None)
 
     async def landed(self, flight: Flight) -> Result | None:
         """Wait for the flight's result; `None` if it does not come in time."""
         if flight.landing is None:
-            flight.landing = asyncio.ensure_future(self._await(flight.subject))
-        return await asyncio.shield(flight.landing)
+            flight.landing = asyncio.ensure_future(self._hear(flight))
+        await asyncio.wait((flight.landing,), timeout=self._patience)
+        return flight.landing.result() if flight.landing.done() else None
 
-    async def _await(self, subject: str) -> Result | None:
+    def _lead(self, reference: Reference, now: float) -> None:
+        assert reference.result_key is not None
+        subject = reference.reply or result_subject(reference.model, reference.source, reference.id)
+        landing = asyncio.get_running_loop().create_future() if reference.reply else None
+        before = self._flights.pop(reference.result_key, None)
+        if before is not None:
+            self._keys.pop(before.subject, None)
+        self._flights[reference.result_key] = Flight(
+            reference.id, subject, reference.received_ns, now, landing
+        )
+        self._keys[subject] = reference.result_key
+        if len(self._flights) > MAX_FLIGHTS:
+            _, oldest = self._flights.popitem(last=False)
+            self._keys.pop(oldest.subject, None)
+
+    async def _hear(self, flight: Flight) -> Result | None:
         arrived: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
 
         async def tell(message: Msg) -> None:
             if not arrived.done():
                 arrived.set_result(message)
 
-        subscription = await self._connection.client.subscribe(subject, cb=tell)
+        client = self._connection.client
+        subscription = await client.subscribe(flight.subject, cb=tell)
         try:
-            stored = await stored_message(self._connection.client, RESULTS, last_by_subj=subject)
-            if stored is not None:
-                return _read(stored)
+            stored = await stored_message(client, RESULTS, last_by_subj=flight.subject)
+            result = _read(stored) if stored is not None else None
+            # An event of the same id may have been answered long before this one came.
+            if result is not None and result.time.timestamp() * 1e9 >= flight.received_ns:
+                return result
             async with asyncio.timeout(self._patience):
                 return _read(await arrived)
-        except TimeoutError:
+        except (TimeoutError, Retry):
             return None
         finally:
             await subscription.unsubscribe()
@@ -101,4 +123,4 @@ def _read(message: Msg) -> Result | None:
     try:
         return Result.model_validate_json(message.data)
     except ValidationError:
-        return None  # a request to send the leader again: it was no landing
+        return None

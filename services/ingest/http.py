@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from dataclasses import replace
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -59,23 +60,28 @@ class Gateway:
         self._settings = context.settings.ingest
 
     async def infer(self, event: Event) -> Result:
-        """Return the result for ``event``; raise what kept it from being computed."""
-        self._check(event.model)
+        """Return the result for ``event``; raise what kept it from being computed.
+
+        What no one waits for any more is not computed: the patience is the image's deadline.
+        """
         patience = self._settings.request_timeout
         if event.deadline_ns is not None:
             left = timedelta(microseconds=(event.deadline_ns - time.time_ns()) / 1e3)
             patience = min(patience, max(left, timedelta(0)))
+        given_up_ns = time.time_ns() + patience // timedelta(microseconds=1) * 1000
+        event = replace(event, deadline_ns=min(event.deadline_ns or given_up_ns, given_up_ns))
         try:
             async with asyncio.timeout(patience.total_seconds()):
                 return await self._infer(event)
         except TimeoutError as error:
-            if event.deadline_ns is not None and time.time_ns() > event.deadline_ns:
+            if patience < self._settings.request_timeout:
                 raise Expired from error
             raise Refused(
                 Code.TIMEOUT, f"No answer within {patience.total_seconds():g} s; try again later."
             ) from error
 
-    def _check(self, model: str) -> None:
+    def require(self, model: str) -> None:
+        """Raise `Refused` if an image for ``model`` could not be worked on now."""
         self._context.catalog.get(require_token("model", model))
         if len(self._callers) >= self._settings.max_requests:
             raise Refused(Code.MESH_FULL, "Too many requests are being worked on; try again.")
@@ -89,16 +95,19 @@ class Gateway:
             arrival = Arrival(event=event, received_ns=time.time_ns(), reply=reply, attempt=attempt)
             reference = self._admission.reference(arrival)
             trail = self._context.trail(reference)
+            result: Result | None = None
             try:
                 await self._admission.admit(reference, event.image, trail)
-                return await answer
+                trail.close()
+                result = await answer
+                return result
             except Retry as error:
-                trail.fail(error)
+                trail.fail(error.code)
                 last = error
             finally:
                 trail.close()
                 self._callers.close(reply)
-                self._admission.landed(reply)
+                self._admission.landed(reply, result)
         raise Reject(
             Code.TOO_MANY_ATTEMPTS, f"Given up after {MAX_TRIES} attempts; the last: {last.message}"
         )
@@ -122,6 +131,7 @@ def build_app(*, gateway: Gateway, status: Any, max_bytes: int) -> FastAPI:
         headers `Vm-Deadline`, `ce-id` and `traceparent` are read as on an event.
         """
         try:
+            gateway.require(model)
             event = await _event(model, request, params, max_bytes)
             result = await gateway.infer(event)
         except VisionmeshError as error:

@@ -11,9 +11,11 @@ from services.ingest.admission import Admission, Arrival
 from visionmesh import subjects
 from visionmesh.bus import Delivery, Puller, api, keep_alive, origin, topology
 from visionmesh.context import Context
-from visionmesh.errors import Expired, Reject, Retry
-from visionmesh.events import Event, content_id, parse
+from visionmesh.contracts import Reference
+from visionmesh.errors import Reject
+from visionmesh.events import Event, id_of, parse
 from visionmesh.models.record import ModelRecord
+from visionmesh.trail import Trail
 
 DRAIN = timedelta(seconds=20)
 _CONSUMER_PREFIX = "ingest_"
@@ -31,6 +33,7 @@ class Intake:
         self._pullers: dict[str, Puller] = {}
         self._windows: dict[str, int] = {}
         """Images in flight, by model; a removed model's events are refused one by one."""
+        self._replayed = False
         self._held: dict[str, float] = {}
         """Ack subjects in hand, and when each was last kept alive."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -44,8 +47,10 @@ class Intake:
         """Pull for all models, and for removed ones whose events are still to be refused."""
         self._context.catalog.on_change(self._model_changed)
         await self._context.catalog.start()
+        # Only now: with the models known so far, others would be refused meanwhile.
+        self._replayed = True
         await self._declare_stream()
-        for model in await self._left_behind():
+        for model in {*self._windows, *await self._left_behind()}:
             await self._pull(model)
         self._keeper = asyncio.create_task(self._keep_alive(), name="keep events alive")
 
@@ -59,13 +64,16 @@ class Intake:
 
     async def _model_changed(self, name: str, record: ModelRecord | None) -> None:
         """Follow the registry; a removed model is pulled on, so that its events are refused."""
-        await self._declare_stream()
         if record is None:
+            self._windows.pop(name, None)
             self._context.metrics.forget(name)
-            return
-        self._windows[name] = record.spec.window
-        await self._declare_consumer(name)
-        await self._pull(name)
+        else:
+            self._windows[name] = record.spec.window
+        if self._replayed:
+            await self._declare_stream()
+            if record is not None:
+                await self._declare_consumer(name)
+                await self._pull(name)
 
     async def _declare_consumer(self, model: str) -> str:
         window = self._windows.get(model, 1)
@@ -95,8 +103,8 @@ class Intake:
             capacity=self._context.own.concurrency,
             receive=lambda delivery: self._receive(puller, delivery),
         )
-        self._pullers[model] = puller
         await puller.start()
+        self._pullers[model] = puller
 
     def _receive(self, puller: Puller, delivery: Delivery) -> None:
         self._held[delivery.ack] = time.monotonic()
@@ -119,7 +127,8 @@ class Intake:
             event = parse(model=model, source=source, headers=delivery.headers, body=delivery.body)
             broken = None
         except Reject as error:
-            event = Event(id=content_id(delivery.body), source=source, model=model, image=b"")
+            id = id_of(headers=delivery.headers, body=delivery.body)
+            event = Event(id=id, source=source, model=model, image=b"")
             broken = error
         reference = self._admission.reference(
             Arrival(
@@ -130,26 +139,27 @@ class Intake:
             )
         )
         trail = self._context.trail(reference)
-        settlement = self._context.settlement
         metrics = self._context.metrics.model(model)
         metrics.queue_depth(came.pending)
-        try:
-            if broken is not None:
-                raise broken
-            await self._admission.admit(reference, event.image, trail)
+        admission = self._admit(reference, event.image, broken, trail)
+        (ending,) = await asyncio.gather(admission, return_exceptions=True)
+        if ending is None:
             metrics.done("ok")
-        except Retry as error:
-            trail.fail(error)
-            metrics.done("retry", error.code)
-            self._context.metrics.redelivered()
-            await settlement.again(reference, error)
-        except (Reject, Expired) as error:
-            trail.fail(error)
-            metrics.done("expired" if isinstance(error, Expired) else "error", error.code)
-            await settlement.refuse(reference, error, event=original)
+        else:
+            settlement = self._context.settlement
+            status, reason = await settlement.fail(reference, ending, event=original)
+            trail.fail(reason)
+            metrics.done(status, reason)
         trail.close()
         metrics.inference(trail.took_ns / 1e9)
         metrics.queued(trail.queued_ns / 1e9)
+
+    async def _admit(
+        self, reference: Reference, image: bytes, broken: Reject | None, trail: Trail
+    ) -> None:
+        if broken is not None:
+            raise broken
+        await self._admission.admit(reference, image, trail)
 
     async def _keep_alive(self) -> None:
         period = self._events.ack_wait.total_seconds() / 3

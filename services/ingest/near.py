@@ -16,19 +16,22 @@ class NearFrames:
     def __init__(self) -> None:
         self._seen = NearDuplicates()
 
-    async def match(self, reference: Reference, image: bytes, distance: int) -> str | None:
+    async def match(
+        self, reference: Reference, image: bytes, *, asked: str, distance: int
+    ) -> str | None:
         """Return the result key of a frame of this source within ``distance`` bits, if any.
 
-        If there is none, this frame is the one that later ones are compared with.
+        Only frames of which the same was ``asked`` are compared. If none is near, this frame is
+        the one that later ones are compared with.
         """
         assert reference.result_key is not None
         look = await asyncio.to_thread(_look, image)
         if look is None:
             return None
-        source = f"{reference.model}/{reference.version}/{reference.source}"
-        known = self._seen.match(source, look, distance)
+        of = f"{reference.model}/{reference.version}/{reference.source}/{asked}"
+        known = self._seen.match(of, look, distance)
         if known is None:
-            self._seen.remember(source, look, reference.result_key)
+            self._seen.remember(of, look, reference.result_key)
         return known
 
 
@@ -36,7 +39,10 @@ def _look(image: bytes) -> int | None:
     """Return the perceptual hash, or `None` for what preprocess will have to refuse."""
     import cv2  # noqa: PLC0415 - 40 MB that only models with this option need
 
-    gray = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
+    try:
+        gray = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
+    except cv2.error:  # more pixels than OpenCV takes
+        return None
     if gray is None:
         return None
     return perceptual_hash(cv2.resize(gray, (32, 32), interpolation=cv2.INTER_AREA))

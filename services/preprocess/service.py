@@ -64,23 +64,32 @@ class Preprocess:
             jobs: list[_Job] = []
             for item in items:
                 try:
-                    jobs.append(await self._open(item, slots))
+                    job = self._open(item)
+                    job.slot = self._context.room_now(job.lane, job.nbytes)
+                    if job.slot is None and jobs:
+                        # Bundles that wait for room while they hold some would block each other.
+                        yield await self._work_off(jobs)
+                        jobs = []
+                    job.slot = job.slot or await self._context.room(job.lane, job.nbytes)
                 except (Reject, Retry) as error:
                     yield [(item, error)]
-            loop = asyncio.get_running_loop()
-            prepared = await loop.run_in_executor(self._threads, self._unpack, jobs)
-            yield [(job.item, _outcome(job, one)) for job, one in zip(jobs, prepared, strict=True)]
+                    continue
+                slots.enter_context(job.slot)
+                jobs.append(job)
+            if jobs:
+                yield await self._work_off(jobs)
 
-    async def _open(self, item: Item, slots: ExitStack) -> _Job:
+    async def _work_off(self, jobs: list[_Job]) -> list[Ended]:
+        loop = asyncio.get_running_loop()
+        prepared = await loop.run_in_executor(self._threads, self._unpack, jobs)
+        return [(job.item, _outcome(job, one)) for job, one in zip(jobs, prepared, strict=True)]
+
+    def _open(self, item: Item) -> _Job:
         model = item.reference.model
         record = self._context.catalog.find(model)
         if record is None:
             raise Reject(Code.UNKNOWN_MODEL, f"The model {model!r} was removed.")
-        spec = record.spec.input
-        shape = (spec.height, spec.width, spec.channels)
-        lane = self._context.nodes.lane("infer", model)
-        slot = slots.enter_context(await self._context.room(lane, math.prod(shape)))
-        return _Job(item, spec, lane, slot, np.frombuffer(slot.view, np.uint8).reshape(shape))
+        return _Job(item, record.spec.input, self._context.nodes.lane("infer", model))
 
     def _unpack(self, jobs: Sequence[_Job]) -> list[Prepared | Reject]:
         """What a thread does."""
@@ -103,14 +112,28 @@ class _Job:
     item: Item
     spec: InputSpec
     lane: str
-    slot: Slot
-    pixels: NDArray[np.uint8]
+    slot: Slot | None = None
     began_ns: int = 0
     ended_ns: int = 0
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the pixels: height, width, channels."""
+        return self.spec.height, self.spec.width, self.spec.channels
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        assert self.slot is not None
+        return np.frombuffer(self.slot.view, np.uint8).reshape(self.shape)
 
 
 def _outcome(job: _Job, prepared: Prepared | Reject) -> Outcome:
     item, model = job.item, job.item.reference.model
+    assert job.slot is not None
     try:
         item.reading.check()
     except Miss as error:
@@ -118,7 +141,7 @@ def _outcome(job: _Job, prepared: Prepared | Reject) -> Outcome:
     if isinstance(prepared, Reject):
         return prepared
     item.trail.step(SpanName.DECODE_IMAGE, job.began_ns, job.ended_ns)
-    meta = TensorMeta(name=_INPUT, dtype="uint8", shape=job.pixels.shape)
+    meta = TensorMeta(name=_INPUT, dtype="uint8", shape=job.shape)
     return forward(
         subjects.TENSORS,
         subjects.tensor(model, job.lane),

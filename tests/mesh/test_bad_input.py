@@ -93,16 +93,27 @@ async def test_a_bad_image_by_http_is_refused(
 async def test_bad_headers_end_in_a_result_with_their_code(
     plain: Client, mesh: Mesh, headers: dict[str, str], code: Code
 ) -> None:
-    result = await publish(plain, picture(), headers, "headers")
+    known = {"ce-id": f"refused {code}", **headers}
+    result = await publish(plain, picture(), known, "headers")
     assert result.error is not None
     assert result.error.code is code
+    assert (result.id == known["ce-id"]) is (code is not Code.INVALID_ID)
     await still_works(mesh)
 
 
 async def test_an_empty_body_ends_in_a_result(plain: Client) -> None:
     result = await publish(plain, b"", {"ce-id": "empty-1"}, "empty")
+    assert result.id == "empty-1"
     assert result.error is not None
     assert result.error.code is Code.EMPTY_BODY
+
+
+async def test_an_event_that_fills_a_message_ends_in_a_result(plain: Client, mesh: Mesh) -> None:
+    # What DEAD keeps besides no longer fits then, and the server would end ingest's connection.
+    result = await publish(plain, bytes(plain.max_payload - 100), {}, "brim")
+    assert result.error is not None
+    assert result.error.code is Code.PAYLOAD_TOO_LARGE
+    await still_works(mesh)
 
 
 async def test_an_id_that_is_no_token_is_answered_under_its_hash(plain: Client) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from visionmesh.contracts import Params, Priority
 from visionmesh.errors import Code, Reject
-from visionmesh.events import STRUCTURED, Event, content_id, parse
+from visionmesh.events import STRUCTURED, Event, content_id, id_of, parse
 
 
 def read(headers: dict[str, str], body: bytes = b"image") -> Event:
@@ -108,3 +108,22 @@ def test_any_event_is_read_or_rejected(headers: dict[str, str], body: bytes) -> 
         assert outcome.message.endswith((".", "…"))
     else:
         assert outcome.image
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "id"),
+    [
+        ({"CE-ID": "7", "vm-params": "{"}, b"image", "7"),
+        ({"ce-id": "7"}, b"", "7"),
+        ({"content-type": STRUCTURED}, b'{"id": "7"}', "7"),
+        ({"content-type": STRUCTURED}, b'{"id": ""}', content_id(b'{"id": ""}')),
+        ({"content-type": STRUCTURED}, b"[7]", content_id(b"[7]")),
+        ({"content-type": STRUCTURED}, b"{", content_id(b"{")),
+        ({"ce-id": "x" * 300}, b"image", content_id(b"image")),
+    ],
+)
+def test_an_event_that_is_refused_keeps_the_id_that_can_be_read(
+    headers: dict[str, str], body: bytes, id: str
+) -> None:
+    refused(headers, body)
+    assert id_of(headers=headers, body=body) == id

@@ -8,7 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from visionmesh.errors import ConfigurationError
+from tests.mesh.conftest import write_classifier
+from visionmesh.errors import Code, ConfigurationError
 from visionmesh.local import LocalMesh
 from visionmesh.settings import IngestSettings, Settings
 from visionmesh.state import StateFolder
@@ -51,3 +52,12 @@ async def test_a_taken_http_port_is_named(tmp_path: Path) -> None:
         second = LocalMesh(state=tmp_path / "second", settings=Settings(ingest=taken))
         with pytest.raises(ConfigurationError, match=f"{taken.port}.*in use"):
             await second.__aenter__()
+
+
+@pytest.mark.usefixtures("no_new_children")
+async def test_a_model_that_no_worker_can_load_is_named_at_once(tmp_path: Path) -> None:
+    model = write_classifier(tmp_path, instances=[{"device": "abacus"}])
+    mesh = LocalMesh(state=tmp_path / "state", models=[model])
+    with pytest.raises(ConfigurationError, match=r"Version 1 of classifier(?s:.)*abacus") as caught:
+        await mesh.__aenter__()
+    assert caught.value.code is Code.MODEL_FAILED

@@ -30,7 +30,11 @@ class ApiError(ConfigurationError):
     """JetStream refused a request; ``number`` is its own error code."""
 
     def __init__(self, *, subject: str, number: int, description: str) -> None:
-        super().__init__(Code.MESH_INCOMPATIBLE, f"{subject}: {description} ({number})")
+        if number == STREAM_NOT_FOUND:
+            message = "No mesh has used this NATS server yet: start one with `visionmesh up`."
+        else:
+            message = f"{subject}: {description} ({number})"
+        super().__init__(Code.MESH_INCOMPATIBLE, message)
         self.number = number
 
 
@@ -71,9 +75,12 @@ async def request(
 
 
 async def stored_message(nc: Client, stream: str, **query: str | int) -> Msg | None:
-    """Return a message as ``stream`` keeps it: by ``seq``, or by ``last_by_subj``.
+    """Return a message as ``stream`` keeps it, by ``seq`` or ``last_by_subj``; `None`: it has none.
 
-    `None` if there is no such message, or the server does not answer now.
+    Raises
+    ------
+    Retry
+        If the server does not answer now (mesh_unreachable).
     """
     try:
         message: Msg = await nc.request(
@@ -81,6 +88,9 @@ async def stored_message(nc: Client, stream: str, **query: str | int) -> Msg | N
             orjson.dumps(query),
             timeout=REQUEST_TIMEOUT.total_seconds(),
         )
-    except (nats.errors.TimeoutError, nats.errors.NoRespondersError):
-        return None
-    return None if "Status" in (message.headers or {}) else message
+    except nats.errors.Error as error:
+        raise Retry(
+            "The NATS server did not answer in time.", code=Code.MESH_UNREACHABLE
+        ) from error
+    # A message of the stream says where it was; headers of the same name may be the producer's.
+    return message if "Nats-Sequence" in (message.headers or {}) else None

@@ -11,6 +11,7 @@ import nats
 import nats.errors
 from nats.aio.client import Client
 
+from visionmesh.bus import api
 from visionmesh.errors import Code, ConfigurationError, Refused
 
 MINIMUM_SERVER = (2, 12)
@@ -29,6 +30,8 @@ class Connection:
         self.client = client
         self._up = asyncio.Event()
         self._returned: list[Callable[[], None]] = []
+        self._ended: list[Callable[[], None]] = []
+        self._closing = False
 
     @classmethod
     async def open(
@@ -48,13 +51,17 @@ class Connection:
             async with asyncio.timeout(within.total_seconds()):
                 await connection._connect(url, name)
         except (TimeoutError, OSError, nats.errors.Error) as error:
-            await connection.client.close()
+            await connection.close()
             raise Refused(
                 Code.MESH_UNREACHABLE,
                 f"No NATS server answers at {url}: start one with `visionmesh up`, "
                 "or name another with --nats.",
             ) from error
-        await connection._check_server(url)
+        try:
+            await connection._check_server(url)
+        except BaseException:
+            await connection.close()
+            raise
         return connection
 
     async def _connect(self, url: str, name: str) -> None:
@@ -67,6 +74,13 @@ class Connection:
         async def disconnected() -> None:
             self._up.clear()
 
+        async def closed() -> None:
+            if not self._closing:
+                log.error("the NATS server ended the connection for good")
+                self._up.set()
+                for callback in self._ended:
+                    callback()
+
         async def failed(error: Exception) -> None:
             log.warning("NATS: %s", error or type(error).__name__)
 
@@ -75,6 +89,7 @@ class Connection:
             name=name,
             reconnected_cb=reconnected,
             disconnected_cb=disconnected,
+            closed_cb=closed,
             error_cb=failed,
             max_reconnect_attempts=-1,
             reconnect_time_wait=RECONNECT_WAIT.total_seconds(),
@@ -87,26 +102,42 @@ class Connection:
     async def _check_server(self, url: str) -> None:
         version = self.client.connected_server_version
         if (version.major, version.minor) < MINIMUM_SERVER:
-            await self.client.close()
             wanted = ".".join(map(str, MINIMUM_SERVER))
             raise ConfigurationError(
                 Code.MESH_INCOMPATIBLE,
                 f"The NATS server at {url} is {version.major}.{version.minor}; "
                 f"visionmesh needs {wanted} or newer.",
             )
+        try:
+            await api.request(self.client, "INFO")
+        except (api.ApiError, Refused) as error:
+            raise ConfigurationError(
+                Code.MESH_INCOMPATIBLE,
+                f"The NATS server at {url} runs without JetStream: start it with -js.",
+            ) from error
 
     @property
     def max_payload(self) -> int:
         """The largest message that the server takes, in bytes."""
         return int(self.client.max_payload)
 
-    def on_return(self, callback: Callable[[], None]) -> None:
-        """Have ``callback`` called whenever the connection was lost and is there again."""
+    def on_return(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Have ``callback`` called whenever the connection was lost and is there again.
+
+        Returns what undoes this.
+        """
         self._returned.append(callback)
+        return lambda: self._returned.remove(callback)
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called if the server ends the connection and it is not sought again."""
+        self._ended.append(callback)
 
     async def wait_up(self) -> None:
-        """Return as soon as the connection is there."""
+        """Return as soon as the connection is there; raise `Refused` if it never will be."""
         await self._up.wait()
+        if self.client.is_closed:
+            raise Refused(Code.MESH_UNREACHABLE, "The NATS server has ended the connection.")
 
     async def send(
         self,
@@ -127,6 +158,7 @@ class Connection:
 
     async def close(self) -> None:
         """Send what waits, then close."""
+        self._closing = True
         if self.client.is_connected:
             try:
                 await self.client.flush(timeout=2)

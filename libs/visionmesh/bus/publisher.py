@@ -22,6 +22,7 @@ DECLARED_WITHIN = timedelta(milliseconds=100)
 """Before messages are sent again to a stream that is not there."""
 _EXPECT_NONE = {"Nats-Expected-Last-Subject-Sequence": "0"}
 _NO_RESPONDERS = "503"
+_AROUND_HEADERS = len(b"NATS/1.0\r\n\r\n")
 _EVENTS = "vm.events."
 
 
@@ -31,6 +32,13 @@ class Message(NamedTuple):
     subject: str
     body: bytes
     headers: dict[str, str] | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the headers, as they are sent, and the body."""
+        headers = (self.headers or {}).items()
+        lines = sum(len(f"{name}: {value}\r\n".encode()) for name, value in headers)
+        return len(self.body) + (lines + _AROUND_HEADERS if lines else 0)
 
 
 class Publisher:
@@ -81,15 +89,14 @@ class Publisher:
         ApiError
             If the stream refused it for another reason.
         """
-        async with self._slots:
-            try:
-                async with asyncio.timeout(within.total_seconds() if within else None):
-                    (answer,) = await self._until_confirmed([Message(subject, body, headers)])
-            except TimeoutError as error:
-                raise Refused(
-                    Code.MESH_UNREACHABLE,
-                    "The mesh did not confirm the message in time; it may be sent again.",
-                ) from error
+        try:
+            async with asyncio.timeout(within.total_seconds() if within else None), self._slots:
+                (answer,) = await self._until_confirmed([Message(subject, body, headers)])
+        except TimeoutError as error:
+            raise Refused(
+                Code.MESH_UNREACHABLE,
+                "The mesh did not confirm the message in time; it may be sent again.",
+            ) from error
         return _sequence(subject, answer)
 
     async def publish_once(self, messages: Sequence[Message]) -> list[bool]:
@@ -119,6 +126,7 @@ class Publisher:
                     if future.done() and future.exception() is None:
                         answers[number] = future.result()
             except nats.errors.OutboundBufferLimitError:
+                await asyncio.sleep(DECLARED_WITHIN.total_seconds())
                 continue
             finally:
                 for reply in replies:
@@ -134,16 +142,16 @@ class Publisher:
     async def _send(self, message: Message, reply: str) -> asyncio.Future[Msg]:
         future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
         self._waiting[reply] = future
-        try:
-            await self._connection.client.publish(
-                message.subject, message.body, reply=reply, headers=message.headers
-            )
-        except nats.errors.MaxPayloadError as error:
+        # The server would end the connection for headers that the client does not count.
+        if message.size > self._connection.max_payload:
             raise Refused(
                 Code.PAYLOAD_TOO_LARGE,
-                f"The message has {len(message.body):,} bytes; the server takes at most "
+                f"The message has {message.size:,} bytes; the server takes at most "
                 f"{self._connection.max_payload:,}.",
-            ) from error
+            )
+        await self._connection.client.publish(
+            message.subject, message.body, reply=reply, headers=message.headers
+        )
         return future
 
 

@@ -70,7 +70,7 @@ class Puller:
         self._subscription = await self._connection.client.subscribe(
             f"{self._inbox}.*", cb=self._arrived, pending_bytes_limit=0
         )
-        self._connection.on_return(self._forget_requests)
+        self._undo = self._connection.on_return(self._forget_requests)
         self._task = asyncio.create_task(self._run(), name=f"pull {self._consumer}")
 
     async def stop(self) -> None:
@@ -79,6 +79,7 @@ class Puller:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
+            self._undo()
             if not self._connection.client.is_closed:
                 await self._subscription.unsubscribe()
 

@@ -58,6 +58,7 @@ def stream_configs(settings: EventsSettings) -> tuple[Config, ...]:
             "storage": "file",
             "max_age": _nanoseconds(DEAD_AGE),
             "max_bytes": DEAD_BYTES,
+            "allow_direct": True,
             "num_replicas": settings.replicas,
         },
     )

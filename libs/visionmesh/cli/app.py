@@ -86,3 +86,8 @@ def main() -> None:
     except VisionmeshError as error:
         failed(error.message, error.code)
         sys.exit(2 if isinstance(error, ConfigurationError) else 1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        failed(f"{error.filename}: {error.strerror}")
+        sys.exit(2)

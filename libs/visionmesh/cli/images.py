@@ -88,6 +88,8 @@ def watch(
     ago = options.duration(since, "--since") if since else None
 
     async def show() -> None:
+        if model is not None:
+            await _tell_if_unknown(model, nats, state)
         async with options.client(nats, state) as mesh:
             begin = datetime.now(UTC) - ago if ago else None
             shown = 0
@@ -142,6 +144,22 @@ def run(
 
     if asyncio.run(go()):
         raise typer.Exit(1)
+
+
+async def _tell_if_unknown(model: str, nats: str | None, state: Path | None) -> None:
+    """Say so if results of ``model`` can only be old ones, or come once it is pushed."""
+    from visionmesh.errors import Code, Refused
+    from visionmesh.models.registry import Registry
+
+    connection = await options.connection(nats, state)
+    try:
+        await Registry(connection.client).get(model)
+    except Refused as error:
+        if error.code is not Code.UNKNOWN_MODEL:
+            raise
+        failed(error.message, error.code)
+    finally:
+        await connection.close()
 
 
 async def _send_with_progress(sender: Sender, images: dict[str, Path], *, json: bool) -> int:

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from visionmesh.local import LocalMesh
     from visionmesh.settings import Settings
 
+_UNSAID = {
+    # Large messages are images, and few; Valkey never saves here.
+    "nats": ("[INF]", "Maximum payloads over"),
+    "valkey": ("overcommit must be enabled",),
+}
 _COLOURS = {
     "ingest": "cyan",
     "preprocess": "green",
@@ -209,7 +214,7 @@ def _if_told(settings: Settings, name: str) -> str | None:
 
 
 def _print_line(name: str, line: str) -> None:
-    if name == "nats" and "[INF]" in line:
+    if any(words in line for words in _UNSAID.get(name, ())):
         return
     colour = _COLOURS.get(name.partition("-")[0], "")
     with suppress(OSError):  # the terminal may be gone; the mesh need not end for it

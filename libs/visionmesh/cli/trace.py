@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from visionmesh.cli import options
-from visionmesh.cli.console import failed, print_json, screen
+from visionmesh.cli.console import print_json, screen
+from visionmesh.errors import Code, Refused
 
 
 def trace(
@@ -21,8 +22,7 @@ def trace(
 
     spans = read_trace(options.settings_of(None, state_dir=state).state_dir, id)
     if not spans:
-        failed(f"No span of {id!r} is kept here.")
-        raise typer.Exit(1)
+        raise Refused(Code.NOT_FOUND, f"No span of {id!r} is kept here (any more).")
     if json:
         print_json(as_data(spans))
     else:

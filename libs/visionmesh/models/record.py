@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime
+from functools import cached_property
 from itertools import accumulate
 
 from pydantic import Field
@@ -69,12 +70,12 @@ class ModelRecord(Frozen):
                 f"Model {self.spec.name!r} has no version {number}; it has: {there}.",
             ) from None
 
-    @property
+    @cached_property
     def preprocess_digest(self) -> str:
         """Equal digests mean equal input pixels for equal images."""
         return _digest(self.spec.input.model_dump_json())
 
-    @property
+    @cached_property
     def answer_digest(self) -> str:
         """Equal digests mean equal answers for equal features and parameters."""
         return _digest(self.spec.output.model_dump_json(), *self.spec.labels)

@@ -46,6 +46,15 @@ class InlineArena:
     def __init__(self, *, max_bytes: int) -> None:
         self._max_bytes = max_bytes
 
+    def reserve(self, nbytes: int) -> InlineSlot:
+        """Return room for ``nbytes``; raise `Reject` if no message can carry that."""
+        if nbytes > self._max_bytes:
+            raise Reject(
+                Code.PAYLOAD_TOO_LARGE,
+                f"{nbytes} bytes do not fit into a message of at most {self._max_bytes}.",
+            )
+        return InlineSlot(nbytes)
+
     async def acquire(self, nbytes: int, *, timeout: timedelta) -> InlineSlot:  # noqa: ASYNC109 - as all arenas; here nothing waits
         """Return room for ``nbytes``, at once.
 
@@ -54,12 +63,7 @@ class InlineArena:
         Reject
             If no message can carry that (payload_too_large).
         """
-        if nbytes > self._max_bytes:
-            raise Reject(
-                Code.PAYLOAD_TOO_LARGE,
-                f"{nbytes} bytes do not fit into a message of at most {self._max_bytes}.",
-            )
-        return InlineSlot(nbytes)
+        return self.reserve(nbytes)
 
     def close(self) -> None:
         """Do nothing: there is nothing but the slots."""

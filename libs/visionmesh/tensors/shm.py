@@ -125,7 +125,10 @@ class ShmArena:
         return sum(taken) * self._slab.slot_bytes
 
     def reserve(self, nbytes: int) -> ShmSlot | None:
-        """Return room for ``nbytes``, or `None` if there is none at this moment."""
+        """Return room for ``nbytes``, or `None` if there is none now or others wait for it."""
+        return None if self._queue.locked() else self._take(nbytes)
+
+    def _take(self, nbytes: int) -> ShmSlot | None:
         slab = self._slab
         run = max(1, -(-nbytes // slab.slot_bytes))
         self._collect_oldest()
@@ -157,7 +160,7 @@ class ShmArena:
                 f"{nbytes} bytes do not fit into an arena of {self.capacity}: "
                 "send a smaller image, or raise arena_bytes.",
             )
-        if not self._queue.locked() and (slot := self.reserve(nbytes)) is not None:
+        if (slot := self.reserve(nbytes)) is not None:
             return slot
         self.stalls += 1
         try:
@@ -171,7 +174,7 @@ class ShmArena:
 
     async def _wait(self, nbytes: int) -> ShmSlot:
         delay = _FIRST_DELAY
-        while (slot := self.reserve(nbytes)) is None:
+        while (slot := self._take(nbytes)) is None:
             await asyncio.sleep(delay)
             delay = min(2 * delay, _LAST_DELAY)
         return slot

@@ -179,3 +179,25 @@ async def test_says_where_no_server_answers() -> None:
         await Connection.open("nats://127.0.0.1:9", name="test", within=timedelta(seconds=1))
     assert caught.value.code is Code.MESH_UNREACHABLE
     assert "127.0.0.1:9" in caught.value.message
+
+
+async def test_headers_count_as_the_server_counts_them(bus: Bus) -> None:
+    subject, limit = subjects.result(MODEL, "s", "brim"), bus.connection.max_payload
+    headers = {"Vm-Id": "x" * 40}
+    room = limit - Message(subject, b"", headers).size
+    with pytest.raises(Refused) as caught:
+        await bus.publisher.publish(subject, bytes(room + 1), headers=headers)
+    assert caught.value.code is Code.PAYLOAD_TOO_LARGE
+    await bus.publisher.publish(subject, bytes(room), headers=headers)
+
+
+async def test_a_connection_that_the_server_ends_for_good_is_told(bus: Bus) -> None:
+    ended = asyncio.Event()
+    bus.connection.on_end(ended.set)
+    # The client does not count headers; the server ends the connection for them.
+    body = bytes(bus.connection.max_payload)
+    await bus.connection.client.publish("anything", body, headers={"one": "more"})
+    await asyncio.wait_for(ended.wait(), 10)
+    with pytest.raises(Refused) as caught:
+        await bus.publisher.publish(subjects.result(MODEL, "s", "late"), b"")
+    assert caught.value.code is Code.MESH_UNREACHABLE

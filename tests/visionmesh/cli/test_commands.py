@@ -86,6 +86,25 @@ async def test_an_unknown_model_is_told_at_once(visionmesh: Run, photos: Path) -
         assert len(finished.err.splitlines()) == 1
 
 
+async def test_watching_an_unknown_model_says_so(visionmesh: Run, photos: Path) -> None:
+    folder = write_classifier(photos, name="forgotten")
+    await visionmesh("push", folder)
+    await visionmesh("run", "forgotten", photos)
+    await visionmesh("rm", "forgotten")
+    watched = await visionmesh("watch", "forgotten", "--since", "1m", "--count", "3")
+    assert "[unknown_model]" in watched.err
+    assert len(watched.out.splitlines()) == 3
+
+
+async def test_a_file_that_cannot_be_written_is_told_in_one_line(
+    visionmesh: Run, photos: Path
+) -> None:
+    beneath = photos / "notes.txt" / "drawn"
+    finished = await visionmesh("run", "classifier", photos / "a.jpg", "--draw", beneath)
+    assert finished.status == 2
+    assert finished.err == f"{beneath}: Not a directory\n"
+
+
 async def test_a_parameter_that_is_out_of_range_is_a_usage_error(
     visionmesh: Run, photos: Path
 ) -> None:
@@ -111,7 +130,8 @@ async def test_a_dead_event_is_listed_saved_and_replayed(
     await visionmesh("watch", "--source", letter["source"], "--since", "1m", "--count", "2")
     [second] = (await visionmesh("dead", "replay", number, "--json")).documents
     assert second["id"] == f"{letter['id']}~2"
-    assert (await visionmesh("dead", "show", "999999")).status == 1
+    gone = await visionmesh("dead", "show", "999999")
+    assert (gone.status, "[not_found]" in gone.err) == (1, True)
 
 
 async def test_bench_tells_throughput_and_latency(visionmesh: Run, photos: Path) -> None:
@@ -138,7 +158,8 @@ async def test_the_way_of_an_image_is_shown(visionmesh: Run, photos: Path) -> No
     assert "process infer" in shown.out or "process ingest" in shown.out
     [data] = (await visionmesh("trace", str(result["id"]), "--json")).documents
     assert data["trace_id"] == result["trace_id"]
-    assert (await visionmesh("trace", "0" * 32)).status == 1
+    unknown = await visionmesh("trace", "0" * 32)
+    assert (unknown.status, "[not_found]" in unknown.err) == (1, True)
 
 
 async def test_results_reach_a_plain_client_too(
