@@ -80,9 +80,14 @@ class Context:
         """Resolve where the payload of ``reference`` lies; raise `Miss` if it is gone."""
         return self.reader.read(reference.location, payloads)
 
-    def trail(self, reference: Reference) -> Trail:
+    def trail(self, reference: Reference, *, arrived_ns: int = 0) -> Trail:
+        """Begin the record of an image in this stage; ``arrived_ns`` is when its message came."""
         return Trail(
-            tracing=self.tracing, stage=self.stage, stream=self.stream, reference=reference
+            tracing=self.tracing,
+            stage=self.stage,
+            stream=self.stream,
+            reference=reference,
+            arrived_ns=arrived_ns,
         )
 
 

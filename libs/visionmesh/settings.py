@@ -33,7 +33,7 @@ class ServiceSettings(Section):
     port: Annotated[
         int, Field(ge=0, le=65535, description="of /healthz, /readyz and /metrics; 0: any free")
     ] = 0
-    concurrency: Annotated[int, Field(ge=1, description="images in hand at once")] = 64
+    concurrency: Annotated[int, Field(ge=1, description="messages in hand at once")] = 64
     arena_bytes: Annotated[int, Field(ge=MEBIBYTE, description="of the writer's shm slab")] = (
         64 * MEBIBYTE
     )
@@ -57,11 +57,11 @@ class PreprocessSettings(ServiceSettings):
 
 
 class InferSettings(ServiceSettings):
-    nice: Annotated[int, Field(ge=0, le=19)] = 0
+    """Nothing besides what all have; models say how many engines they want."""
 
 
 class PostprocessSettings(ServiceSettings):
-    threads: Annotated[int, Field(ge=1, le=64)] = 1
+    """Nothing besides what all have."""
 
 
 class EventsSettings(Section):

@@ -135,6 +135,7 @@ class Stage:
         return puller
 
     async def _work_bundle(self, puller: Puller, delivery: Delivery) -> None:
+        arrived_ns = time.time_ns()
         try:
             references, payloads = decode(delivery.body)
         except Reject as error:
@@ -144,7 +145,7 @@ class Stage:
             if origin(delivery.ack).attempt > MAX_HOLDERS:
                 await self._give_up(references)
             else:
-                await self._work(references, payloads)
+                await self._work(references, payloads, arrived_ns)
             await acknowledge(self._context.connection, delivery.ack)
         except Fatal as error:
             self._context.fail(error)
@@ -161,10 +162,12 @@ class Stage:
             error = Retry("The workers that held the image died.", delay=BROKE_DELAY)
             await self._end_in_error(reference, error, self._context.trail(reference))
 
-    async def _work(self, references: Iterable[Reference], payloads: memoryview) -> None:
+    async def _work(
+        self, references: Iterable[Reference], payloads: memoryview, arrived_ns: int
+    ) -> None:
         left: dict[int, Item] = {}
         for reference in references:
-            trail = self._context.trail(reference)
+            trail = self._context.trail(reference, arrived_ns=arrived_ns)
             self._images[_key(reference)] = self._age(reference)
             try:
                 reading = self._context.read(reference, payloads)

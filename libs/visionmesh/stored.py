@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from visionmesh.contracts import Answer, Frozen, Placement
+from visionmesh.cache import features_key, result_key
+from visionmesh.contracts import Answer, Frozen, Placement, Reference
+from visionmesh.models.record import ModelRecord
 
 
 class StoredAnswer(Answer):
@@ -10,6 +12,19 @@ class StoredAnswer(Answer):
 
     width: int
     height: int
+
+
+def cache_keys(reference: Reference, record: ModelRecord) -> tuple[str, str]:
+    """Return the keys of the answer and of the features as ``record`` makes them.
+
+    A stage that knows another record than ingest did, because a push is on its way through the
+    mesh, sees by the keys that what it computed must not be stored under them.
+    """
+    digest, pixels = record.version(reference.version).digest, record.preprocess_digest
+    return (
+        result_key(reference.sha256, digest + record.answer_digest, pixels, reference.params),
+        features_key(reference.sha256, digest, pixels),
+    )
 
 
 class FeaturesHead(Frozen):

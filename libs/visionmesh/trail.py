@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from visionmesh.contracts import Reference
 from visionmesh.errors import Code
 from visionmesh.telemetry.context import new_span_id, parse_traceparent
-from visionmesh.telemetry.spans import AttributeValue, Link, Step, Visit
+from visionmesh.telemetry.spans import AttributeValue, Link, SpanName, Step, Visit
 from visionmesh.telemetry.tracing import Tracing
 
 
@@ -18,7 +18,15 @@ class Trail:
     __slots__ = ("_error", "_reference", "_root", "_span_id", "_stage", "_steps", "_stream",
                  "_tracing", "began_ns", "queued_ns", "took_ns")  # fmt: skip
 
-    def __init__(self, *, tracing: Tracing, stage: str, stream: str, reference: Reference) -> None:
+    def __init__(
+        self,
+        *,
+        tracing: Tracing,
+        stage: str,
+        stream: str,
+        reference: Reference,
+        arrived_ns: int = 0,
+    ) -> None:
         self._tracing = tracing
         self._stage = stage
         self._stream = stream
@@ -33,6 +41,8 @@ class Trail:
         context = parse_traceparent(reference.traceparent)
         self._root = context if context is not None and context.sampled else None
         self._span_id = new_span_id() if self._root is not None else ""
+        if arrived_ns:
+            self.step(SpanName.receive(stream), arrived_ns, self.began_ns)
 
     @property
     def sampled(self) -> bool:
@@ -65,7 +75,7 @@ class Trail:
     def sent(self, stream: str, began_ns: int) -> None:
         """Record that the image was handed on to ``stream`` since ``began_ns``."""
         if self._root is not None:
-            self._steps.append(Step(f"publish {stream}", began_ns, time.time_ns(), {}, ()))
+            self._steps.append(Step(SpanName.publish(stream), began_ns, time.time_ns(), {}, ()))
 
     def fail(self, reason: Code) -> None:
         """Mark the stage's span as failed."""

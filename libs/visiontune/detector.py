@@ -86,6 +86,7 @@ class Exported(nn.Module):  # type: ignore[misc] # torch is not followed
         super().__init__()
         self.detector = detector
         x, y = cell_centres(size // STRIDE, size // STRIDE)
+        self.values = detector.head.out_channels
         self.register_buffer("x", x)
         self.register_buffer("y", y)
 
@@ -100,4 +101,5 @@ class Exported(nn.Module):  # type: ignore[misc] # torch is not followed
             top + bottom,
             scores,
         ]
-        return torch.cat(rows, dim=1).flatten(2)
+        # Told in numbers, so that the file says what it gives for each image.
+        return torch.cat(rows, dim=1).reshape(-1, self.values, self.x.numel() * self.y.numel())

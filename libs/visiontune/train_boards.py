@@ -49,8 +49,8 @@ def main(
     out: Annotated[Path, typer.Option(metavar="DIR", help="The model's folder.")],
     boards: Annotated[
         int, typer.Option(min=8, help="How many boards to draw and learn from.")
-    ] = 2000,
-    epochs: Annotated[int, typer.Option(min=1, help="How often to see each.")] = 8,
+    ] = 1600,
+    epochs: Annotated[int, typer.Option(min=1, help="How often to see each.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Another seed draws other boards.")] = 0,
 ) -> None:
     """Draw boards, learn from them, write 1/model.onnx, and measure it on boards unseen."""

@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from services.ingest.flights import Flight, Flights
 from services.ingest.near import NearFrames
 from visionmesh import subjects
-from visionmesh.cache import features_key, result_key
 from visionmesh.context import Context
 from visionmesh.contracts import Answer, CacheInfo, ImageInfo, Reference, Result, Status
 from visionmesh.errors import Code, Expired, Reject
@@ -20,7 +19,7 @@ from visionmesh.events import Event
 from visionmesh.models.record import ModelRecord
 from visionmesh.outbox import forward
 from visionmesh.settlement import total
-from visionmesh.stored import StoredAnswer, split_features
+from visionmesh.stored import StoredAnswer, cache_keys, split_features
 from visionmesh.telemetry.context import format_traceparent, parse_traceparent
 from visionmesh.trail import Trail
 
@@ -94,7 +93,8 @@ class Admission:
         if not record.spec.cache.enabled:
             await self._send_image(reference, image, trail)
             return
-        reference = self._with_keys(reference, record)
+        answer, features = cache_keys(reference, record)
+        reference = reference.model_copy(update={"result_key": answer, "features_key": features})
         while not await self._answer_from_memory(reference, record, image, trail):
             flight = self._flights.join(reference)
             if flight is None:
@@ -123,18 +123,6 @@ class Admission:
                 f"There is no model {reference.model!r} in the mesh; see `visionmesh list`.",
             )
         return record
-
-    def _with_keys(self, reference: Reference, record: ModelRecord) -> Reference:
-        digest = record.version(reference.version).digest
-        pixels = record.preprocess_digest
-        return reference.model_copy(
-            update={
-                "result_key": result_key(
-                    reference.sha256, digest + record.answer_digest, pixels, reference.params
-                ),
-                "features_key": features_key(reference.sha256, digest, pixels),
-            }
-        )
 
     async def _answer_from_memory(
         self, reference: Reference, record: ModelRecord, image: bytes, trail: Trail

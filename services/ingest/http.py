@@ -13,6 +13,7 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.datastructures import UploadFile
+from starlette.types import Message
 
 from services.ingest.admission import Admission, Arrival
 from services.ingest.callers import Callers
@@ -25,6 +26,8 @@ from visionmesh.subjects import require_token
 MAX_TRIES = 3
 """An image that was lost with the process that held it is sent again so often."""
 RETRY_AFTER = "1"
+FRAMING = 4096
+"""Bytes of a form around its file."""
 PATIENCE = 4
 """So many times the largest image is read before the connection of a larger one is cut."""
 
@@ -175,34 +178,33 @@ def _refusal(error: VisionmeshError) -> Response:
 
 async def _image(request: Request, max_bytes: int) -> bytes:
     """Return the image in the body; raise `Reject` if it is too large or missing."""
-    declared = request.headers.get("content-length", "0")
-    too_large = Reject(Code.PAYLOAD_TOO_LARGE, f"At most {max_bytes:,} bytes are taken.")
-    if declared.isdigit() and int(declared) > max_bytes:
-        await _discard(request, at_most=PATIENCE * max_bytes)
-        raise too_large
-    if request.headers.get("content-type", "").startswith("multipart/form-data"):
-        async with request.form(max_files=1, max_part_size=max_bytes) as form:
-            for value in form.values():
-                if isinstance(value, UploadFile):
-                    return await value.read()
-        raise Reject(Code.EMPTY_BODY, "The form has no file: send the image as a file part.")
-    parts: list[bytes] = []
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > PATIENCE * max_bytes:
-            break
-        if size <= max_bytes:
-            parts.append(part)
-    if size > max_bytes:
-        raise too_large
-    return b"".join(parts)
+    bounded = _bounded(request, max_bytes)
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        return await bounded.body()
+    async with bounded.form(max_files=1) as form:
+        for value in form.values():
+            if isinstance(value, UploadFile):
+                return await value.read()
+    raise Reject(Code.EMPTY_BODY, "The form has no file: send the image as a file part.")
 
 
-async def _discard(request: Request, *, at_most: int) -> None:
-    """Read the body away, so that the client hears the refusal instead of a reset connection."""
+def _bounded(request: Request, max_bytes: int) -> Request:
+    """Return the request with a body that is refused beyond ``max_bytes``, declared or not.
+
+    Some more is read away first, so that the client hears the refusal and not a reset connection.
+    """
     size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > at_most:
-            return
+
+    async def receive() -> Message:
+        nonlocal size
+        message = await request.receive()
+        size += len(message.get("body", b""))
+        too_large = size > max_bytes + FRAMING
+        while too_large and message.get("more_body") and size < PATIENCE * max_bytes:
+            message = await request.receive()
+            size += len(message.get("body", b""))
+        if too_large:
+            raise Reject(Code.PAYLOAD_TOO_LARGE, f"At most {max_bytes:,} bytes are taken.")
+        return message
+
+    return Request(request.scope, receive)

@@ -120,6 +120,7 @@ class Intake:
             log.error("%s: not admitted, it comes again", delivery.subject, exc_info=error)
 
     async def _take(self, delivery: Delivery) -> None:
+        arrived_ns = time.time_ns()
         came = origin(delivery.ack)
         _, _, model, source = delivery.subject.split(".")
         original = (delivery.headers, delivery.body)
@@ -138,7 +139,7 @@ class Intake:
                 attempt=came.attempt,
             )
         )
-        trail = self._context.trail(reference)
+        trail = self._context.trail(reference, arrived_ns=arrived_ns)
         metrics = self._context.metrics.model(model)
         metrics.queue_depth(came.pending)
         admission = self._admit(reference, event.image, broken, trail)

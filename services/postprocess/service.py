@@ -16,7 +16,7 @@ from visionmesh.models.record import ModelRecord
 from visionmesh.service import App
 from visionmesh.settlement import total
 from visionmesh.stage import Done, Ended, Item, Stage
-from visionmesh.stored import FeaturesHead, StoredAnswer, join_features
+from visionmesh.stored import FeaturesHead, StoredAnswer, cache_keys, join_features
 from visionmesh.telemetry.spans import SpanName
 from visionmesh.tensors import arrays
 
@@ -89,7 +89,8 @@ class Postprocess:
         except FeaturesError as error:
             raise Retry(str(error)) from error
         item.trail.step(SpanName.DECODE_OUTPUTS, began, time.time_ns())
-        if reference.result_key is not None:
+        keys = (reference.result_key, reference.features_key)
+        if reference.result_key is not None and keys == cache_keys(reference, record):
             head = FeaturesHead(
                 width=reference.width, height=reference.height, placement=reference.placement
             )

@@ -22,6 +22,7 @@ from visionmesh.models.spec import InputSpec
 from visionmesh.outbox import forward
 from visionmesh.service import App
 from visionmesh.stage import Ended, Item, Outcome, Stage
+from visionmesh.stored import cache_keys
 from visionmesh.telemetry.spans import SpanName
 from visionmesh.tensors import Slot
 
@@ -89,6 +90,10 @@ class Preprocess:
         record = self._context.catalog.find(model)
         if record is None:
             raise Reject(Code.UNKNOWN_MODEL, f"The model {model!r} was removed.")
+        reference = item.reference
+        keys = (reference.result_key, reference.features_key)
+        if reference.result_key is not None and keys != cache_keys(reference, record):
+            item.reference = reference.model_copy(update={"result_key": None, "features_key": None})
         return _Job(item, record.spec.input, self._context.nodes.lane("infer", model))
 
     def _unpack(self, jobs: Sequence[_Job]) -> list[Prepared | Reject]:

@@ -135,15 +135,6 @@ async def ensure_consumer(nc: Client, stream: str, config: Config) -> str:
     return name
 
 
-async def remove_consumer(nc: Client, stream: str, name: str) -> None:
-    """Remove the consumer if it is there."""
-    try:
-        await api.request(nc, f"CONSUMER.DELETE.{stream}.{name}")
-    except api.ApiError as error:
-        if error.number != api.CONSUMER_NOT_FOUND:
-            raise
-
-
 async def ensure_streams(nc: Client, settings: EventsSettings) -> None:
     """Declare every stream but EVENTS."""
     for config in stream_configs(settings):

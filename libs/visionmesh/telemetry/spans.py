@@ -144,6 +144,10 @@ class Step(NamedTuple):
     links: Sequence[Link]
 
 
+_MESSAGE_KINDS = {"receive": SpanKind.CONSUMER, "publish": SpanKind.PRODUCER}
+"""Of the steps that are about a message: their first word, and their kind."""
+
+
 class Visit(NamedTuple):
     """All that one stage recorded of one image, as compact as it was recorded.
 
@@ -196,7 +200,7 @@ class Visit(NamedTuple):
             )
         for name, start_ns, end_ns, attributes, links in self.steps:
             verb, _, stream = name.partition(" ")
-            published = verb == "publish"
+            of_message = verb in _MESSAGE_KINDS
             yield Span(
                 name,
                 self.trace_id,
@@ -204,8 +208,8 @@ class Visit(NamedTuple):
                 self.span_id,
                 start_ns,
                 end_ns,
-                SpanKind.PRODUCER if published else SpanKind.INTERNAL,
-                messaging("publish", stream) if published else attributes,
+                _MESSAGE_KINDS[verb] if of_message else SpanKind.INTERNAL,
+                messaging(verb, stream) if of_message else attributes,
                 links,
             )
 
