@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.containers import nats_container, valkey_container, wants_containers
+from visionmesh.bus import Connection, Publisher, topology
 from visionmesh.embedded import NatsServer, ValkeyServer
+from visionmesh.settings import EventsSettings
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +35,20 @@ async def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
     else:
         async with ValkeyServer(directory=tmp_path_factory.mktemp("valkey")) as server:
             yield server.url
+
+
+@pytest.fixture
+async def connection(nats_url: str) -> AsyncIterator[Connection]:
+    """A connection to the shared server, with every stream but EVENTS declared there."""
+    connection = await Connection.open(nats_url, name="test")
+    await topology.ensure_streams(connection.client, EventsSettings())
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def publisher(connection: Connection) -> Publisher:
+    """A publisher on the shared server."""
+    publisher = Publisher(connection=connection)
+    await publisher.start()
+    return publisher
