@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 NOTABLE = timedelta(milliseconds=32)
 """A shorter backlog is none: holding images back could leave an engine idle."""
+NEWS_PAUSE = timedelta(milliseconds=100)
 _MEMORY = 0.9
 """Weight of the past in the running mean of what one image costs."""
 
@@ -37,3 +40,12 @@ class Backlog:
     def milliseconds(self) -> dict[str, int]:
         """The models with a backlog, and how long it is, rounded down."""
         return {model: told for model, told in self._told.items() if told}
+
+    async def tell(self, update: Callable[[dict[str, int]], Awaitable[None]]) -> None:
+        """Call ``update`` with `milliseconds` until that says nothing new, with pauses between."""
+        told: dict[str, int] | None = None
+        while told != self.milliseconds:
+            told = self.milliseconds
+            await update(told)
+            # More news come together meanwhile.
+            await asyncio.sleep(NEWS_PAUSE.total_seconds())

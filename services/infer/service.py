@@ -21,8 +21,6 @@ from visionmesh.service import App
 from visionmesh.stage import Ended, Item, Stage
 from visionmesh.tensors import arrays, describe, plan
 
-NEWS_PAUSE = timedelta(milliseconds=100)
-
 
 class Infer:
     """Loads what the registry holds, and runs images in batches."""
@@ -99,12 +97,10 @@ class Infer:
         ran = timedelta(microseconds=(batch.finished_ns - batch.started_ns) / 1e3 / batch.size)
         news = self._backlog.note(model.name, queued=model.queued, engines=model.engines, cost=ran)
         if news and (self._telling is None or self._telling.done()):
-            self._telling = asyncio.create_task(self._tell_backlog())
+            self._telling = asyncio.create_task(self._backlog.tell(self._announce_backlog))
 
-    async def _tell_backlog(self) -> None:
-        """Tell the backlog, and leave time for more news to come together."""
-        await self._context.nodes.update(backlog=self._backlog.milliseconds)
-        await asyncio.sleep(NEWS_PAUSE.total_seconds())
+    async def _announce_backlog(self, milliseconds: dict[str, int]) -> None:
+        await self._context.nodes.update(backlog=milliseconds)
 
     async def _infer_all(self, items: Sequence[Item]) -> AsyncIterator[Sequence[Ended]]:
         """Queue the whole bundle; what comes out of the engines together goes on together."""
