@@ -21,7 +21,7 @@ _WHITE: Colour = (255, 255, 255)
 _BLACK: Colour = (0, 0, 0)
 _RED: Colour = (40, 40, 200)
 
-_TEXT_SHARE = 28
+_TEXT_SHARE = 48
 """A line of text is this part of the image's height (of its width, if that is the smaller) …"""
 _TEXT_PIXELS = (11, 48)
 """… but not smaller than can be read, nor larger than is needed."""
@@ -91,7 +91,8 @@ def _box(
     left, top, right, bottom = (round(side) for side in box)
     cv2.rectangle(image, (left, top), (right - 1, bottom - 1), colour, pen.line, cv2.LINE_AA)
     above = top - pen.height - 2 * pen.margin
-    _tag(image, pen, (left, above if above >= 0 else top), text, colour)
+    # What is small must not disappear under its name.
+    _tag(image, pen, (left, above if above >= 0 else bottom), text, colour)
 
 
 def _caption(image: Image, pen: _Pen, lines: list[str], colours: list[Colour]) -> None:
