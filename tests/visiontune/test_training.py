@@ -61,7 +61,8 @@ def test_a_detector_that_hits_its_targets_is_decoded_to_the_marked_boxes(
     # The inverse of a softplus that is scaled by 16.
     raw[0, :4] = torch.log(torch.expm1(truth.boxes.clamp(min=0.1) / 16))
     raw[0, 4:] = torch.where(truth.peaks == 1, 10.0, -10.0)
-    perfect = Exported(torch.nn.Identity(), size=640)
+    perfect = Exported(Detector(len(LABELS)), size=640)
+    perfect.detector = torch.nn.Identity()
     with torch.no_grad():
         seen = decode(perfect(raw)[0].numpy())
     order, wanted = np.lexsort(seen.boxes.T.round()), np.lexsort(board.boxes.T.round())
