@@ -21,6 +21,7 @@ from pydantic import Field, ValidationError
 from visionmesh.contracts import Frozen
 from visionmesh.errors import Code, Retry
 from visionmesh.subjects import ANY_LANE, NODES_BUCKET
+from visionmesh.tasks import end
 
 PERIOD = timedelta(seconds=2)
 ALIVE = timedelta(seconds=7)
@@ -214,9 +215,7 @@ class Nodes:
 
     async def stop(self) -> None:
         """Withdraw the record."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         if self._tasks and self._nc.is_connected:
             with contextlib.suppress(nats.errors.Error, nats.js.errors.Error, TimeoutError):
                 await self._bucket.delete(self._record.key)
