@@ -1,0 +1,164 @@
+"""Workers that see each other through a real server; clocks run faster than in a mesh."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import timedelta
+
+import pytest
+from nats.js.errors import NotFoundError
+
+from tests.polling import until
+from visionmesh.bus import Connection
+from visionmesh.nodes import Nodes, list_nodes, nodes_bucket
+from visionmesh.subjects import ANY_LANE, NODES_BUCKET
+
+Join = Callable[..., Awaitable[Nodes]]
+
+
+async def _remove_bucket(connection: Connection) -> None:
+    """Whoever comes first decides how long records live."""
+    try:
+        await connection.client.jetstream().delete_key_value(NODES_BUCKET)
+    except NotFoundError:
+        return
+
+
+@pytest.fixture
+async def join(
+    nats_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Join]:
+    """Start workers, each with a connection of its own."""
+    monkeypatch.setattr("visionmesh.nodes.PERIOD", timedelta(milliseconds=100))
+    monkeypatch.setattr("visionmesh.nodes.ALIVE", timedelta(seconds=1))
+    await _remove_bucket(connection)
+    async with AsyncExitStack() as stack:
+
+        async def start(node: str, stage: str, **fields: object) -> Nodes:
+            own = await Connection.open(nats_url, name=f"{stage}@{node}")
+            stack.push_async_callback(own.close)
+            worker = Nodes(nc=own.client, node=node, stage=stage)
+            stack.push_async_callback(worker.stop)
+            await worker.start(load=lambda: 3.0)
+            await worker.update(**fields)
+            return worker
+
+        yield start
+    await _remove_bucket(connection)
+
+
+async def sees(probe: Callable[[], object]) -> None:
+    async def probed() -> bool:
+        return bool(probe())
+
+    await until(probed)
+
+
+async def test_a_worker_is_listed_with_what_it_tells(join: Join, connection: Connection) -> None:
+    await join("b", "infer", models={"cats": (1, 2)}, ready=True, http="http://127.0.0.1:1")
+    await join("a", "infer")
+    infer_a, infer_b = await list_nodes(connection.client)
+    assert (infer_a.node, infer_a.ready, infer_a.load) == ("a", False, 3.0)
+    assert (infer_b.node, infer_b.models, infer_b.ready) == ("b", {"cats": (1, 2)}, True)
+
+
+async def test_the_lane_is_this_node_s_where_a_ready_worker_serves_the_model(join: Join) -> None:
+    here = await join("a", "preprocess")
+    elsewhere = await join("b", "preprocess")
+    infer = await join("a", "infer", models={"cats": (1,)})
+    await sees(lambda: here.serving("cats"))
+    assert here.lane("infer", "cats") == ANY_LANE  # not ready yet
+    await infer.update(ready=True)
+    await sees(lambda: here.lane("infer", "cats") == "a")
+    assert here.lane("infer", "dogs") == ANY_LANE
+    assert here.lane("infer") == "a"
+    assert here.lane("postprocess") == ANY_LANE
+    await sees(lambda: elsewhere.serving("cats"))
+    assert elsewhere.lane("infer", "cats") == ANY_LANE
+
+
+async def test_a_model_is_served_from_when_it_is_loaded_until_it_is_dropped(join: Join) -> None:
+    here = await join("a", "ingest")
+    infer = await join("b", "infer", ready=True)
+    assert not here.serving("cats")
+    await infer.update(models={"cats": (1,)})
+    await sees(lambda: here.serving("cats"))
+    await infer.update(models={})
+    await sees(lambda: not here.serving("cats"))
+
+
+async def test_a_worker_that_stops_is_gone_at_once(join: Join, connection: Connection) -> None:
+    here = await join("a", "preprocess")
+    infer = await join("a", "infer", models={"cats": (1,)}, ready=True)
+    await sees(lambda: here.lane("infer", "cats") == "a")
+    await infer.stop()
+    await sees(lambda: here.lane("infer", "cats") == ANY_LANE)
+    assert [record.stage for record in await list_nodes(connection.client)] == ["preprocess"]
+
+
+async def test_a_worker_that_falls_silent_expires(
+    join: Join, connection: Connection, nats_url: str
+) -> None:
+    here = await join("a", "preprocess")
+    lost = await Connection.open(nats_url, name="lost")
+    infer = Nodes(nc=lost.client, node="a", stage="infer")
+    await infer.start(load=lambda: 0.0)
+    await infer.update(models={"cats": (1,)}, ready=True)
+    await sees(lambda: here.lane("infer", "cats") == "a")
+    await lost.close()  # all that anybody else sees of a worker that was killed
+    await sees(lambda: here.lane("infer", "cats") == ANY_LANE)
+    assert not here.serving("cats")
+    await infer.stop()
+
+    async def unlisted() -> bool:
+        return [one.stage for one in await list_nodes(connection.client)] == ["preprocess"]
+
+    await until(unlisted)
+
+
+async def test_the_backlog_is_that_of_the_least_busy_worker(join: Join) -> None:
+    here = await join("a", "preprocess")
+    assert here.backlog("cats") == timedelta(0)
+    busy = {"models": {"cats": (1,)}, "backlog": {"cats": 512}}
+    await join("a", "infer", **busy)
+    await sees(lambda: here.backlog("cats") == timedelta(milliseconds=512))
+    other = await join("b", "infer", **(busy | {"backlog": {"cats": 64}}))
+    await sees(lambda: here.backlog("cats") == timedelta(milliseconds=64))
+    await join("c", "infer", models={"dogs": (1,)})
+    await other.update(backlog={})
+    await sees(lambda: here.backlog("cats") == timedelta(0))
+
+
+async def test_why_a_version_failed_is_known_to_all(join: Join) -> None:
+    here = await join("a", "ingest")
+    await join("b", "infer", failed={"cats/2": "no such operator"})
+    await sees(lambda: here.failure("cats"))
+    assert here.failure("cats") == "no such operator"
+    assert here.failure("cat") is None
+
+
+@pytest.mark.parametrize("value", [b"no JSON", b"{}", b'{"node": "b", "colour": "red"}'])
+async def test_records_of_another_release_are_skipped(
+    join: Join, connection: Connection, caplog: pytest.LogCaptureFixture, value: bytes
+) -> None:
+    here = await join("a", "preprocess")
+    bucket = await nodes_bucket(connection.client)
+    with caplog.at_level(logging.WARNING, logger="visionmesh.nodes"):
+        await bucket.put("infer.a.strange", value)
+        await sees(lambda: "infer.a.strange is of another release" in caplog.text)
+    assert here.lane("infer") == ANY_LANE
+    assert [record.stage for record in await list_nodes(connection.client)] == ["preprocess"]
+
+
+async def test_workers_find_each_other_again_after_the_bucket_is_lost(
+    join: Join, connection: Connection
+) -> None:
+    here = await join("a", "preprocess")
+    infer = await join("a", "infer", ready=True)
+    await sees(lambda: here.lane("infer") == "a")
+    await _remove_bucket(connection)  # as a restarted server does: it is kept in memory
+    await sees(lambda: here.lane("infer") == ANY_LANE)
+    await infer.update(models={"cats": (1,)})
+    await sees(lambda: here.lane("infer", "cats") == "a")
