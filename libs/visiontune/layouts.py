@@ -17,10 +17,8 @@ SIZE = 640
 
 _DIRECTIONS = np.stack([np.cos(np.arange(8) * np.pi / 4), np.sin(np.arange(8) * np.pi / 4)], axis=1)
 """The eight directions, 45 degrees apart, in which tracks run: (8, 2) x, y."""
-_DRILLED = 10
+_DRILLED = 14
 """Half the size in pixels from which a pad may have a hole."""
-_THINNEST = 5.0
-"""Pixels of a track's width."""
 _POURED = 0.2
 """Share of boards whose rest is filled with copper, apart from a clearance around each piece."""
 _INVERTED = 0.2
@@ -78,14 +76,7 @@ def lay_copper(rng: np.random.Generator) -> Mask:
     copper = np.zeros((SIZE, SIZE), np.uint8)
     wanted = np.zeros_like(copper)
     pieces: list[Piece] = []
-    makers: list[Callable[[np.random.Generator, Rules], Piece]] = [
-        _net,
-        _bus,
-        _row,
-        _via,
-        _area,
-        _meander,
-    ]
+    makers: list[Callable[[np.random.Generator, Rules], Piece]] = [_net, _bus, _row, _disc, _area]
     favour = rng.dirichlet(np.full(len(makers), 0.8))
     for maker in rng.choice(len(makers), rules.crowd, p=favour):
         piece = makers[maker](rng, rules)
@@ -130,12 +121,12 @@ def _etch(rng: np.random.Generator, copper: Mask) -> Mask:
     return etched
 
 
-def _path(rng: np.random.Generator, *, turns: int) -> Points:
+def _path(rng: np.random.Generator, rules: Rules, *, turns: int) -> Points:
     """Return a polyline whose bends are 45 degrees, and now and then 90."""
     heading = int(rng.integers(8))
     headings = heading + np.cumsum(rng.choice([-2, -1, 1, 2], turns, p=[0.15, 0.35, 0.35, 0.15]))
     steps = _DIRECTIONS[np.append(heading, headings) % 8]
-    lengths = np.exp(rng.uniform(np.log(14), np.log(300), (turns + 1, 1)))
+    lengths = rng.uniform(40, 300, (turns + 1, 1))
     start = rng.uniform(0, SIZE, 2)
     bends: Points = start + np.cumsum(steps * lengths, axis=0)
     return np.vstack([start, bends])
@@ -162,38 +153,22 @@ def _turn(points: Points, angle: float) -> Points:
 
 
 def _net(rng: np.random.Generator, rules: Rules) -> Piece:
-    """A track, at times with a branch or in two widths, with pads at its ends, drilled or not."""
-    width = max(rules.width * rng.uniform(0.4, 1.3), _THINNEST)
-    path = _path(rng, turns=int(rng.integers(0, 6)))
-    tracks, areas, holes = [(path, width)], [], []
-    joint = path[int(rng.integers(len(path)))]
-    if chance(rng, 0.3):
-        branch = _DIRECTIONS[int(rng.integers(8))] * rng.uniform(10, 120)
-        tracks.append((np.stack([joint, joint + branch]), width))
-    if chance(rng, 0.2):
-        tracks.append((path[-2:], width * rng.uniform(1.3, 2.5)))
+    """A track with pads at its ends, drilled or not."""
+    width = rules.width * rng.uniform(0.7, 1.3)
+    path = _path(rng, rules, turns=int(rng.integers(0, 5)))
+    areas, holes = [], []
     for end in (path[0], path[-1]):
         if chance(rng, 0.7):
-            reach = np.maximum(width * rng.uniform(0.8, 2.2, 2), 8)
+            reach = np.maximum(width * rng.uniform(0.8, 1.8, 2), 9)
             areas.append(_outline(rng, end, reach))
-            holes += _drill(rng, end, reach.min(), share=0.5)
-    return Piece(tracks=tuple(tracks), areas=tuple(areas), holes=tuple(holes))
-
-
-def _drill(
-    rng: np.random.Generator, centre: Points, reach: float, *, share: float
-) -> list[tuple[Points, float]]:
-    """Return a hole in this share of the pads that are large enough, now and then off centre."""
-    if reach < _DRILLED or not chance(rng, share):
-        return []
-    radius = max(reach * rng.uniform(0.2, 0.75), 4)
-    slip = rng.uniform(-0.5, 0.5, 2) * reach if chance(rng, 0.15) else 0.0
-    return [(centre + slip, radius)]
+            if chance(rng, 0.5) and reach.min() > _DRILLED:
+                holes.append((end, reach.min() * rng.uniform(0.3, 0.5)))
+    return Piece(tracks=((path, width),), areas=tuple(areas), holes=tuple(holes))
 
 
 def _bus(rng: np.random.Generator, rules: Rules) -> Piece:
     """Parallel tracks that bend together."""
-    path = _path(rng, turns=int(rng.integers(0, 4)))
+    path = _path(rng, rules, turns=int(rng.integers(0, 4)))
     steps = np.diff(path, axis=0)
     normals = steps[:, ::-1] * [-1, 1] / np.linalg.norm(steps, axis=1, keepdims=True)
     before, after = np.vstack([normals[:1], normals]), np.vstack([normals, normals[-1:]])
@@ -228,19 +203,15 @@ def _row(rng: np.random.Generator, rules: Rules) -> Piece:
     return Piece(areas=areas, tracks=tuple((start + _turn(at, angle), width) for at in leads))
 
 
-def _via(rng: np.random.Generator, rules: Rules) -> Piece:
-    """Round pads, one or a grid of them, often drilled."""
-    radius = max(rules.width * np.exp(rng.uniform(np.log(0.3), np.log(3))), 6)
+def _disc(rng: np.random.Generator, rules: Rules) -> Piece:
+    """A round pad, often drilled."""
+    radius = max(rules.width * rng.uniform(0.8, 3), 10)
+    centre = rng.uniform(0, SIZE, 2)
     angle = np.arange(64) * np.pi / 32
-    ring = radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    counts = rng.integers(1, 6, 2) if chance(rng, 0.3) else np.ones(2, int)
-    pitch = 2 * radius + rules.gap * rng.uniform(1, 4)
-    places = np.stack(np.meshgrid(*(np.arange(count) for count in counts)), axis=-1) * pitch
-    centres = rng.uniform(0, SIZE, 2) + places.reshape(-1, 2)
-    # Those of a grid are drilled alike.
-    drilled = _drill(rng, np.zeros(2), radius, share=0.5)
-    holes = tuple((centre + at, size) for centre in centres for at, size in drilled)
-    return Piece(areas=tuple(centre + ring for centre in centres), holes=holes)
+    ring = centre + radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    drilled = chance(rng, 0.5) and radius > _DRILLED
+    holes = ((centre, radius * rng.uniform(0.25, 0.6)),) if drilled else ()
+    return Piece(areas=(ring,), holes=holes)
 
 
 def _area(rng: np.random.Generator, rules: Rules) -> Piece:
@@ -249,17 +220,6 @@ def _area(rng: np.random.Generator, rules: Rules) -> Piece:
     centre = rng.uniform(0, SIZE, 2)
     angle = rng.uniform(-0.6, 0.6) if chance(rng, 0.3) else 0.0
     area = centre + _turn(_outline(rng, np.zeros(2), reach), angle)
-    holes = ((centre, rng.uniform(4, 0.5 * reach.min() + 4)),) if chance(rng, 0.4) else ()
+    drilled = chance(rng, 0.3)
+    holes = ((centre, rng.uniform(5, 0.5 * reach.min() + 5)),) if drilled else ()
     return Piece(areas=(area,), holes=holes)
-
-
-def _meander(rng: np.random.Generator, rules: Rules) -> Piece:
-    """A track that runs to and fro, to be as long as another."""
-    width = max(rules.width * rng.uniform(0.5, 1), _THINNEST)
-    pitch = width + rules.gap * rng.uniform(1, 1.5)
-    swing = pitch * rng.uniform(1, 4)
-    count = int(rng.integers(4, 14))
-    across = np.repeat(np.arange(count) * pitch, 2)
-    along = np.resize([0, swing, swing, 0], 2 * count)
-    path = _turn(np.stack([across, along], axis=1), int(rng.integers(8)) * np.pi / 4)
-    return Piece(tracks=((path + rng.uniform(0, SIZE, 2), width),))

@@ -49,7 +49,7 @@ def main(
     out: Annotated[Path, typer.Option(metavar="DIR", help="The model's folder.")],
     boards: Annotated[
         int, typer.Option(min=8, help="How many boards to draw and learn from.")
-    ] = 1600,
+    ] = 1500,
     epochs: Annotated[int, typer.Option(min=1, help="How often to see each.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Another seed draws other boards.")] = 0,
 ) -> None:
