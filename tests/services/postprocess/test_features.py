@@ -47,12 +47,18 @@ def test_cut_features_are_refused(features: dict[str, NDArray[Any]], data: st.Da
 
 
 @given(_FEATURES, st.data())
-def test_a_damaged_byte_is_noticed(features: dict[str, NDArray[Any]], data: st.DataObject) -> None:
+def test_a_damaged_byte_is_noticed_or_means_nothing(
+    features: dict[str, NDArray[Any]], data: st.DataObject
+) -> None:
     packed = bytearray(pack(features))
     # The first five bytes are the magic and zlib's header, which has bits that mean nothing here.
     packed[data.draw(st.integers(5, len(packed) - 1))] ^= data.draw(st.integers(1, 255))
-    with pytest.raises(FeaturesError):
-        unpack(bytes(packed))
+    try:
+        found = unpack(bytes(packed))
+    except FeaturesError:
+        return
+    # A bit that only fills up the last byte of the compressed data.
+    assert pack(found) == pack(features)
 
 
 def test_features_that_would_fill_the_memory_are_refused() -> None:
