@@ -21,6 +21,7 @@ from weakref import WeakSet
 
 from visionmesh.client import DEFAULT_URL, Mesh
 from visionmesh.contracts import Result
+from visionmesh.tasks import end
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -133,10 +134,7 @@ class BlockingMesh:
 
     async def _end(self) -> None:
         self._ended = True
-        others = [call for call in self._calls if call is not asyncio.current_task()]
-        for call in others:
-            call.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        await end(call for call in self._calls if call is not asyncio.current_task())
         try:
             await asyncio.gather(*(reader.close() for reader in self._readers))
         finally:

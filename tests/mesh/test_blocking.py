@@ -99,8 +99,9 @@ async def test_closing_ends_the_loops_of_other_threads(local_mesh: LocalMesh) ->
 
 
 LISTEN = """
-import sys
+import signal, sys
 from visionmesh import BlockingMesh
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run behind a &
 with BlockingMesh(sys.argv[1]) as mesh:
     print("listens", flush=True)
     for _ in mesh.results(source="nobody"):
