@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -130,16 +131,23 @@ def parse_deadline(text: str | None) -> int | None:
     return int(time.timestamp() * 1e9)
 
 
-def parse_params(text: str | bytes | None) -> Params:
-    """Return the parameters in a JSON object; raise `Reject` (invalid_params)."""
-    if not text:
-        return Params()
+def parse_params(
+    text: str | bytes | None, query: Mapping[str, str] = MappingProxyType({})
+) -> Params:
+    """Return the parameters in a JSON object and in a URL's query; those of the query win.
+
+    Raises `Reject` (invalid_params) if one is unknown or out of its bounds.
+    """
     try:
-        return Params.model_validate_json(text)
+        asked = Params.model_validate_json(text) if text else Params()
+        if not query:
+            return asked
+        named = Params.model_validate(dict(query)).model_dump(exclude_none=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "Vm-Params"
         raise Reject(Code.INVALID_PARAMS, f"{where}: {first['msg']}.") from error
+    return asked.model_copy(update=named)
 
 
 def _priority(text: str | None) -> Priority:

@@ -21,6 +21,9 @@ from visionmesh.telemetry.tracing import Tracing
 AGAIN_HEADER = "Vm-Again"
 """On the reply to a synchronous request: the image must be sent again, for this reason."""
 
+STATUS_HEADER = "Vm-Status"
+"""On the reply to a synchronous request whose image was not recognised: the result's status."""
+
 BROKE_DELAY = timedelta(seconds=1)
 """Before an image is tried again on which a worker broke."""
 
@@ -56,8 +59,10 @@ class Settlement:
         for reference, result in answers:
             body = result.to_json()
             if reference.reply is not None:
-                await self._connection.send(reference.reply, body)
-                self._record_root(reference, result)
+                bad = result.status is not Status.OK
+                headers = {STATUS_HEADER: str(result.status)} if bad else None
+                await self._connection.send(reference.reply, body, headers=headers)
+                self.ended(reference, result)
             else:
                 subject = subjects.result(reference.model, reference.source, reference.id)
                 stored.append((reference, result, Message(subject, body, _result_headers(result))))
@@ -66,13 +71,14 @@ class Settlement:
         fresh = await self._publisher.publish_once([message for _, _, message in stored])
         for (reference, result, message), new in zip(stored, fresh, strict=True):
             if new:
-                self._record_root(reference, result)
+                self.ended(reference, result)
             else:
                 log.info("%s was answered before", message.subject)
             if reference.ack is not None:
                 await acknowledge(self._connection, reference.ack)
 
-    def _record_root(self, reference: Reference, result: Result) -> None:
+    def ended(self, reference: Reference, result: Result) -> None:
+        """Record the whole time of an image that is answered."""
         context = parse_traceparent(reference.traceparent)
         if context is None or not context.sampled:
             return
@@ -80,7 +86,7 @@ class Settlement:
             Key.MESSAGE_ID: reference.id,
             Key.MODEL: reference.model,
             Key.SOURCE: reference.source,
-            Key.VERSION: reference.version,
+            Key.VERSION: result.version or 0,
             Key.STATUS: result.status,
         }
         if result.cache is not None and result.cache.level is not None:
@@ -157,7 +163,7 @@ class Settlement:
             model=reference.model,
             version=reference.version or None,
             status=status,
-            timings=total(reference),
+            timings=total(reference.received_ns, reference.timings),
             error=ErrorInfo(code=error.code, message=error.message),
         )
         await self.answer([(reference, result)])
@@ -201,10 +207,10 @@ class Settlement:
         return (message.headers or {}, message.data) if message is not None else None
 
 
-def total(reference: Reference) -> dict[str, float]:
+def total(received_ns: int, timings: Mapping[str, float]) -> dict[str, float]:
     """Return the timings with ``total``, from the receipt of the image until now."""
-    elapsed = (time.time_ns() - reference.received_ns) / 1e6
-    return {**reference.timings, "total": round(elapsed, 3)}
+    elapsed = (time.time_ns() - received_ns) / 1e6
+    return {**timings, "total": round(elapsed, 3)}
 
 
 def _result_headers(result: Result) -> dict[str, Any]:

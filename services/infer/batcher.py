@@ -48,6 +48,11 @@ class _Item:
 
 
 _Answer = Outputs | Reject
+_Ran = tuple[list[_Item], list[_Answer], Batch]
+
+_ROUNDS = 2
+"""While at least so many more rounds of the same size wait for every engine, the batches of a
+round are delivered together: nobody gets an answer later than those who wait behind."""
 
 
 class Batcher:
@@ -158,25 +163,33 @@ class Batcher:
         """What an engine's thread does until the batcher is closed."""
         failure: Fatal | None = Fatal(Code.INTERNAL, "An engine's thread died; see the log.")
         try:
-            while batch := self._next_batch(index, engine):
-                started_ns = time.time_ns()
-                answers = _answers(engine, [item.image for item in batch])
-                info = Batch(
-                    id=random.getrandbits(63),
-                    size=len(batch),
-                    answered=sum(not isinstance(answer, Reject) for answer in answers),
-                    engine=index,
-                    started_ns=started_ns,
-                    finished_ns=time.time_ns(),
-                )
-                self._loop.call_soon_threadsafe(self._deliver, batch, answers, info)
+            while items := self._next_items(index, engine):
+                size = engine.batch_sizes[-1]
+                ran = [
+                    self._run(index, engine, items[at : at + size])
+                    for at in range(0, len(items), size)
+                ]
+                self._loop.call_soon_threadsafe(self._deliver, ran)
             failure = None
         except Fatal as error:
             failure = error
         finally:
             self._loop.call_soon_threadsafe(self._end, index, failure)
 
-    def _next_batch(self, index: int, engine: Engine) -> list[_Item]:
+    def _run(self, index: int, engine: Engine, items: list[_Item]) -> _Ran:
+        started_ns = time.time_ns()
+        answers = _answers(engine, [item.image for item in items])
+        batch = Batch(
+            id=random.getrandbits(63),
+            size=len(items),
+            answered=sum(not isinstance(answer, Reject) for answer in answers),
+            engine=index,
+            started_ns=started_ns,
+            finished_ns=time.time_ns(),
+        )
+        return items, answers, batch
+
+    def _next_items(self, index: int, engine: Engine) -> list[_Item]:
         """Wait for images and take a share of them; return none when the batcher is closed."""
         with self._changed:
             self._running.pop(index, None)
@@ -185,9 +198,9 @@ class Batcher:
                 patience = self._patience(engine) if self._queue else None
                 if patience == 0:
                     size = self._share(engine.batch_sizes)
-                    batch = [self._queue.popleft() for _ in range(size)]
-                    self._running[index] = batch
-                    return batch
+                    items = [self._queue.popleft() for _ in range(size)]
+                    self._running[index] = items
+                    return items
                 if not self._queue and not self._open:
                     return []
                 self._idle += 1
@@ -203,7 +216,9 @@ class Batcher:
         even = math.ceil(len(self._queue) / (self._idle + 1))
         wanted = min(max(even, sizes[0]), max(self._max_size, sizes[0]))
         # One of the sizes, or the rest, which a fixed batch is filled up for.
-        return min(max(size for size in sizes if size <= wanted), len(self._queue))
+        size = max(size for size in sizes if size <= wanted)
+        behind = len(self._queue) // (_ROUNDS * len(self._engines))
+        return min(max(size, min(behind, self._max_size) // size * size), len(self._queue))
 
     def _patience(self, engine: Engine) -> float:
         """Return for how many seconds it is worth waiting for more images."""
@@ -212,18 +227,19 @@ class Batcher:
         waited_ns = time.time_ns() - self._queue[0].enqueued_ns
         return min(max(0, self._max_delay_ns - waited_ns), self._max_delay_ns) / 1e9
 
-    def _deliver(self, batch: list[_Item], answers: list[_Answer], info: Batch) -> None:
-        for item, answer in zip(batch, answers, strict=True):
-            if item.done.done():
-                continue  # its submitter has gone
-            if isinstance(answer, Reject):
-                item.done.set_exception(answer)
-            else:
-                item.done.set_result(
-                    BatchedOutput(outputs=answer, enqueued_ns=item.enqueued_ns, batch=info)
-                )
-        if self._on_batch:
-            self._on_batch(info)
+    def _deliver(self, ran: Sequence[_Ran]) -> None:
+        for items, answers, batch in ran:
+            for item, answer in zip(items, answers, strict=True):
+                if item.done.done():
+                    continue  # its submitter has gone
+                if isinstance(answer, Reject):
+                    item.done.set_exception(answer)
+                else:
+                    item.done.set_result(
+                        BatchedOutput(outputs=answer, enqueued_ns=item.enqueued_ns, batch=batch)
+                    )
+            if self._on_batch:
+                self._on_batch(batch)
 
     def _end(self, index: int, failure: Fatal | None) -> None:
         """Note that a thread ended; if it broke, fail all that waits: the worker is unfit."""

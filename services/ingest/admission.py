@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from services.ingest.flights import Flight, Flights
 from services.ingest.near import NearFrames
 from visionmesh import subjects
+from visionmesh.cache import Found
 from visionmesh.context import Context
 from visionmesh.contracts import Answer, CacheInfo, ImageInfo, Reference, Result, Status
 from visionmesh.errors import Code, Expired, Reject
@@ -48,11 +49,11 @@ class Admission:
         self._flights = Flights(
             connection=context.connection, patience=context.settings.events.ack_wait
         )
-        self._near = NearFrames()
+        self._near_frames = NearFrames()
 
-    def landed(self, reply: str, result: Result | None) -> None:
+    def landed(self, reply: str, body: bytes | None) -> None:
         """Say how a caller's image ended, so that twins that wait for it get its result, too."""
-        self._flights.land(reply, result)
+        self._flights.land(reply, body)
 
     def reference(self, arrival: Arrival) -> Reference:
         """Return the reference of an image of which nothing is known yet but its event."""
@@ -76,8 +77,8 @@ class Admission:
             sent_ns=arrival.received_ns,
         )
 
-    async def admit(self, reference: Reference, image: bytes, trail: Trail) -> None:
-        """Answer the image or send it to the next stage.
+    async def admit(self, reference: Reference, image: bytes, trail: Trail) -> Result | None:
+        """Return the result if it is known already, else send the image to the next stage.
 
         Raises
         ------
@@ -92,16 +93,23 @@ class Admission:
         reference = reference.model_copy(update={"version": version, "sha256": sha256})
         if not record.spec.cache.enabled:
             await self._send_image(reference, image, trail)
-            return
+            return None
         answer, features = cache_keys(reference, record)
         reference = reference.model_copy(update={"result_key": answer, "features_key": features})
-        while not await self._answer_from_memory(reference, record, image, trail):
+        while True:
+            found = await self._context.cache.lookup(answer, features)
+            if (known := await self._known(reference, record, image, found, trail)) is not None:
+                return known
+            # What came back once was no use: the image is computed.
+            useful = found.features if reference.attempt == 1 else None
+            if useful is not None and await self._send_features(reference, useful, trail):
+                return None
             flight = self._flights.join(reference)
             if flight is None:
                 await self._send_image(reference, image, trail)
-                return
-            if await self._answer_from_flight(reference, flight, trail):
-                return
+                return None
+            if (shared := await self._shared(reference, flight, trail)) is not None:
+                return shared
             self._flights.forget(flight.subject)
 
     def _check(self, reference: Reference, image: bytes) -> ModelRecord:
@@ -124,75 +132,56 @@ class Admission:
             )
         return record
 
-    async def _answer_from_memory(
-        self, reference: Reference, record: ModelRecord, image: bytes, trail: Trail
-    ) -> bool:
-        assert reference.result_key is not None
-        found = await self._context.cache.lookup(reference.result_key, reference.features_key)
-        if found.result is not None and await self._answer(
-            reference, found.result, "result", trail
-        ):
-            return True
+    async def _known(
+        self,
+        reference: Reference,
+        record: ModelRecord,
+        image: bytes,
+        found: Found,
+        trail: Trail,
+    ) -> Result | None:
+        """Return the result of the same image, or of one nearly the same, if it is remembered."""
+        if found.result is not None:
+            result = self._stored(reference, found.result, "result", trail)
+            if result is not None:
+                return result
         distance = record.spec.cache.near_duplicates
-        if distance and await self._answer_from_near(reference, record, image, distance, trail):
-            return True
-        # What came back once was no use: the image is computed.
-        if found.features is not None and reference.attempt == 1:
-            return await self._send_features(reference, found.features, trail)
-        return False
+        return await self._near(reference, record, image, distance, trail) if distance else None
 
-    async def _answer_from_near(
+    async def _near(
         self, reference: Reference, record: ModelRecord, image: bytes, distance: int, trail: Trail
-    ) -> bool:
+    ) -> Result | None:
         asked = record.answer_digest + reference.params.model_dump_json()
-        twin = await self._near.match(reference, image, asked=asked, distance=distance)
+        twin = await self._near_frames.match(reference, image, asked=asked, distance=distance)
         stored = (await self._context.cache.lookup(twin, None)).result if twin else None
-        answered = stored is not None and await self._answer(reference, stored, "near", trail)
-        self._context.metrics.cache("near_hit" if answered else "near_miss")
-        return answered
+        result = self._stored(reference, stored, "near", trail) if stored is not None else None
+        self._context.metrics.cache("near_hit" if result is not None else "near_miss")
+        return result
 
-    async def _answer(self, reference: Reference, stored: bytes, level: str, trail: Trail) -> bool:
-        """Answer with a stored value; say no if another release wrote it in another form."""
+    def _stored(
+        self, reference: Reference, stored: bytes, level: str, trail: Trail
+    ) -> Result | None:
+        """Return the result in a stored value; none if another release wrote it in another form."""
         try:
             known = StoredAnswer.model_validate_json(stored)
         except ValidationError:
-            return False
+            return None
         info = ImageInfo(width=known.width, height=known.height, sha256=reference.sha256)
-        await self._tell(reference, known, info, level, trail)
-        return True
+        return _result(reference, known, info, level, trail)
 
-    async def _tell(
-        self, reference: Reference, answer: Answer, image: ImageInfo, level: str, trail: Trail
-    ) -> None:
-        timings = {**reference.timings, **trail.timings(time.time_ns())}
-        timed = reference.model_copy(update={"timings": timings})
-        result = Result(
-            **answer.recognised(),
-            id=reference.id,
-            source=reference.source,
-            model=reference.model,
-            version=reference.version,
-            status=Status.OK,
-            image=image,
-            cache=CacheInfo.model_validate({"hit": True, "level": level}),
-            timings=total(timed),
-            trace_id=trail.trace_id,
-        )
-        await self._context.settlement.answer([(timed, result)])
-
-    async def _answer_from_flight(self, reference: Reference, flight: Flight, trail: Trail) -> bool:
+    async def _shared(self, reference: Reference, flight: Flight, trail: Trail) -> Result | None:
+        """Return the result of the same image that is on its way; none if it is of no use."""
         landed = await self._flights.landed(flight)
         if landed is None or landed.status is Status.EXPIRED:
-            return False
+            return None
         if landed.error is not None:
             if landed.error.code in _NOT_OF_THE_IMAGE:
-                return False
+                return None
             raise Reject(landed.error.code, landed.error.message)
         if landed.image is None or landed.image.sha256 != reference.sha256:
-            return False
+            return None
         self._context.metrics.joined()
-        await self._tell(reference, landed, landed.image, "flight", trail)
-        return True
+        return _result(reference, landed, landed.image, "flight", trail)
 
     async def _send_image(self, reference: Reference, image: bytes, trail: Trail) -> None:
         context = self._context
@@ -223,6 +212,25 @@ class Admission:
         )
         await context.outbox.pass_on([(reference, sending, trail)])
         return True
+
+
+def _result(
+    reference: Reference, answer: Answer, image: ImageInfo, level: str, trail: Trail
+) -> Result:
+    """Return the result for an image whose answer was computed for another event."""
+    timings = {**reference.timings, **trail.timings(time.time_ns())}
+    return Result(
+        **answer.recognised(),
+        id=reference.id,
+        source=reference.source,
+        model=reference.model,
+        version=reference.version,
+        status=Status.OK,
+        image=image,
+        cache=CacheInfo.model_validate({"hit": True, "level": level}),
+        timings=total(reference.received_ns, timings),
+        trace_id=trail.trace_id,
+    )
 
 
 async def _sha256(image: bytes) -> str:

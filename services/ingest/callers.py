@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from dataclasses import dataclass
 
 from nats.aio.msg import Msg
 
 from visionmesh.bus import Connection
-from visionmesh.contracts import Result
+from visionmesh.contracts import Result, Status
 from visionmesh.errors import Code, Retry
-from visionmesh.settlement import AGAIN_HEADER
+from visionmesh.settlement import AGAIN_HEADER, STATUS_HEADER
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to a request: the document that the caller gets, read only where it must be."""
+
+    body: bytes
+    ok: bool
+
+    @classmethod
+    def of(cls, result: Result) -> Reply:
+        return cls(result.to_json(), result.status is Status.OK)
+
+    def result(self) -> Result:
+        return Result.model_validate_json(self.body)
 
 
 class Callers:
@@ -20,7 +36,7 @@ class Callers:
         self._connection = connection
         self._inbox = connection.client.new_inbox()
         self._numbers = itertools.count()
-        self._waiting: dict[str, asyncio.Future[Result]] = {}
+        self._waiting: dict[str, asyncio.Future[Reply]] = {}
 
     async def start(self) -> None:
         await self._connection.client.subscribe(f"{self._inbox}.*", cb=self._answered)
@@ -28,13 +44,13 @@ class Callers:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def open(self) -> tuple[str, asyncio.Future[Result]]:
+    def open(self) -> tuple[str, asyncio.Future[Reply]]:
         """Return a new reply subject and the future of its answer.
 
         The future raises `Retry` if the image has to be sent again.
         """
         reply = f"{self._inbox}.{next(self._numbers)}"
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[reply] = future
         return reply, future
 
@@ -46,8 +62,9 @@ class Callers:
         future = self._waiting.get(message.subject)
         if future is None or future.done():
             return
-        again = (message.headers or {}).get(AGAIN_HEADER)
+        headers = message.headers or {}
+        again = headers.get(AGAIN_HEADER)
         if again is not None:
             future.set_exception(Retry("The image was lost on its way.", code=Code(again)))
         else:
-            future.set_result(Result.model_validate_json(message.data))
+            future.set_result(Reply(message.data, ok=STATUS_HEADER not in headers))

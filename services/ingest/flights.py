@@ -20,7 +20,7 @@ from visionmesh.subjects import result as result_subject
 
 MAX_FLIGHTS = 4096
 
-Landing = asyncio.Future[Result | None]
+Landing = asyncio.Future[bytes | None]
 
 
 @dataclass(slots=True)
@@ -61,12 +61,12 @@ class Flights:
             return None
         return flight
 
-    def land(self, subject: str, result: Result | None) -> None:
-        """Tell who waits for a caller's image how it ended; with `None` one of them leads next."""
+    def land(self, subject: str, body: bytes | None) -> None:
+        """Tell who waits for a caller's image its result; with `None` one of them leads next."""
         flight = self._flights.get(self._keys.get(subject, ""))
         self.forget(subject)
         if flight is not None and flight.landing is not None and not flight.landing.done():
-            flight.landing.set_result(result)
+            flight.landing.set_result(body)
 
     def forget(self, subject: str) -> None:
         """Let the next image of the kind whose result ``subject`` tells lead."""
@@ -79,7 +79,8 @@ class Flights:
         if flight.landing is None:
             flight.landing = asyncio.ensure_future(self._hear(flight))
         await asyncio.wait((flight.landing,), timeout=self._patience)
-        return flight.landing.result() if flight.landing.done() else None
+        body = flight.landing.result() if flight.landing.done() else None
+        return _read(body) if body is not None else None
 
     def _lead(self, reference: Reference, now: float) -> None:
         assert reference.result_key is not None
@@ -96,7 +97,7 @@ class Flights:
             _, oldest = self._flights.popitem(last=False)
             self._keys.pop(oldest.subject, None)
 
-    async def _hear(self, flight: Flight) -> Result | None:
+    async def _hear(self, flight: Flight) -> bytes | None:
         arrived: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
 
         async def tell(message: Msg) -> None:
@@ -107,20 +108,20 @@ class Flights:
         subscription = await client.subscribe(flight.subject, cb=tell)
         try:
             stored = await stored_message(client, RESULTS, last_by_subj=flight.subject)
-            result = _read(stored) if stored is not None else None
+            result = _read(stored.data) if stored is not None else None
             # An event of the same id may have been answered long before this one came.
-            if result is not None and result.time.timestamp() * 1e9 >= flight.received_ns:
-                return result
+            if stored and result and result.time.timestamp() * 1e9 >= flight.received_ns:
+                return bytes(stored.data)
             async with asyncio.timeout(self._patience):
-                return _read(await arrived)
+                return bytes((await arrived).data)
         except (TimeoutError, Retry):
             return None
         finally:
             await subscription.unsubscribe()
 
 
-def _read(message: Msg) -> Result | None:
+def _read(body: bytes) -> Result | None:
     try:
-        return Result.model_validate_json(message.data)
+        return Result.model_validate_json(body)
     except ValidationError:
         return None

@@ -160,7 +160,9 @@ class Intake:
     ) -> None:
         if broken is not None:
             raise broken
-        await self._admission.admit(reference, image, trail)
+        result = await self._admission.admit(reference, image, trail)
+        if result is not None:
+            await self._context.settlement.answer([(reference, result)])
 
     async def _keep_alive(self) -> None:
         period = self._events.ack_wait.total_seconds() / 3

@@ -144,6 +144,6 @@ class Postprocess:
             )
             if cached
             else None,
-            timings=total(reference.model_copy(update={"timings": timings})),
+            timings=total(reference.received_ns, timings),
             trace_id=item.trail.trace_id,
         )

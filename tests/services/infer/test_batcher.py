@@ -148,6 +148,26 @@ async def test_a_partial_fixed_batch_waits_for_company_only_while_others_work() 
     await batcher.close()
 
 
+async def test_small_fixed_batches_are_delivered_together_while_as_many_wait() -> None:
+    engine = GatedEngine(batch_sizes=(1,))
+    batcher = batcher_of(engine, max_size=8)
+    tasks = submit(batcher, 0)
+    await until(lambda: engine.batches == [[0]])
+    tasks += submit(batcher, *range(1, 8))
+    await until_queued(batcher, 7)
+
+    engine.let_pass(3)
+    # Three of seven make a round: the first two have run, but are answered with the third.
+    await until(lambda: engine.batches == [[0], [1], [2], [3]])
+    assert [task.done() for task in tasks] == [True] + 7 * [False]
+    engine.let_pass(5)
+
+    answers = await asyncio.gather(*tasks)
+    assert [output.batch.size for output in answers] == 8 * [1]
+    assert [int(output.outputs["number"]) for output in answers] == list(range(8))
+    await batcher.close()
+
+
 async def test_a_partial_fixed_batch_waits_no_longer_than_the_delay() -> None:
     engines = GatedEngine(batch_sizes=(4,)), GatedEngine(batch_sizes=(4,))
     batcher = batcher_of(*engines, max_delay=timedelta(milliseconds=30))

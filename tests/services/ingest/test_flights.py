@@ -101,7 +101,7 @@ async def test_a_caller_s_result_lands_by_a_word(flights: Flights, key: str) -> 
     waiting = asyncio.ensure_future(flights.landed(flight))
     await asyncio.sleep(0)
     result = make_result(leader)
-    flights.land("_INBOX.caller", result)
+    flights.land("_INBOX.caller", result.to_json())
     assert await waiting == result
     assert flights.join(image(key)) is None
 
