@@ -30,31 +30,31 @@ from visionmesh.local import SERVICES, LocalMesh
 IN_FLIGHT = 64
 
 
-def memory(running: LocalMesh) -> tuple[float, float]:
-    """Return resident and proportional megabytes of all processes of the mesh."""
-    found = [
-        psutil.Process(pid).memory_full_info() for pids in running.pids.values() for pid in pids
-    ]
-    return sum(one.rss for one in found) / 1e6, sum(one.pss for one in found) / 1e6
+def memory(running: LocalMesh, kind: str) -> dict[str, float]:
+    """Return the megabytes of each service and server, ``rss`` or ``pss``."""
+    return {
+        name: sum(getattr(psutil.Process(pid).memory_full_info(), kind) for pid in pids) / 1e6
+        for name, pids in running.pids.items()
+    }
 
 
 async def resident(folder: Path) -> tuple[float, float]:
-    """Return the memory with one model after a few hundred images."""
+    """Return resident and proportional megabytes with one model after a few hundred images."""
     async with fresh_mesh(folder) as (running, mesh):
         driver = Driver(mesh=mesh, model=folder.name)
         await driver.run(distinct(photos()), in_flight=IN_FLIGHT, count=500)
-        return memory(running)
+        return sum(memory(running, "rss").values()), sum(memory(running, "pss").values())
 
 
-async def growth(folder: Path, *, few: int, many: int) -> tuple[float, float]:
-    """Return the proportional megabytes after ``few`` and after ``many`` images."""
+async def growth(folder: Path, *, few: int, many: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the proportional megabytes of each process after ``few`` and ``many`` images."""
     images = distinct(photos())
     async with fresh_mesh(folder) as (running, mesh):
         driver = Driver(mesh=mesh, model=folder.name)
         await driver.run(images, in_flight=IN_FLIGHT, count=few)
-        _, before = memory(running)
+        before = memory(running, "pss")
         await driver.run(images, in_flight=IN_FLIGHT, count=many - few)
-        _, after = memory(running)
+        after = memory(running, "pss")
     return before, after
 
 
@@ -107,12 +107,13 @@ def main() -> None:
         "events": arguments.events,
         "answered": len(seen),
         "answered_twice": sum(times > 1 for times in seen.values()),
-        "mb_after_2000": round(before, 1),
-        f"mb_after_{arguments.many}": round(after, 1),
-        "growth": round(after / before - 1, 4),
+        "mb_after_2000": round(sum(before.values()), 1),
+        f"mb_after_{arguments.many}": round(sum(after.values()), 1),
+        "growth": round(sum(after.values()) / sum(before.values()) - 1, 4),
+        "growth_by_process_mb": {name: round(after[name] - before[name], 1) for name in after},
     }
     for name, value in found.items():
-        print(f"{name:<20}{value:>10}")
+        print(f"{name:<22}{value!s:>10}")
     print(json.dumps({"benchmark": "endurance", "cpus": os.cpu_count(), **found}))
 
 

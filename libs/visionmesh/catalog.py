@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from visionmesh.errors import Code, Fatal, Refused
 from visionmesh.models.registry import ModelRecord, Registry
+from visionmesh.tasks import end
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +45,7 @@ class Catalog:
 
     async def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end([self._task])
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

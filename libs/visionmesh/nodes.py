@@ -170,7 +170,7 @@ class Nodes:
         try:
             await self._bucket.put(self._record.key, self._record.model_dump_json().encode())
         except (nats.errors.Error, nats.js.errors.Error, TimeoutError) as error:
-            log.warning("cannot announce this worker: %s", error or type(error).__name__)
+            log.warning("cannot announce this worker: %s", str(error) or type(error).__name__)
             await self._find_bucket()
 
     async def _find_bucket(self) -> None:
@@ -201,7 +201,7 @@ class Nodes:
                 finally:
                     await watcher.stop()
             except (nats.errors.Error, nats.js.errors.Error, TimeoutError) as error:
-                log.info("watching the nodes again: %s", error or type(error).__name__)
+                log.info("watching the nodes again: %s", str(error) or type(error).__name__)
                 await asyncio.sleep(PERIOD.total_seconds())
 
     def _note(self, key: str, value: bytes | None) -> None:

@@ -17,6 +17,7 @@ from visionmesh.errors import Code, ConfigurationError, Miss, Refused, Reject, R
 from visionmesh.models.record import ModelRecord
 from visionmesh.models.registry import Registry
 from visionmesh.models.spec import ModelSpec
+from visionmesh.tasks import end
 
 _NOT_YET = timedelta(milliseconds=500)
 """When to deliver an image again whose model cannot be loaded now."""
@@ -145,9 +146,7 @@ class ModelPool:
 
     async def close(self) -> None:
         """Run what is queued, then free everything."""
-        for task in self._loading.values():
-            task.cancel()
-        await asyncio.gather(*self._loading.values(), return_exceptions=True)
+        await end(self._loading.values())
         for key in list(self._serving):
             self._drop(key)
         await asyncio.gather(*self._closing)

@@ -19,6 +19,7 @@ from visionmesh.models.record import ModelRecord
 from visionmesh.outbox import Forward, forward
 from visionmesh.service import App
 from visionmesh.stage import Ended, Item, Stage
+from visionmesh.tasks import end
 from visionmesh.tensors import arrays, describe, plan
 
 
@@ -58,9 +59,7 @@ class Infer:
 
     async def stop(self) -> None:
         await self._stage.stop()
-        for task in self._changes.values():
-            task.cancel()
-        await asyncio.gather(*self._changes.values(), return_exceptions=True)
+        await end(self._changes.values())
         await self._pool.close()
 
     async def _model_changed(self, name: str, record: ModelRecord | None) -> None:

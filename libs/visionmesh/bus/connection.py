@@ -82,7 +82,7 @@ class Connection:
                     callback()
 
         async def failed(error: Exception) -> None:
-            log.warning("NATS: %s", error or type(error).__name__)
+            log.warning("NATS: %s", str(error) or type(error).__name__)
 
         await self.client.connect(
             url,

@@ -15,6 +15,7 @@ from nats.aio.msg import Msg
 from visionmesh.bus.connection import Connection
 from visionmesh.bus.delivery import Delivery
 from visionmesh.errors import VisionmeshError
+from visionmesh.tasks import end
 
 EXPIRES = timedelta(seconds=20)
 HEARTBEAT = timedelta(seconds=2)
@@ -76,8 +77,7 @@ class Puller:
     async def stop(self) -> None:
         """Ask for no more; deliveries that are out may still be settled."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end([self._task])
             self._task = None
             self._undo()
             if not self._connection.client.is_closed:
