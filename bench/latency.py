@@ -29,7 +29,7 @@ from bench.models import yolox_folder
 from visionmesh.models.folder import load_folder
 
 IN_FLIGHT = 8
-TURN = 10
+TURN = 40
 """Images of one side before it is the other's turn."""
 
 
