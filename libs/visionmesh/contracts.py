@@ -123,10 +123,49 @@ Box = tuple[float, float, float, float]
 """``(x1, y1, x2, y2)`` in pixels of the original image, clipped to it."""
 
 
+Point = tuple[float, float]
+"""``(x, y)`` in pixels of the original image."""
+
+
+class Rle(Frozen):
+    """A mask over the whole original image, run-length encoded as in COCO."""
+
+    size: tuple[int, int]
+    """Height and width."""
+    counts: str
+    """Runs of background and foreground in turn, column by column, in COCO's compressed form."""
+
+
 class Detection(Frozen):
     label: str
     score: Score
     box: Box
+    corners: tuple[Point, Point, Point, Point] | None = None
+    """Of an oriented box, clockwise; `box` is what they span."""
+    mask: Rle | None = None
+
+
+class Region(Frozen):
+    """The pixels of one class."""
+
+    label: str
+    share: Annotated[float, Field(ge=0.0, le=1.0)]
+    """Of the image's area."""
+    mask: Rle
+
+
+class Heatmap(Frozen):
+    """How unusual each place of the image is: a grey PNG in the object store `vm_heatmaps`."""
+
+    sha256: str
+    """Of the PNG, and the object's name."""
+    width: int
+    height: int
+    low: float
+    """The value that is black, and the one that is white; what lies between is linear."""
+    high: float
+    png: bytes = Field(default=b"", exclude=True, repr=False)
+    """The PNG itself, until it is stored; it does not travel with the result."""
 
 
 class ClassScore(Frozen):
@@ -164,6 +203,8 @@ class Answer(Frozen):
 
     detections: tuple[Detection, ...] | None = None
     classes: tuple[ClassScore, ...] | None = None
+    regions: tuple[Region, ...] | None = None
+    heatmap: Heatmap | None = None
     embedding: tuple[float, ...] | None = None
 
     def recognised(self) -> dict[str, Any]:

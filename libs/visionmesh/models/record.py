@@ -12,9 +12,10 @@ from pydantic import Field
 from visionmesh.contracts import Frozen, TensorMeta
 from visionmesh.errors import Code, Refused
 from visionmesh.models.spec import ModelSpec, OutputSpec
+from visionmesh.models.variants import Variants
 
-_PER_IMAGE = {"confidence", "iou", "top_k", "max_detections"}
-"""Of the output settings: those that a producer may override, applied to features, not in them."""
+_OF_THE_ANSWER = {"confidence", "iou", "top_k", "max_detections", "nms", "class_confidence"}
+"""Of the output settings: those that are applied to features, not in them."""
 
 
 class VersionRecord(Frozen):
@@ -30,6 +31,8 @@ class VersionRecord(Frozen):
     """The only batch size that the network takes; `None`: any."""
     outputs: tuple[TensorMeta, ...]
     """Of one image: shapes without the batch, -1 for sizes that only a run can tell."""
+    variants: Variants | None = None
+    """Other precisions of the network, and the fastest way to run it."""
 
 
 class ModelRecord(Frozen):
@@ -83,7 +86,7 @@ class ModelRecord(Frozen):
 
 def feature_digest(weights_sha256: str, output: OutputSpec) -> str:
     """Return the digest of what makes features out of input pixels: weights and decoder."""
-    return _digest(weights_sha256, output.model_dump_json(exclude=_PER_IMAGE))
+    return _digest(weights_sha256, output.model_dump_json(exclude=_OF_THE_ANSWER))
 
 
 def _digest(*parts: str) -> str:

@@ -71,11 +71,17 @@ class OutputSpec(Frozen):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     decoder: str
-    """`softmax`, `yolox`, `yolov8`, …"""
+    """`softmax`, `yolox`, `yolov8`, …, or ``module:function`` of the user's own."""
     confidence: Annotated[float, Field(ge=0.0, le=1.0)] = 0.25
     iou: Annotated[float, Field(ge=0.0, le=1.0)] = 0.45
     top_k: Annotated[int, Field(ge=1, le=1000)] = 5
     max_detections: Annotated[int, Field(ge=1, le=10_000)] = 300
+    nms: Literal["per_class", "agnostic", "soft", "none"] = "per_class"
+    """Boxes suppress those of their own class, any, by lowering scores (soft-NMS), or none."""
+    class_confidence: dict[str, Annotated[float, Field(ge=0.0, le=1.0)]] = Field(
+        default_factory=dict
+    )
+    """The least score by label, where it is not `confidence`."""
 
     @property
     def parameters(self) -> dict[str, Any]:

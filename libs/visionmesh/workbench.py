@@ -1,0 +1,66 @@
+"""One model on a bench, without a mesh: the very functions of the stages, called one by one.
+
+`verify`, `optimize` and `compare` try a model out with it. It is the only part of the library that
+reaches into the services: what is measured here must be what is served there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.infer.engines import Engine, Outputs, open_engines
+from services.infer.pixels import PixelWriter
+from services.postprocess.decoders import load_decoder
+from services.preprocess.pixels import Prepared, prepare
+from visionmesh.contracts import Answer, Params
+from visionmesh.models.spec import Instance, ModelSpec
+
+MAX_PIXELS = 200_000_000
+"""Of one image, as preprocess takes them by default."""
+
+
+class Sample(NamedTuple):
+    """One image, ready for the engine."""
+
+    pixels: NDArray[np.uint8]
+    """``(height, width, channels)`` in the colour order of the model's input."""
+    facts: Prepared
+
+
+class Workbench:
+    """Decodes images, runs engines and reads their outputs as the mesh does for ``spec``."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self._writer = PixelWriter(spec.input)
+        self._decoder = load_decoder(spec)
+
+    def sample(self, encoded: bytes) -> Sample:
+        """Return an encoded image as input pixels; raise `Reject` if it cannot be decoded."""
+        size = self.spec.input
+        pixels = np.empty((size.height, size.width, size.channels), np.uint8)
+        return Sample(pixels, prepare(encoded, size, pixels, max_pixels=MAX_PIXELS))
+
+    def tensor(self, samples: Sequence[Sample]) -> NDArray[Any]:
+        """Return what the network takes, in the layout and dtype of its input, for these images."""
+        batch = self._writer.batch(len(samples))
+        for sample, target in zip(samples, batch, strict=True):
+            self._writer.write(sample.pixels, target)
+        return batch
+
+    def open(self, weights: Path, instance: Instance | None = None) -> Engine:
+        """Return a warm engine; raise `ConfigurationError` (model_invalid) if it cannot be made."""
+        (engine,) = open_engines(weights, self.spec, instance or Instance(count=1), count=1)
+        engine.warm()
+        return engine
+
+    def read(self, outputs: Outputs, index: int, sample: Sample, params: Params) -> Answer:
+        """Return the answer for image ``index`` of a batch of outputs."""
+        features = self._decoder.reduce({name: array[index] for name, array in outputs.items()})
+        facts = sample.facts
+        return self._decoder.answer(features, params, facts.placement, facts.width, facts.height)
