@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from visionmesh.bundle import decode
-from visionmesh.bus import Delivery, Puller, acknowledge, keep_alive, origin, topology
+from visionmesh.bus import Delivery, KeepAlive, Puller, acknowledge, origin, topology
 from visionmesh.context import Context
 from visionmesh.contracts import Reference, Result
 from visionmesh.errors import Expired, Fatal, Reject, Retry
@@ -68,10 +68,9 @@ class Stage:
         self._events = context.settings.events
         self._pullers: dict[str, Puller] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._bundles: dict[str, float] = {}
-        self._images: dict[str, float] = {}
-        """Ack subjects in hand, and when (monotonic) each was last kept alive."""
-        self._keeper: asyncio.Task[None] | None = None
+        connection = context.connection
+        self._bundles = KeepAlive(connection=connection, ack_wait=self._events.hop_ack_wait)
+        self._images = KeepAlive(connection=connection, ack_wait=self._events.ack_wait)
 
     @property
     def in_hand(self) -> int:
@@ -79,7 +78,8 @@ class Stage:
         return len(self._images)
 
     async def start(self) -> None:
-        self._keeper = asyncio.create_task(self._keep_alive(), name="keep alive")
+        self._bundles.start()
+        self._images.start()
 
     async def listen_lanes(self, stream: str, subjects: str, *, name: str | None = None) -> None:
         """Take bundles for this node and for any; ``subjects`` lacks the lane.
@@ -107,9 +107,8 @@ class Stage:
             await asyncio.wait(self._tasks, timeout=DRAIN.total_seconds())
         if self._tasks:
             log.warning("%d images left; they are delivered again", self.in_hand)
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        await self._bundles.stop()
+        await self._images.stop()
 
     def _puller(self, stream: str, durable: str, subject: str) -> Puller:
         client = self._context.connection.client
@@ -120,7 +119,7 @@ class Stage:
             return await topology.ensure_consumer(client, stream, config)
 
         def receive(delivery: Delivery) -> None:
-            self._bundles[delivery.ack] = time.monotonic()
+            self._bundles.take(delivery.ack)
             task = asyncio.create_task(self._work_bundle(puller, delivery))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -152,8 +151,8 @@ class Stage:
         finally:
             # Whatever happened, this worker has them no more, and keeps nothing alive.
             for reference in references:
-                self._images.pop(_key(reference), None)
-            del self._bundles[delivery.ack]
+                self._images.drop(_key(reference))
+            self._bundles.drop(delivery.ack)
             puller.done()
 
     async def _give_up(self, references: Iterable[Reference]) -> None:
@@ -168,7 +167,7 @@ class Stage:
         left: dict[int, Item] = {}
         for reference in references:
             trail = self._context.trail(reference, arrived_ns=arrived_ns)
-            self._images[_key(reference)] = self._age(reference)
+            self._images.take(_key(reference), age=_age(reference))
             try:
                 reading = self._context.read(reference, payloads)
             except Retry as error:
@@ -232,29 +231,17 @@ class Stage:
         self._finish(reference, trail, status, reason)
 
     def _finish(self, reference: Reference, trail: Trail, status: str, reason: str = "") -> None:
-        self._images.pop(_key(reference), None)  # two passes of one image may overlap
+        self._images.drop(_key(reference))
         trail.close()
         metrics = self._context.metrics.model(reference.model)
         metrics.done(status, reason)
         metrics.inference(trail.took_ns / 1e9)
         metrics.queued(trail.queued_ns / 1e9)
 
-    def _age(self, reference: Reference) -> float:
-        """Return when, by the monotonic clock, the image was received; not in the future."""
-        return time.monotonic() - max(0, time.time_ns() - reference.received_ns) / 1e9
 
-    async def _keep_alive(self) -> None:
-        hop = self._events.hop_ack_wait.total_seconds() / 3
-        event = self._events.ack_wait.total_seconds() / 3
-        connection = self._context.connection
-        while True:
-            await asyncio.sleep(min(hop, event))
-            now = time.monotonic()
-            for held, limit in ((self._bundles, hop), (self._images, event)):
-                for ack, since in list(held.items()):
-                    if ack.startswith("$JS.ACK.") and now - since >= limit:
-                        held[ack] = now
-                        await keep_alive(connection, ack)
+def _age(reference: Reference) -> timedelta:
+    """Return how long ago the image was received; clocks of other hosts may be ahead."""
+    return timedelta(microseconds=max(0, time.time_ns() - reference.received_ns) / 1e3)
 
 
 def _key(reference: Reference) -> str:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from datetime import timedelta
 
 from services.ingest.admission import Admission, Arrival
 from visionmesh import subjects
-from visionmesh.bus import Delivery, Puller, api, keep_alive, origin, topology
+from visionmesh.bus import Delivery, KeepAlive, Puller, api, origin, topology
 from visionmesh.context import Context
 from visionmesh.contracts import Reference
 from visionmesh.errors import Reject
 from visionmesh.events import Event, id_of, parse
 from visionmesh.models.record import ModelRecord
+from visionmesh.stage import DRAIN
 from visionmesh.trail import Trail
 
-DRAIN = timedelta(seconds=20)
 _CONSUMER_PREFIX = "ingest_"
 
 log = logging.getLogger(__name__)
@@ -34,10 +33,8 @@ class Intake:
         self._windows: dict[str, int] = {}
         """Images in flight, by model; a removed model's events are refused one by one."""
         self._replayed = False
-        self._held: dict[str, float] = {}
-        """Ack subjects in hand, and when each was last kept alive."""
+        self._held = KeepAlive(connection=context.connection, ack_wait=self._events.ack_wait)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._keeper: asyncio.Task[None] | None = None
 
     @property
     def in_hand(self) -> int:
@@ -50,17 +47,15 @@ class Intake:
         # Only now: with the models known so far, others would be refused meanwhile.
         self._replayed = True
         await self._declare_stream()
+        self._held.start()
         for model in {*self._windows, *await self._left_behind()}:
             await self._pull(model)
-        self._keeper = asyncio.create_task(self._keep_alive(), name="keep events alive")
 
     async def stop(self) -> None:
         await asyncio.gather(*(puller.stop() for puller in self._pullers.values()))
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=DRAIN.total_seconds())
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        await self._held.stop()
 
     async def _model_changed(self, name: str, record: ModelRecord | None) -> None:
         """Follow the registry; a removed model is pulled on, so that its events are refused."""
@@ -107,14 +102,14 @@ class Intake:
         self._pullers[model] = puller
 
     def _receive(self, puller: Puller, delivery: Delivery) -> None:
-        self._held[delivery.ack] = time.monotonic()
+        self._held.take(delivery.ack)
         task = asyncio.create_task(self._take(delivery))
         self._tasks.add(task)
         task.add_done_callback(lambda task: self._finished(task, puller, delivery))
 
     def _finished(self, task: asyncio.Task[None], puller: Puller, delivery: Delivery) -> None:
         self._tasks.discard(task)
-        del self._held[delivery.ack]
+        self._held.drop(delivery.ack)
         puller.done()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("%s: not admitted, it comes again", delivery.subject, exc_info=error)
@@ -163,13 +158,3 @@ class Intake:
         result = await self._admission.admit(reference, image, trail)
         if result is not None:
             await self._context.settlement.answer([(reference, result)])
-
-    async def _keep_alive(self) -> None:
-        period = self._events.ack_wait.total_seconds() / 3
-        while True:
-            await asyncio.sleep(period)
-            now = time.monotonic()
-            for ack, since in list(self._held.items()):
-                if now - since >= period:
-                    self._held[ack] = now
-                    await keep_alive(self._context.connection, ack)

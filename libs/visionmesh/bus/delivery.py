@@ -10,7 +10,6 @@ from nats.aio.msg import Msg
 from visionmesh.bus.connection import Connection
 
 _ACK = b"+ACK"
-_IN_PROGRESS = b"+WPI"
 _SHORT_FORM = 9
 """Tokens of an ack subject without domain and account: $JS.ACK.stream.consumer.n.s.c.time.left."""
 
@@ -38,11 +37,6 @@ def origin(ack: str) -> Origin:
 async def acknowledge(connection: Connection, ack: str) -> None:
     """Say that the message behind ``ack`` is done; any connection may."""
     await connection.send(ack, _ACK)
-
-
-async def keep_alive(connection: Connection, ack: str) -> None:
-    """Say that the message behind ``ack`` is still being worked on."""
-    await connection.send(ack, _IN_PROGRESS)
 
 
 async def return_later(connection: Connection, ack: str, delay: timedelta = timedelta(0)) -> None:
