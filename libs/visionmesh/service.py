@@ -7,14 +7,14 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import uvloop
 
 from visionmesh.context import Context, open_context
 from visionmesh.errors import Code, Fatal, VisionmeshError
-from visionmesh.http import HttpServer, status_app
+from visionmesh.http import App, HttpServer, status_app
 from visionmesh.settings import Settings, load_settings
 
 GC_THRESHOLD = (20_000, 20, 50)
@@ -22,9 +22,6 @@ GC_THRESHOLD = (20_000, 20, 50)
 _ENDED = "The NATS server has ended the connection."
 
 log = logging.getLogger(__name__)
-
-App = Callable[[Any, Any, Any], Awaitable[None]]
-"""An ASGI application."""
 
 
 class Worker(Protocol):
@@ -34,13 +31,12 @@ class Worker(Protocol):
     def in_hand(self) -> int:
         """Images that it works on."""
 
-    def ready(self) -> str | None:
-        """Return `None`, or why this worker cannot take work now."""
-
     def app(self, status: App) -> App:
         """Return what HTTP serves: ``status``, or more around it."""
+        return status
 
-    async def start(self) -> None: ...
+    async def start(self) -> None:
+        """Return when this worker takes work."""
 
     async def stop(self) -> None:
         """Take nothing more and finish what is in hand."""
@@ -58,12 +54,17 @@ async def serve(
         context.connection.on_end(lambda: context.fail(Fatal(Code.MESH_UNREACHABLE, _ENDED)))
         worker = build(context)
         context.metrics.watch_in_flight(lambda: worker.in_hand)
-        status = status_app(metrics=context.metrics, ready=worker.ready)
+        started = asyncio.Event()
+        status = status_app(
+            metrics=context.metrics,
+            ready=lambda: None if started.is_set() else "the models are being read",
+        )
         server = HttpServer(app=worker.app(status), host=settings.host, port=context.own.port)
         port = await server.start()
         try:
             await context.nodes.start(load=lambda: worker.in_hand)
             await worker.start()
+            started.set()
             await context.nodes.update(ready=True, http=f"http://{settings.host}:{port}")
             settle_memory()
             log.info("%s is ready, http://%s:%d", stage, settings.host, port)

@@ -17,13 +17,13 @@ from visionmesh import subjects
 from visionmesh.context import Context
 from visionmesh.models.record import ModelRecord
 from visionmesh.outbox import Forward, forward
-from visionmesh.service import App
+from visionmesh.service import Worker
 from visionmesh.stage import Ended, Item, Stage
 from visionmesh.tasks import end
 from visionmesh.tensors import arrays, describe, plan
 
 
-class Infer:
+class Infer(Worker):
     """Loads what the registry holds, and runs images in batches."""
 
     def __init__(self, context: Context) -> None:
@@ -38,24 +38,16 @@ class Infer:
         self._backlog = Backlog()
         self._telling: asyncio.Task[None] | None = None
         self._changes: dict[str, asyncio.Task[None]] = {}
-        self._started = False
 
     @property
     def in_hand(self) -> int:
         return self._stage.in_hand
-
-    def ready(self) -> str | None:
-        return None if self._started else "the models are being loaded"
-
-    def app(self, status: App) -> App:
-        return status
 
     async def start(self) -> None:
         await self._stage.start()
         self._context.catalog.on_change(self._model_changed)
         await self._context.catalog.start()
         await asyncio.gather(*self._changes.values())
-        self._started = True
 
     async def stop(self) -> None:
         await self._stage.stop()

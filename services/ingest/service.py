@@ -7,10 +7,11 @@ from services.ingest.callers import Callers
 from services.ingest.http import Gateway, build_app
 from services.ingest.intake import Intake
 from visionmesh.context import Context
-from visionmesh.service import App
+from visionmesh.http import App
+from visionmesh.service import Worker
 
 
-class Ingest:
+class Ingest(Worker):
     """Puts the parts of the access layer together."""
 
     def __init__(self, context: Context) -> None:
@@ -18,14 +19,10 @@ class Ingest:
         self._admission = Admission(context=context)
         self._callers = Callers(connection=context.connection)
         self._intake = Intake(context=context, admission=self._admission)
-        self._started = False
 
     @property
     def in_hand(self) -> int:
         return self._intake.in_hand + len(self._callers)
-
-    def ready(self) -> str | None:
-        return None if self._started else "the models are being read"
 
     def app(self, status: App) -> App:
         gateway = Gateway(context=self._context, admission=self._admission, callers=self._callers)
@@ -35,7 +32,6 @@ class Ingest:
     async def start(self) -> None:
         await self._callers.start()
         await self._intake.start()
-        self._started = True
 
     async def stop(self) -> None:
         await self._intake.stop()

@@ -13,7 +13,7 @@ from visionmesh.context import Context
 from visionmesh.contracts import Answer, CacheInfo, ImageInfo, Reference, Result, Status
 from visionmesh.errors import Code, ConfigurationError, Reject, Retry
 from visionmesh.models.record import ModelRecord
-from visionmesh.service import App
+from visionmesh.service import Worker
 from visionmesh.settlement import total
 from visionmesh.stage import Done, Ended, Item, Stage
 from visionmesh.stored import FeaturesHead, StoredAnswer, cache_keys, join_features
@@ -23,7 +23,7 @@ from visionmesh.tensors import arrays
 log = logging.getLogger(__name__)
 
 
-class Postprocess:
+class Postprocess(Worker):
     """Decodes outputs, remembers what they said, and answers."""
 
     def __init__(self, context: Context) -> None:
@@ -31,24 +31,16 @@ class Postprocess:
         self._stage = Stage(context=context, handler=self._answer_all)
         self._decoders: dict[str, Decoder] = {}
         self._faults: dict[str, str] = {}
-        self._started = False
 
     @property
     def in_hand(self) -> int:
         return self._stage.in_hand
-
-    def ready(self) -> str | None:
-        return None if self._started else "the models are being read"
-
-    def app(self, status: App) -> App:
-        return status
 
     async def start(self) -> None:
         self._context.catalog.on_change(self._model_changed)
         await self._context.catalog.start()
         await self._stage.start()
         await self._stage.listen_lanes(subjects.OUTPUTS, "vm.outputs.*")
-        self._started = True
 
     async def stop(self) -> None:
         await self._stage.stop()

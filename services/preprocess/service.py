@@ -20,7 +20,7 @@ from visionmesh.contracts import TensorMeta
 from visionmesh.errors import Code, Miss, Reject, Retry
 from visionmesh.models.spec import InputSpec
 from visionmesh.outbox import forward
-from visionmesh.service import App
+from visionmesh.service import Worker
 from visionmesh.stage import Ended, Item, Outcome, Stage
 from visionmesh.stored import cache_keys
 from visionmesh.telemetry.spans import SpanName
@@ -29,7 +29,7 @@ from visionmesh.tensors import Slot
 _INPUT = "pixels"
 
 
-class Preprocess:
+class Preprocess(Worker):
     """Decodes and fits images in threads, straight into the arena."""
 
     def __init__(self, context: Context) -> None:
@@ -37,23 +37,15 @@ class Preprocess:
         self._settings = context.settings.preprocess
         self._stage = Stage(context=context, handler=self._prepare)
         self._threads = ThreadPoolExecutor(self._settings.threads, thread_name_prefix="pixels")
-        self._started = False
 
     @property
     def in_hand(self) -> int:
         return self._stage.in_hand
 
-    def ready(self) -> str | None:
-        return None if self._started else "the models are being read"
-
-    def app(self, status: App) -> App:
-        return status
-
     async def start(self) -> None:
         await self._context.catalog.start()
         await self._stage.start()
         await self._stage.listen_lanes(subjects.IMAGES, "vm.images.*")
-        self._started = True
 
     async def stop(self) -> None:
         await self._stage.stop()
