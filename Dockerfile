@@ -34,9 +34,6 @@ RUN /opt/visionmesh/bin/pip install -c /constraints.txt "$(echo /wheels/*.whl)[i
 FROM environment AS postprocess-environment
 RUN /opt/visionmesh/bin/pip install -c /constraints.txt "$(echo /wheels/*.whl)[postprocess]"
 
-FROM environment AS producer-environment
-RUN /opt/visionmesh/bin/pip install -c /constraints.txt "$(echo /wheels/*.whl)[infer]"
-
 # Nothing is written but shared memory: slabs belong to this user in every container of a node.
 FROM python AS runtime
 RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin visionmesh
@@ -74,8 +71,8 @@ COPY --from=postprocess-environment /opt/visionmesh /opt/visionmesh
 ENV VISIONMESH_POSTPROCESS__PORT=8000
 CMD ["visionmesh", "serve", "postprocess"]
 
-# The command line: pushes models and publishes images.
+# The command line: publishes images, and pushes models, which takes the engine to check them.
 FROM runtime AS producer
-COPY --from=producer-environment /opt/visionmesh /opt/visionmesh
+COPY --from=infer-environment /opt/visionmesh /opt/visionmesh
 ENTRYPOINT ["visionmesh"]
 CMD ["--help"]
