@@ -74,8 +74,7 @@ class Trail:
 
     def sent(self, stream: str, began_ns: int) -> None:
         """Record that the image was handed on to ``stream`` since ``began_ns``."""
-        if self._root is not None:
-            self._steps.append(Step(SpanName.publish(stream), began_ns, time.time_ns(), {}, ()))
+        self.step(SpanName.publish(stream), began_ns, time.time_ns())
 
     def fail(self, reason: Code) -> None:
         """Mark the stage's span as failed."""

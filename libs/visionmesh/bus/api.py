@@ -14,8 +14,6 @@ from visionmesh.errors import Code, ConfigurationError, Refused, Retry
 
 STREAM_NOT_FOUND = 10059
 STREAM_NAME_IN_USE = 10058
-CONSUMER_NOT_FOUND = 10014
-MESSAGE_NOT_FOUND = 10037
 WRONG_LAST_SEQUENCE = 10071
 STREAM_FULL = frozenset({10077, 10047, 10023})
 """Limits of the stream, of the account and of the server's storage (JSStreamStoreFailedF,

@@ -9,7 +9,6 @@ releases them.
 from __future__ import annotations
 
 from datetime import timedelta
-from types import TracebackType
 from typing import Protocol, Self
 
 from visionmesh.contracts import Location
@@ -30,12 +29,7 @@ class Slot(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
 
 class Arena(Protocol):

@@ -9,7 +9,6 @@ from collections import deque
 from datetime import timedelta
 from mmap import PAGESIZE
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from visionmesh.contracts import ShmLocation
@@ -62,12 +61,7 @@ class ShmSlot:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.expires_ns == _NEVER:
             self.discard()
 
@@ -235,10 +229,5 @@ class ShmArena:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

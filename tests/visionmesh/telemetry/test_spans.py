@@ -8,7 +8,7 @@ from visionmesh.telemetry.spans import Key, Span, SpanKind, Step, Visit, unfold
 
 TRACE, ROOT, OWN = "a" * 32, "b" * 16, "00000000000000ff"
 STEPS = (
-    Step("decode image", 20, 24, {Key.BODY_SIZE: 7}, ()),
+    Step("decode image", 20, 24, {Key.BATCH_COUNT: 7}, ()),
     Step("batch", 21, 29, {}, (("c" * 32, "d" * 16),)),
     Step("publish TENSORS", 30, 31, {}, ()),
 )
@@ -80,7 +80,7 @@ def test_each_span_has_the_times_and_the_kind_of_what_it_is() -> None:
 
 def test_spans_say_what_the_visit_recorded() -> None:
     spans = by_name(make_visit())
-    assert spans["decode image"].attributes == {Key.BODY_SIZE: 7}
+    assert spans["decode image"].attributes == {Key.BATCH_COUNT: 7}
     assert spans["batch"].links == (("c" * 32, "d" * 16),)
     assert spans["publish TENSORS"].attributes == {
         "messaging.system": "nats",
