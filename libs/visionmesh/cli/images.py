@@ -120,10 +120,11 @@ def run(
 ) -> None:
     """Publish images and show their results, in one go."""
     from visionmesh.cli.errand import Errand
-    from visionmesh.cli.results import draw_file
+    from visionmesh.cli.results import draw_file, drawings
     from visionmesh.cli.sending import Sender, find_images, new_ids
 
     files_by_id = new_ids(find_images(files))
+    drawn = drawings(files_by_id.values(), draw) if draw else {}
     wanted, silence = options.params(params), options.duration(timeout, "--timeout")
     # A source of its own keeps the results of others away.
     source = f"run-{secrets.token_hex(6)}"
@@ -131,7 +132,7 @@ def run(
     def show(result: Result) -> None:
         path = files_by_id[result.id]
         _print_result(result, json=json, name=str(path))
-        if draw and not draw_file(path.read_bytes(), result, draw / f"{path.stem}.jpg"):
+        if draw and not draw_file(path.read_bytes(), result, drawn[path]):
             failed(f"{path} cannot be drawn on: it cannot be decoded here.")
 
     async def go() -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
+from itertools import chain, count
 from pathlib import Path
 
 import cv2
@@ -42,6 +44,23 @@ def line(result: Result, *, name: str | None = None) -> Text:
         summary(result),
         (f"  {result.timings.get('total', 0.0):.1f} ms{' cached' if cached else ''}", "dim"),
     )
+
+
+def drawings(images: Iterable[Path], folder: Path) -> dict[Path, Path]:
+    """Return for each image the file in ``folder`` that it is drawn to; no two share one.
+
+    It is called like the image, and numbered where the name is taken, be it by an image itself.
+    """
+    images = dict.fromkeys(images)
+    originals = [path.resolve() for path in images]
+    taken = {path.name for path in originals if path.parent == folder.resolve()}
+    places: dict[Path, Path] = {}
+    for path in images:
+        names = (f"{path.stem}{mark}.jpg" for mark in chain([""], (f"-{n}" for n in count(2))))
+        name = next(name for name in names if name not in taken)
+        taken.add(name)
+        places[path] = folder / name
+    return places
 
 
 def draw_file(image: bytes, result: Result, to: Path) -> bool:
