@@ -61,8 +61,17 @@ def bench(
             await load.run(stop=stop)
             return load.measured
 
-    measured = asyncio.run(measure())
-    values = {
+    figures = _figures(asyncio.run(measure()))
+    if json:
+        print_json(figures)
+    else:
+        print_table(["", ""], figures.items(), empty="")
+    if figures["failed"] or figures["unanswered"]:
+        raise typer.Exit(1)
+
+
+def _figures(measured: Measured) -> dict[str, float]:
+    return {
         "images": measured.answered,
         "images_per_second": round(measured.rate(), 1),
         **{f"{name}_ms": value for name, value in measured.percentiles().items()},
@@ -70,12 +79,6 @@ def bench(
         "failed": measured.failed,
         "unanswered": measured.published - measured.answered,
     }
-    if json:
-        print_json(values)
-    else:
-        print_table(["", ""], values.items(), empty="")
-    if measured.failed or measured.published > measured.answered:
-        raise typer.Exit(1)
 
 
 def _pictures(paths: list[Path], *, fresh: bool) -> Picture:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from visionmesh.cli.sending import Sender
     from visionmesh.contracts import Result
     from visionmesh.errors import Refused
-
-_CLOCKS_DIFFER = timedelta(minutes=1)
-"""The server dates the results; nothing older can be of a source that was just made up."""
 
 
 def publish(
@@ -121,7 +118,7 @@ def run(
     """Publish images and show their results, in one go."""
     from visionmesh.cli.errand import Errand
     from visionmesh.cli.results import draw_file, drawings
-    from visionmesh.cli.sending import Sender, find_images, new_ids
+    from visionmesh.cli.sending import Sender, find_images, new_ids, results_of_new
 
     files_by_id = new_ids(find_images(files))
     drawn = drawings(files_by_id.values(), draw) if draw else {}
@@ -138,8 +135,7 @@ def run(
     async def go() -> int:
         async with options.client(nats, state) as mesh:
             sender = Sender(mesh=mesh, model=model, source=source, params=wanted)
-            begin = datetime.now(UTC) - _CLOCKS_DIFFER
-            results = mesh.results(model, source=source, since=begin)
+            results = results_of_new(source, mesh=mesh, model=model)
             errand = Errand(sender=sender, results=results, images=files_by_id, show=show)
             return await errand.run(silence=silence)
 

@@ -9,12 +9,12 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from itertools import takewhile
 
 import numpy as np
 
-from visionmesh.cli.sending import Pace, Sender, beside, together
+from visionmesh.cli.sending import Pace, Sender, beside, results_of_new, together
 from visionmesh.client import Mesh
 from visionmesh.contracts import Result, Status
 
@@ -86,7 +86,7 @@ class Load:
         measured: Measured | None = None,
     ) -> None:
         self._sender = Sender(mesh=mesh, model=model, source=source)
-        self._results = mesh.results(model, source=source, since=datetime.now(UTC))
+        self._results = results_of_new(source, mesh=mesh, model=model)
         self._picture = picture
         self._pace = Pace(rate)
         self._window = window

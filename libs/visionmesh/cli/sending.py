@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from datetime import timedelta
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
 import typer
 
 from visionmesh.client import Mesh
-from visionmesh.contracts import Params, Priority
+from visionmesh.contracts import Params, Priority, Result
 from visionmesh.errors import Code, Refused
 
 T = TypeVar("T")
@@ -23,6 +23,8 @@ _AT_ONCE = 16
 _FULL_PAUSE = timedelta(milliseconds=100)
 _HOPELESS = frozenset({Code.MESH_UNREACHABLE, Code.UNKNOWN_MODEL, Code.INVALID_NAME})
 """What will be said of every other image too."""
+_CLOCKS_DIFFER = timedelta(minutes=1)
+"""The server dates the results; nothing older can be of a source that was just made up."""
 
 
 def find_images(paths: Iterable[Path]) -> list[Path]:
@@ -146,6 +148,11 @@ async def beside(background: Coroutine[None, None, None], work: Coroutine[None, 
         going.cancel()
         working.cancel()
         await asyncio.gather(going, working, return_exceptions=True)
+
+
+def results_of_new(source: str, *, mesh: Mesh, model: str) -> AsyncGenerator[Result, None]:
+    """Return all results of a source that was just made up."""
+    return mesh.results(model, source=source, since=datetime.now(UTC) - _CLOCKS_DIFFER)
 
 
 def new_ids(images: Iterable[Path]) -> dict[str, Path]:
