@@ -9,9 +9,10 @@ async with Mesh("nats://127.0.0.1:4222") as mesh:
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
-from collections.abc import AsyncGenerator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
@@ -28,6 +29,13 @@ from visionmesh.nodes import NodeRecord, list_nodes
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
 DEFAULT_TIMEOUT = timedelta(seconds=30)
+
+_LISTENS_WITHIN = timedelta(seconds=5)
+"""How long ingest may take to hear of a model that was just pushed."""
+_AGAIN = timedelta(milliseconds=50)
+"""Between two tries meanwhile."""
+_LOOK_EVERY = timedelta(seconds=5)
+"""For a result that a lost connection may have swallowed."""
 
 Image = bytes | bytearray | memoryview | Path | str
 """An encoded image, or the path of one."""
@@ -125,15 +133,11 @@ class Mesh:
             model, image, source=source, params=params, deadline=deadline, priority=priority
         )
         subject = subjects.result(model, source, event.id)
-        arrived: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
-
-        async def tell(message: Msg) -> None:
-            if not arrived.done():
-                arrived.set_result(message)
-
-        subscription = await self._connection.client.subscribe(subject, cb=tell)
         try:
-            async with asyncio.timeout(timeout.total_seconds()):
+            async with (
+                self._next_message(subject) as arrived,
+                asyncio.timeout(timeout.total_seconds()),
+            ):
                 await self._store(event)
                 message = await self._arrival(arrived, subject)
         except TimeoutError as error:
@@ -141,9 +145,6 @@ class Mesh:
                 Code.TIMEOUT,
                 f"No result within {timeout.total_seconds():g} s; it will be on {subject}.",
             ) from error
-        finally:
-            if self._connection.client.is_connected:
-                await subscription.unsubscribe()
         return Result.model_validate_json(message.data)
 
     async def result(self, model: str, source: str, event_id: str) -> Result | None:
@@ -207,12 +208,49 @@ class Mesh:
     async def _store(self, event: Event) -> None:
         headers = event.headers() | {"Nats-Msg-Id": f"{event.model}/{event.source}/{event.id}"}
         subject = subjects.event(event.model, event.source)
-        await self._publisher.publish(subject, event.image, headers=headers, within=DEFAULT_TIMEOUT)
+        give_up = time.monotonic() + _LISTENS_WITHIN.total_seconds()
+        while True:
+            try:
+                await self._publisher.publish(
+                    subject, event.image, headers=headers, within=DEFAULT_TIMEOUT
+                )
+                return
+            except Refused as error:
+                unheard_of = error.code is Code.UNKNOWN_MODEL and time.monotonic() < give_up
+                if not unheard_of or not await self._is_pushed(event.model):
+                    raise
+            await asyncio.sleep(_AGAIN.total_seconds())
+
+    async def _is_pushed(self, model: str) -> bool:
+        """Say whether the mesh has ``model``, read as a plain message: producers lack YAML."""
+        bucket = subjects.MODELS_BUCKET
+        with suppress(Retry):
+            record = await stored_message(
+                self._connection.client, f"KV_{bucket}", last_by_subj=f"$KV.{bucket}.{model}"
+            )
+            return record is not None and record.data != b""
+        return False
+
+    @asynccontextmanager
+    async def _next_message(self, subject: str) -> AsyncIterator[asyncio.Future[Msg]]:
+        """Listen to ``subject`` inside the block; yield the future of the first message."""
+        arrived: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+
+        async def tell(message: Msg) -> None:
+            if not arrived.done():
+                arrived.set_result(message)
+
+        subscription = await self._connection.client.subscribe(subject, cb=tell)
+        try:
+            yield arrived
+        finally:
+            if self._connection.client.is_connected:
+                await subscription.unsubscribe()
 
     async def _arrival(self, arrived: asyncio.Future[Msg], subject: str) -> Msg:
         """Return the message; a subscription may miss it while the connection is away."""
         while True:
-            await asyncio.wait((arrived,), timeout=5)
+            await asyncio.wait((arrived,), timeout=_LOOK_EVERY.total_seconds())
             if arrived.done():
                 return arrived.result()
             with suppress(Retry):

@@ -6,18 +6,22 @@ import asyncio
 import json
 from datetime import timedelta
 from io import BytesIO
+from pathlib import Path
 
 import httpx
 import nats
 import numpy as np
 from PIL import Image
 
-from tests.mesh.conftest import CLASSIFIER, SIZE, picture
+from tests.mesh.conftest import CLASSIFIER, SIZE, picture, write_classifier
 from tests.networks import expected
 from tests.polling import until
+from visionmesh.bus import Connection
 from visionmesh.client import Mesh
 from visionmesh.contracts import Params, Result, Status
 from visionmesh.local import LocalMesh
+from visionmesh.models.folder import load_folder
+from visionmesh.models.registry import Registry
 
 
 def labels(result: Result) -> list[str]:
@@ -37,6 +41,19 @@ async def test_answers_as_the_network_does(mesh: Mesh) -> None:
     found = {one.label: one.score for one in result.classes}
     for label, chance in zip(("ant", "bee", "cat", "dog"), chances, strict=True):
         assert abs(found[label] - chance) < 1e-4
+
+
+async def test_a_model_is_there_as_soon_as_it_is_pushed(
+    local_mesh: LocalMesh, mesh: Mesh, tmp_path: Path
+) -> None:
+    connection = await Connection.open(local_mesh.nats_url, name="pusher")
+    registry = Registry(connection.client)
+    for number in range(3):
+        name = f"pushed-{number}"
+        await registry.push(load_folder(write_classifier(tmp_path, name=name)))
+        assert (await mesh.infer(name, picture())).status is Status.OK
+        await registry.remove(name)
+    await connection.close()
 
 
 async def test_a_plain_nats_client_needs_nothing_of_ours(local_mesh: LocalMesh) -> None:
