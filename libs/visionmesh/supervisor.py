@@ -8,13 +8,13 @@ import logging.handlers
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
 from visionmesh.errors import ConfigurationError
 from visionmesh.settings import Settings
+from visionmesh.tasks import end
 
 _FIRST_PAUSE = timedelta(milliseconds=250)
 _LONGEST_PAUSE = timedelta(seconds=30)
@@ -58,6 +58,7 @@ class Keeper:
         report: Callable[[str], None],
         changed: Callable[[], None],
     ) -> None:
+        """Have ``report`` told what happens, and ``changed`` called after each new start."""
         self._process = process
         self._report = report
         self._changed = changed
@@ -83,9 +84,7 @@ class Keeper:
     async def stop(self, *, grace: timedelta, hurry: asyncio.Event) -> None:
         """End the process for good; kill it after ``grace`` or as soon as ``hurry`` is set."""
         if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await end([self._task])
         status = await self._process.stop(grace=grace, hurry=hurry)
         self._report(f"{self.name} ended ({_said(status)})")
 
@@ -105,9 +104,9 @@ class Keeper:
             self.restarts += 1
             try:
                 await self._process.start()
+                self._changed()
             except (ConfigurationError, OSError) as error:
                 self._report(f"{self.name}: {error}")
-            self._changed()
 
 
 def _said(status: int) -> str:

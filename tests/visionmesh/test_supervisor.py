@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import subprocess
 import sys
@@ -22,7 +23,8 @@ SECONDS = timedelta(seconds=10)
 class Watched:
     """A kept shell script, and what its keeper tells."""
 
-    def __init__(self, script: str) -> None:
+    def __init__(self, script: str, *, starts_that_fail: int = 0) -> None:
+        self._starts_that_fail = starts_that_fail
         self.told: list[str] = []
         self.starts = 0
         self._more = asyncio.Event()
@@ -40,12 +42,18 @@ class Watched:
     def _started(self) -> None:
         self.starts += 1
         self._more.set()
+        if self.starts <= self._starts_that_fail:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(SECONDS.total_seconds()):
             while not condition():
                 self._more.clear()
                 await self._more.wait()
+
+    async def until_started_again(self) -> None:
+        before = self.starts
+        await self.until(lambda: self.starts > before)
 
     async def stop(self) -> None:
         await self.keeper.stop(grace=SECONDS, hurry=asyncio.Event())
@@ -71,6 +79,18 @@ async def test_the_pauses_before_a_restart_grow() -> None:
     await watched.stop()
     assert "(status 4); starting it again in 0.25 s" in watched.told[0]
     assert "(status 4); starting it again in 0.5 s" in watched.told[1]
+
+
+async def test_a_full_disk_does_not_keep_a_process_from_being_kept() -> None:
+    watched = Watched("exec sleep 60", starts_that_fail=1)
+    await watched.keeper.start()
+    for _ in range(2):
+        assert watched.keeper.pid is not None
+        os.kill(watched.keeper.pid, 9)
+        await watched.until_started_again()
+    assert "child: [Errno 28] No space left on device" in watched.told
+    await watched.stop()
+    assert watched.keeper.pid is None
 
 
 async def test_a_stopped_process_stays_stopped() -> None:
