@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
 from services.postprocess.decoders.protocol import Array, Arrays, Parameters, label, require_finite
 from services.postprocess.features import FeaturesError
-from services.postprocess.nms import suppress
+from services.postprocess.nms import Overlap, ranking, soften, suppress, upright
 from visionmesh.contracts import Answer, Detection, Params, Placement
 from visionmesh.models.spec import ModelSpec
 
@@ -26,6 +27,20 @@ class DetectorParameters(Parameters):
     floor: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
     """Boxes that score less are dropped for good, unless the model's own confidence is lower still.
     0.05 keeps a few dozen boxes of a photo; mean average precision is measured with 0.001."""
+    sigma: Annotated[float, Field(gt=0.0)] = 0.5
+    """Of soft-NMS: a box that a better one overlaps by o keeps exp(-o² / sigma) of its score."""
+
+
+class Chosen(NamedTuple):
+    """The boxes of one answer as columns, the best first."""
+
+    rows: Array
+    """(K,) intp: their places among the candidates."""
+    scores: Array
+    """(K,), after soft-NMS if the model wants it."""
+    classes: Array
+    boxes: Array
+    """(K, 4) ``x1, y1, x2, y2`` in pixels of the original, clipped to it."""
 
 
 def strongest(scores: Array, floor: float) -> Array:
@@ -37,16 +52,19 @@ def strongest(scores: Array, floor: float) -> Array:
     return sure
 
 
-def to_features(boxes: Array, scores: Array, classes: Array) -> dict[str, Array]:
+def to_features(boxes: Array, scores: Array, classes: Array, **columns: Array) -> dict[str, Array]:
     """Return the features of a detector; raise `Reject` (model_failed) if a box is not finite.
 
-    ``boxes`` is (N, 4) ``x1, y1, x2, y2`` in input pixels; ``scores`` and ``classes`` are (N,).
+    ``boxes`` is (N, 4) ``x1, y1, x2, y2`` in input pixels; ``scores`` and ``classes`` are (N,);
+    ``columns`` are (N, K): what else belongs to each box.
     """
-    require_finite(boxes)
+    for values in (boxes, *columns.values()):
+        require_finite(values)
     return {
         "boxes": boxes.astype(np.float32, copy=False),
         "scores": np.minimum(scores, 1, dtype=np.float32),
         "classes": classes.astype(np.uint16),
+        **{name: values.astype(np.float32, copy=False) for name, values in columns.items()},
     }
 
 
@@ -58,11 +76,34 @@ def corners(centers: Array, sizes: Array) -> Array:
 
 
 class Detector:
-    """The second step of a decoder whose features are `to_features`."""
+    """The second step of a decoder whose features are `to_features`.
 
-    def __init__(self, spec: ModelSpec, parameters: DetectorParameters) -> None:
-        self.floor = min(parameters.floor, spec.output.confidence)
+    A decoder whose boxes carry more (mask coefficients, an angle) names those ``columns``, gives
+    them to `to_features`, and overrides `details` to make fields of `Detection` out of them.
+    Features that belong to the whole image, such as mask prototypes, may stand beside the columns.
+    One whose boxes are not compared as upright rectangles says which column holds its ``shapes``
+    and how they ``overlap``.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        parameters: DetectorParameters,
+        *,
+        columns: Collection[str] = (),
+        shapes: str = "boxes",
+        overlap: Overlap = upright,
+        nms: Literal["per_class", "agnostic", "soft", "none"] | None = None,
+    ) -> None:
         self._spec = spec
+        self._tensor = parameters.tensor
+        self._sigma = parameters.sigma
+        self._columns = frozenset(columns)
+        self._shapes = shapes
+        self._overlap = overlap
+        self._nms = nms or spec.output.nms
+        self._class_confidence = _class_confidence(spec)
+        self.floor = min(parameters.floor, spec.output.confidence, *self._class_confidence.values())
 
     def answer(
         self, features: Arrays, params: Params, placement: Placement, width: int, height: int
@@ -73,47 +114,118 @@ class Detector:
         image, and dropped if less than a hundredth of a pixel is left. Sorted by score; equal ones
         keep the network's order.
         """
-        boxes, scores, classes = _read(features, self._spec)
-        output = self._spec.output
-        confidence = output.confidence if params.confidence is None else params.confidence
-        iou = output.iou if params.iou is None else params.iou
-        limit = params.max_detections or output.max_detections
-        sure = np.flatnonzero(scores >= confidence)
-        kept = sure[suppress(boxes[sure], scores[sure], classes[sure], iou=iou)]
-        placed = _unplace(boxes[kept], placement, width, height)
-        inside = np.flatnonzero((placed[:, 2:] > placed[:, :2]).all(axis=1))[:limit]
-        kept = kept[inside]
+        self._check_features(features)
+        chosen = self._choose(features, params, placement, width, height)
+        details = self.details(features, chosen, placement, width, height)
         found = zip(
-            classes[kept].tolist(),
-            scores[kept].astype(np.float64).round(_SCORE_DECIMALS).tolist(),
-            placed[inside].tolist(),
+            chosen.classes.tolist(),
+            chosen.scores.astype(np.float64).round(_SCORE_DECIMALS).tolist(),
+            chosen.boxes.tolist(),
+            *details.values(),
             strict=True,
         )
         return Answer(
             detections=tuple(
-                Detection(label=label(self._spec.labels, index), score=score, box=tuple(box))
-                for index, score, box in found
+                Detection(
+                    label=label(self._spec.labels, index),
+                    score=score,
+                    box=tuple(box),
+                    **dict(zip(details, more, strict=True)),
+                )
+                for index, score, box, *more in found
             )
         )
 
+    def details(
+        self, features: Arrays, chosen: Chosen, placement: Placement, width: int, height: int
+    ) -> Mapping[str, Sequence[Any]]:
+        """Return further fields of `Detection` by name, with a value for each ``chosen`` box.
 
-def _unplace(boxes: Array, placement: Placement, width: int, height: int) -> Array:
-    """Return ``boxes`` of the input (N, 4) in pixels of the original, clipped to it."""
-    offset = np.array((placement.offset_x, placement.offset_y) * 2)
-    scale = np.array((placement.scale_x, placement.scale_y) * 2)
-    original = (boxes - offset) / scale
-    clipped: Array = np.clip(original, 0, (width, height) * 2).round(_BOX_DECIMALS)
-    return clipped
+        A column's values for them are ``features[name][chosen.rows]``.
+        """
+        return {}
+
+    def _choose(
+        self, features: Arrays, params: Params, placement: Placement, width: int, height: int
+    ) -> Chosen:
+        output = self._spec.output
+        scores, classes = features["scores"], features["classes"]
+        least = self._least(params, classes)
+        sure = np.flatnonzero(scores >= least)
+        iou = output.iou if params.iou is None else params.iou
+        kept, scores = self._suppress(
+            features[self._shapes][sure], scores[sure], classes[sure], least[sure], iou
+        )
+        rows = sure[kept]
+        placed = unplace(features["boxes"][rows], placement)
+        placed = np.clip(placed, 0, (width, height) * 2).round(_BOX_DECIMALS)
+        limit = params.max_detections or output.max_detections
+        inside = np.flatnonzero((placed[:, 2:] > placed[:, :2]).all(axis=1))[:limit]
+        return Chosen(rows[inside], scores[inside], classes[rows[inside]], placed[inside])
+
+    def _least(self, params: Params, classes: Array) -> Array:
+        """Return the least score of each box, in its own precision; the producer's word is last."""
+        if params.confidence is not None:
+            return np.full(len(classes), params.confidence, np.float32)
+        least = np.full(len(classes), self._spec.output.confidence, np.float32)
+        for index, confidence in self._class_confidence.items():
+            least[classes == index] = confidence
+        return least
+
+    def _suppress(
+        self, shapes: Array, scores: Array, classes: Array, least: Array, iou: float
+    ) -> tuple[Array, Array]:
+        """Return the indices of the boxes that stay, best first, and their scores."""
+        match self._nms:
+            case "soft":
+                return soften(
+                    shapes, scores, classes, least=least, sigma=self._sigma, overlap=self._overlap
+                )
+            case "none":
+                kept = ranking(scores)
+            case "agnostic":
+                kept = suppress(
+                    shapes, scores, np.zeros_like(classes), iou=iou, overlap=self._overlap
+                )
+            case _:
+                kept = suppress(shapes, scores, classes, iou=iou, overlap=self._overlap)
+        return kept, scores[kept]
+
+    def _check_features(self, features: Arrays) -> None:
+        """Raise `FeaturesError` unless ``features`` are candidates of this detector."""
+        try:
+            boxes, scores, classes = features["boxes"], features["scores"], features["classes"]
+            columns = [features[name] for name in self._columns]
+        except KeyError as error:
+            raise FeaturesError(f"a detector's features have {error}") from error
+        count = len(scores)
+        if boxes.shape != (count, 4) or scores.shape != (count,) or classes.shape != (count,):
+            raise FeaturesError("the features are not candidates of a detector")
+        if any(values.ndim != 2 or len(values) != count for values in columns):  # noqa: PLR2004 - rows and their values
+            raise FeaturesError("the features do not tell as much of each box")
+        labels = self._spec.labels
+        if labels and count and classes.max() >= len(labels):
+            raise FeaturesError(f"the features know more classes than {self._spec.name!r}")
 
 
-def _read(features: Arrays, spec: ModelSpec) -> tuple[Array, Array, Array]:
-    try:
-        boxes, scores, classes = features["boxes"], features["scores"], features["classes"]
-    except KeyError as error:
-        raise FeaturesError(f"a detector's features have {error}") from error
-    count = len(scores)
-    if boxes.shape != (count, 4) or scores.shape != (count,) or classes.shape != (count,):
-        raise FeaturesError("the features are not candidates of a detector")
-    if spec.labels and count and classes.max() >= len(spec.labels):
-        raise FeaturesError(f"the features know more classes than {spec.name!r}")
-    return boxes, scores, classes
+def unplace(boxes: Array, placement: Placement) -> Array:
+    """Return points of the input, ``x, y`` in turn on the last axis, in pixels of the original."""
+    pairs = boxes.shape[-1] // 2
+    offset = np.array((placement.offset_x, placement.offset_y) * pairs)
+    scale = np.array((placement.scale_x, placement.scale_y) * pairs)
+    original: Array = (boxes - offset) / scale
+    return original
+
+
+def _class_confidence(spec: ModelSpec) -> dict[int, float]:
+    """Return the least scores by class; raise `ValueError` for a class that the model lacks."""
+    names = {name: index for index, name in enumerate(spec.labels)}
+    found = {}
+    for name, confidence in spec.output.class_confidence.items():
+        if name in names:
+            found[names[name]] = confidence
+        elif not names and name.isdecimal():
+            found[int(name)] = confidence
+        else:
+            raise ValueError(f"class_confidence names {name!r}, which is not among the labels")
+    return found
