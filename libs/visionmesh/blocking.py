@@ -95,6 +95,7 @@ class BlockingMesh:
     infer = _waiting(Mesh.infer)
     result = _waiting(Mesh.result)
     results = _iterating(Mesh.results)
+    heatmap = _waiting(Mesh.heatmap)
     nodes = _waiting(Mesh.nodes)
 
     def _wait(self, call: Call[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

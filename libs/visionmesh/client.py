@@ -25,6 +25,7 @@ from visionmesh.bus.api import stored_message
 from visionmesh.contracts import Params, Priority, Result
 from visionmesh.errors import Code, Refused, Retry
 from visionmesh.events import Event, parse_id
+from visionmesh.heatmaps import HeatmapStore
 from visionmesh.nodes import NodeRecord, list_nodes
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
@@ -175,6 +176,18 @@ class Mesh:
                 yield Result.model_validate_json(delivery.body)
         finally:
             await follower.stop()
+
+    async def heatmap(self, result: Result) -> bytes | None:
+        """Return the heat-map of ``result`` as a grey PNG, or `None` if it has none (any more).
+
+        Raises
+        ------
+        Retry
+            If the mesh does not answer now.
+        """
+        if result.heatmap is None:
+            return None
+        return await HeatmapStore(self._connection.client).fetch(result.heatmap.sha256)
 
     async def nodes(self) -> list[NodeRecord]:
         """Return the workers that are alive."""
