@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 from starlette.types import Message
 
 from services.ingest.admission import Admission, Arrival
@@ -152,7 +153,7 @@ def build_app(*, gateway: Gateway, status: Any, max_bytes: int) -> FastAPI:
 
     @app.post("/v1/models/{model}/infer", response_model=Result, openapi_extra=_DOCUMENTATION)
     async def infer(request: Request) -> Response:
-        """Recognise one image: the body itself, or the first file of a multipart form.
+        """Recognise one image: the body itself, or the one file of a multipart form.
 
         Parameters may also come as JSON in the header `Vm-Params`; those in the query win. The
         headers `Vm-Deadline`, `ce-id` and `traceparent` are read as on an event.
@@ -196,14 +197,18 @@ def _refusal(error: VisionmeshError) -> Response:
 
 
 async def _image(request: Request, max_bytes: int) -> bytes:
-    """Return the image in the body; raise `Reject` if it is too large or missing."""
+    """Return the image in the body; raise `Reject` if it is too large, missing or malformed."""
     bounded = _bounded(request, max_bytes)
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         return await bounded.body()
-    async with bounded.form(max_files=1) as form:
-        for value in form.values():
-            if isinstance(value, UploadFile):
-                return await value.read()
+    try:
+        async with bounded.form(max_files=1) as form:
+            for value in form.values():
+                if isinstance(value, UploadFile):
+                    return await value.read()
+    except HTTPException as error:
+        why = f"The form cannot be read: {error.detail}"
+        raise Reject(Code.INVALID_EVENT, why) from error
     raise Reject(Code.EMPTY_BODY, "The form has no file: send the image as a file part.")
 
 

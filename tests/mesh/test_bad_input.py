@@ -41,6 +41,13 @@ BAD_IMAGES = [
 ]
 
 
+FILE_PART = b"""--b\r
+Content-Disposition: form-data; name="a"; filename="a"\r
+\r
+\r
+"""
+
+
 @pytest.fixture
 async def plain(local_mesh: LocalMesh) -> AsyncIterator[Client]:
     client = await nats.connect(local_mesh.nats_url)
@@ -156,6 +163,24 @@ async def test_a_bad_id_is_refused_by_the_client(mesh: Mesh) -> None:
 async def test_bad_parameters_by_http_are_refused(http: httpx.AsyncClient, query: str) -> None:
     answer = await http.post(f"/v1/models/{CLASSIFIER}/infer?{query}", content=picture())
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, Code.INVALID_PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("multipart/form-data", b"--b--"),
+        ("multipart/form-data; boundary=b", b"no part at all"),
+        ("Multipart/Form-Data; boundary=b", 2 * FILE_PART),
+    ],
+    ids=["without a boundary", "garbage", "two files"],
+)
+async def test_a_form_that_cannot_be_read_is_refused(
+    http: httpx.AsyncClient, kind: str, body: bytes
+) -> None:
+    answer = await http.post(
+        f"/v1/models/{CLASSIFIER}/infer", content=body, headers={"Content-Type": kind}
+    )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, Code.INVALID_EVENT)
 
 
 async def test_what_was_refused_lies_in_dead_with_its_image(mesh: Mesh, plain: Client) -> None:
