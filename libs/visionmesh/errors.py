@@ -34,6 +34,7 @@ class Code(StrEnum):
     DEADLINE_PASSED = "deadline_passed"
     UNKNOWN_MODEL = "unknown_model"
     UNKNOWN_VERSION = "unknown_version"
+    INVALID_TRAFFIC = "invalid_traffic"
     MODEL_NOT_READY = "model_not_ready"
     MODEL_INVALID = "model_invalid"
     MODEL_FAILED = "model_failed"

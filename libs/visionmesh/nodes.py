@@ -144,6 +144,24 @@ class Nodes:
             record.stage == "infer" and model in record.models for _, record in self._seen.values()
         )
 
+    def versions(self, model: str) -> frozenset[int]:
+        """Return the versions that images of ``model`` can be given to.
+
+        That is what all its infer workers have warm. Where they have nothing in common, what some
+        have and none has failed to load: the others load it with its first image.
+        """
+        workers = [record for _, record in self._seen.values() if model in record.models]
+        if not workers:
+            return frozenset()
+        warm = [frozenset(record.models[model]) for record in workers]
+        if common := frozenset.intersection(*warm):
+            return common
+        return frozenset(
+            version
+            for version in frozenset.union(*warm)
+            if not any(f"{model}/{version}" in record.failed for record in workers)
+        )
+
     def backlog(self, model: str) -> timedelta:
         """Return for how long the least busy worker of ``model`` has something to do."""
         told = [

@@ -118,7 +118,7 @@ class ModelPool:
                 self._drop(key)
             return
         self._records[name] = record
-        for version in record.served:
+        for version in record.wanted:
             try:
                 await self._load(record, version)
             except (ConfigurationError, Refused, Retry) as error:
@@ -215,7 +215,7 @@ class ModelPool:
         """Drop a version without traffic when no late image has asked for it for a while."""
         name, version = key
         record, model = self._records.get(name), self._serving.get(key)
-        if record is None or model is None or version in record.served:
+        if record is None or model is None or version in record.wanted:
             return
         left = model.last_used + self._linger - time.monotonic()
         if left > 0:

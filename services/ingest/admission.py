@@ -88,7 +88,8 @@ class Admission:
             If there is no room for it now.
         """
         record = self._check(reference, image)
-        version = record.choose(reference.id)
+        ready = self._context.nodes.versions(reference.model)
+        version = record.choose(reference.id, reference.source, ready=ready)
         sha256 = await _sha256(image)
         reference = reference.model_copy(update={"version": version, "sha256": sha256})
         if not record.spec.cache.enabled:

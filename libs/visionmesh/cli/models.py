@@ -128,7 +128,7 @@ def _summary(record: ModelRecord) -> dict[str, object]:
         "name": record.spec.name,
         "task": record.spec.task,
         "versions": sorted(record.versions),
-        "served": record.served,
+        "traffic": record.shares,
         "labels": record.spec.labels,
         "description": record.spec.description,
     }

@@ -17,6 +17,11 @@ from visionmesh.subjects import require_token
 
 SPEC_FILE = "model.yaml"
 WEIGHTS_FILE = "model.onnx"
+CARD_FILE = "README.md"
+CARD_LENGTH = 1000
+"""Characters: what is shown of a model in a terminal."""
+_NO_PROSE = ("#", "<", "!", "[!", "---")
+"""Headings, HTML, pictures, badges and front matter."""
 
 _ADVICE = {
     "extra_forbidden": "this key is not known; remove it or correct its spelling",
@@ -31,6 +36,8 @@ class ModelFolder:
     spec: ModelSpec
     versions: dict[int, Path]
     """The file ``model.onnx`` of each version, in ascending order."""
+    card: str = ""
+    """The first paragraph of ``README.md``, else the description; at most `CARD_LENGTH`."""
 
 
 def load_folder(path: Path) -> ModelFolder:
@@ -57,7 +64,21 @@ def load_folder(path: Path) -> ModelFolder:
         raise _invalid(shown, f"name: {error.message}") from error
     versions = _versions(path, shown.parent)
     _check_traffic(spec, shown)
-    return ModelFolder(spec=spec, versions=versions)
+    return ModelFolder(spec=spec, versions=versions, card=_card(path) or spec.description)
+
+
+def _card(folder: Path) -> str:
+    """Return the first paragraph of the folder's ``README.md`` that is no heading."""
+    file = (folder / CARD_FILE).resolve()
+    if not file.is_relative_to(folder) or not file.is_file():
+        return ""
+    text = file.read_text(encoding="utf-8", errors="replace")
+    for paragraph in text.replace("\r", "").split("\n\n"):
+        lines = (line.strip() for line in paragraph.splitlines())
+        prose = " ".join(line for line in lines if line and not line.startswith(_NO_PROSE))
+        if prose:
+            return prose[:CARD_LENGTH]
+    return ""
 
 
 def _read_yaml(file: Path, shown: Path) -> dict[str, Any]:

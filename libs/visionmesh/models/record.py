@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from functools import cached_property
 from itertools import accumulate
@@ -12,6 +13,7 @@ from pydantic import Field
 from visionmesh.contracts import Frozen, TensorMeta
 from visionmesh.errors import Code, Refused
 from visionmesh.models.spec import ModelSpec, OutputSpec
+from visionmesh.models.traffic import Sticky, Traffic, Weights
 from visionmesh.models.variants import Variants
 
 _OF_THE_ANSWER = {"confidence", "iou", "top_k", "max_detections", "nms", "class_confidence"}
@@ -34,33 +36,117 @@ class VersionRecord(Frozen):
     variants: Variants | None = None
     """Other precisions of the network, and the fastest way to run it."""
 
+    @property
+    def objects(self) -> dict[str, int]:
+        """Bytes of every file of the version, by the SHA-256 under which the mesh keeps it."""
+        artifacts = self.variants.artifacts if self.variants else ()
+        return {self.sha256: self.size_bytes} | {one.sha256: one.size_bytes for one in artifacts}
+
 
 class ModelRecord(Frozen):
     """One model: what it is told to be, and its versions."""
 
     spec: ModelSpec
     versions: dict[int, VersionRecord] = Field(min_length=1)
+    traffic: Traffic = Field(default_factory=lambda data: Traffic(weights=data["spec"].traffic))
+    """By default what the folder said."""
+    card: str = ""
+    """What the model is, in a few sentences."""
 
     @property
     def newest(self) -> int:
         return max(self.versions)
 
     @property
-    def served(self) -> tuple[int, ...]:
-        """The versions that get traffic, in ascending order."""
-        weighed = (v for v, weight in self.spec.traffic.items() if weight and v in self.versions)
-        return tuple(sorted(weighed)) or (self.newest,)
+    def shares(self) -> Weights:
+        """The versions that get traffic, in ascending order, and their weights."""
+        return self._there(self.traffic.weights) or {self.newest: 1.0}
 
-    def choose(self, key: str) -> int:
-        """Return the version for ``key``: always the same one while weights and versions stay.
+    @property
+    def wanted(self) -> tuple[int, ...]:
+        """The versions that workers keep loaded: those with traffic, and the shadow."""
+        shadow = self.traffic.shadow
+        watching = {shadow} if shadow in self.versions else set()
+        return tuple(sorted({*self.shares, *watching}))
 
-        Shares of keys follow the weights in ``traffic``; without weights the newest version serves.
+    def shares_among(self, ready: Collection[int]) -> Weights:
+        """Return the weights of the versions that get traffic while only some are ``ready``.
+
+        What is not ready gets none. If nothing is left, what answered before does, else the
+        newest that is ready; if nothing is ready at all, images wait for `shares`.
         """
-        served = self.served
-        bounds = list(accumulate(self.spec.traffic.get(version, 1.0) for version in served))
+        for weights in (self.shares, self._there(self.traffic.before)):
+            left = {version: weight for version, weight in weights.items() if version in ready}
+            if left:
+                return left
+        there = self.versions.keys() & set(ready)
+        return {max(there): 1.0} if there else self.shares
+
+    def choose(self, id: str, source: str, *, ready: Collection[int] | None = None) -> int:
+        """Return the version for an image: always the same one while weights and versions stay.
+
+        Shares of ids, or of sources, follow the weights; see `shares_among` for ``ready``.
+        """
+        shares = self.shares if ready is None else self.shares_among(ready)
+        if len(shares) == 1:
+            return next(iter(shares))
+        key = source if self.traffic.sticky is Sticky.SOURCE else id
+        bounds = list(accumulate(shares.values()))
         drawn = hashlib.blake2b(f"{self.spec.name}\0{key}".encode(), digest_size=8).digest()
         point = int.from_bytes(drawn) / 2**64 * bounds[-1]
-        return next((v for v, end in zip(served, bounds, strict=True) if point < end), served[-1])
+        return next((v for v, end in zip(shares, bounds, strict=True) if point < end), max(shares))
+
+    def steered(self, **changes: object) -> ModelRecord:
+        """Return the record with some fields of its traffic changed.
+
+        Raises
+        ------
+        Refused
+            (unknown_version) if a version was not pushed; (invalid_traffic) if no weight is above
+            0, or the shadow gets traffic itself.
+        """
+        traffic = Traffic.model_validate(self.traffic.model_dump() | changes)
+        for version in (*traffic.weights, traffic.shadow):
+            if version is not None:
+                self.version(version)
+        if traffic.weights and not any(traffic.weights.values()):
+            raise Refused(Code.INVALID_TRAFFIC, "At least one version must have a weight above 0.")
+        record = self.model_copy(update={"traffic": traffic})
+        if traffic.shadow in record.shares:
+            raise Refused(
+                Code.INVALID_TRAFFIC,
+                f"Version {traffic.shadow} gets traffic, so it cannot be the shadow; "
+                "name another one, or none.",
+            )
+        return record.after(self)
+
+    def after(self, old: ModelRecord | None) -> ModelRecord:
+        """Return the record that replaces ``old``, with what answered until now as ``before``."""
+        if old is None or old.shares == self.shares:
+            return self
+        traffic = self.traffic.model_copy(update={"before": old.shares})
+        return self.model_copy(update={"traffic": traffic})
+
+    def rolled_back(self) -> ModelRecord:
+        """Return the record with the weights that were there before; a second time undoes it.
+
+        Raises
+        ------
+        Refused
+            (invalid_traffic) if nothing else has answered before.
+        """
+        weights = self._there(self.traffic.before)
+        if not weights:
+            raise Refused(
+                Code.INVALID_TRAFFIC,
+                f"No other version of {self.spec.name!r} has answered before; "
+                "choose one with `visionmesh traffic`.",
+            )
+        shadow = None if self.traffic.shadow in weights else self.traffic.shadow
+        return self.steered(weights=weights, shadow=shadow)
+
+    def _there(self, weights: Mapping[int, float]) -> Weights:
+        return {v: weight for v, weight in sorted(weights.items()) if weight and v in self.versions}
 
     def version(self, number: int) -> VersionRecord:
         """Return a version; raise `Refused` (unknown_version) if it was not pushed."""
@@ -84,9 +170,15 @@ class ModelRecord(Frozen):
         return _digest(self.spec.output.model_dump_json(), *self.spec.labels)
 
 
-def feature_digest(weights_sha256: str, output: OutputSpec) -> str:
-    """Return the digest of what makes features out of input pixels: weights and decoder."""
-    return _digest(weights_sha256, output.model_dump_json(exclude=_OF_THE_ANSWER))
+def feature_digest(
+    weights_sha256: str, output: OutputSpec, variants: Variants | None = None
+) -> str:
+    """Return the digest of what makes features out of input pixels: weights and decoder.
+
+    Other precisions of the weights give slightly other features.
+    """
+    precisions = [variants.model_dump_json()] if variants else []
+    return _digest(weights_sha256, output.model_dump_json(exclude=_OF_THE_ANSWER), *precisions)
 
 
 def _digest(*parts: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,7 +25,7 @@ from nats.js.kv import KeyValue
 from pydantic import ValidationError
 
 from visionmesh.errors import Code, Refused
-from visionmesh.models.artifacts import ArtifactStore, file_sha256
+from visionmesh.models.artifacts import ArtifactStore
 from visionmesh.models.folder import ModelFolder
 from visionmesh.models.push import merged, selected
 from visionmesh.models.record import ModelRecord
@@ -74,21 +74,38 @@ class Registry:
         Refused
             (unknown_version) if the folder has no such version; (mesh_unreachable).
         """
-        files = selected(folder, version)
-        hashes = {
-            number: await asyncio.to_thread(file_sha256, file) for number, file in files.items()
-        }
+        files = await asyncio.to_thread(selected, folder, version)
         with _reaching_mesh():
             while True:
                 old, revision = await self._read(folder.spec.name)
-                record = await merged(folder.spec, old, files, hashes)
-                for number, file in files.items():
-                    if not await self._artifacts.has(hashes[number]):
-                        await self._artifacts.put(hashes[number], file)
+                record = await merged(folder, old, files)
+                for pushed in files.values():
+                    for sha256, file in pushed.objects.items():
+                        if not await self._artifacts.has(sha256):
+                            await self._artifacts.put(sha256, file)
                 if record == old:
                     return record
                 if await self._write(record, revision):
                     await self._free(old)
+                    return record
+
+    async def change(self, name: str, change: Callable[[ModelRecord], ModelRecord]) -> ModelRecord:
+        """Replace a model's record by what ``change`` makes of it; return what is stored.
+
+        ``change`` is called again if another change came in between; what it raises ends the call.
+
+        Raises
+        ------
+        Refused
+            (unknown_model, invalid_name) if there is none.
+        """
+        with _reaching_mesh():
+            while True:
+                old, revision = await self._read(require_token("model", name))
+                if old is None:
+                    raise _unknown(name)
+                record = change(old)
+                if record == old or await self._write(record, revision):
                     return record
 
     async def get(self, name: str) -> ModelRecord:
@@ -190,8 +207,8 @@ class Registry:
         """Delete the files of ``old`` that no record uses now."""
         if old is None:
             return
-        used = {v.sha256 for record in await self.list() for v in record.versions.values()}
-        for sha256 in {v.sha256 for v in old.versions.values()} - used:
+        used = {sha256 for record in await self.list() for sha256 in _objects(record)}
+        for sha256 in _objects(old) - used:
             await self._artifacts.delete(sha256)
 
     async def _next(self, sequence: int) -> RawStreamMsg | None:
@@ -221,6 +238,10 @@ class Registry:
             )
         except BadRequestError:  # somebody else was quicker, with other settings
             return await self._js.key_value(MODELS_BUCKET)
+
+
+def _objects(record: ModelRecord) -> set[str]:
+    return {sha256 for version in record.versions.values() for sha256 in version.objects}
 
 
 def _change(message: RawStreamMsg) -> Change:

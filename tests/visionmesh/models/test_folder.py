@@ -85,3 +85,22 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     (folder / "model.yaml").unlink()
     with pytest.raises(ConfigurationError, match=r"trees/model.yaml: there is no such file"):
         load_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("readme", "card"),
+    [
+        ("# Trees\n\nTells trees\nby their leaves.\n\nMore.\n", "Tells trees by their leaves."),
+        ("# Trees\nTells trees.\n", "Tells trees."),
+        ("![leaf](leaf.png)\r\n\r\nTells trees.\r\n", "Tells trees."),
+        ("# Trees\n", "of the yard"),
+        (None, "of the yard"),
+    ],
+)
+def test_the_card_is_the_first_paragraph_else_the_description(
+    tmp_path: Path, readme: str | None, card: str
+) -> None:
+    folder = save_folder(tmp_path / "trees", more="description: of the yard\n")
+    if readme is not None:
+        (folder / "README.md").write_bytes(readme.encode())
+    assert load_folder(folder).card == card

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,8 +13,12 @@ from nats.aio.client import Client
 from tests.networks import save_folder, save_network
 from visionmesh.embedded import NatsServer
 from visionmesh.errors import Code, ConfigurationError, Refused
+from visionmesh.models.artifacts import file_sha256
 from visionmesh.models.folder import load_folder
+from visionmesh.models.record import ModelRecord
 from visionmesh.models.registry import Change, Registry
+from visionmesh.models.traffic import Sticky
+from visionmesh.models.variants import Artifact, Precision, Variants, write_variants
 
 
 @pytest.fixture
@@ -144,6 +149,108 @@ async def test_removing_frees_only_what_no_other_model_uses(
     assert (await stored(nc))[0] == 0
     again = await registry.push(load_folder(tmp_path / "oaks"))
     assert await registry.get("oaks") == again
+
+
+def add_variant(version: Path, *, of: str | None = None) -> Variants:
+    """Write a second file and ``variants.json`` beside ``model.onnx``; the file is no network."""
+    file = version / "int8.onnx"
+    file.write_bytes(os.urandom(1000))
+    variants = Variants(
+        of=of or file_sha256(version / "model.onnx"),
+        artifacts=(
+            Artifact(
+                file=file.name,
+                precision=Precision.INT8,
+                scheme="u8s8",
+                sha256=file_sha256(file),
+                size_bytes=1000,
+            ),
+        ),
+    )
+    write_variants(version, variants)
+    return variants
+
+
+async def test_the_variants_of_a_version_are_stored_and_freed_with_it(
+    registry: Registry, nc: Client, tmp_path: Path
+) -> None:
+    path = save_folder(tmp_path / "trees")
+    plain = await registry.push(load_folder(path))
+    variants = add_variant(path / "1")
+
+    record = await registry.push(load_folder(path))
+
+    assert record.versions[1].variants == variants
+    assert record.versions[1].pushed_at == plain.versions[1].pushed_at
+    assert record.versions[1].digest != plain.versions[1].digest, "other precisions, other features"
+    fetched = await registry.fetch(variants.artifacts[0].sha256, directory=tmp_path / "cache")
+    assert fetched.read_bytes() == (path / "1" / "int8.onnx").read_bytes()
+    (path / "1" / "variants.json").unlink()
+    assert (await registry.push(load_folder(path))).versions[1] == plain.versions[1]
+    assert (await stored(nc))[0] == 1, "what no record names is freed"
+
+
+async def test_variants_of_another_network_are_left_out(registry: Registry, tmp_path: Path) -> None:
+    path = save_folder(tmp_path / "trees")
+    add_variant(path / "1", of="0" * 64)
+    assert (await registry.push(load_folder(path))).versions[1].variants is None
+
+
+async def test_a_variant_that_was_changed_is_refused(registry: Registry, tmp_path: Path) -> None:
+    path = save_folder(tmp_path / "trees")
+    add_variant(path / "1")
+    (path / "1" / "int8.onnx").write_bytes(b"something else")
+    with pytest.raises(ConfigurationError, match=r"trees/1: int8\.onnx is not the file"):
+        await registry.push(load_folder(path))
+
+
+async def test_a_push_without_traffic_leaves_the_traffic_as_it_was_told(
+    registry: Registry, tmp_path: Path
+) -> None:
+    path = save_folder(tmp_path / "trees", versions=(1,))
+    await registry.push(load_folder(path))
+    save_folder(path, versions=(1, 2))
+    pushed = await registry.push(load_folder(path))
+    assert (pushed.shares, pushed.traffic.before) == ({2: 1}, {1: 1})
+
+    told = await registry.change("trees", ModelRecord.rolled_back)
+    assert told.shares == {1: 1}
+    save_folder(path, versions=(1, 2, 3))
+    assert (await registry.push(load_folder(path))).traffic == told.traffic
+
+
+async def test_what_the_folder_says_of_traffic_counts_when_it_is_new(
+    registry: Registry, tmp_path: Path
+) -> None:
+    path = save_folder(tmp_path / "trees", versions=(1, 2), more="traffic: {1: 9, 2: 1}\n")
+    await registry.push(load_folder(path))
+    await registry.change("trees", lambda record: record.steered(weights={2: 1}, sticky="source"))
+
+    again = await registry.push(load_folder(path))
+    assert again.shares == {2: 1}, "a restart that pushes the same folder undoes nothing"
+
+    save_folder(path, versions=(1, 2), more="traffic: {1: 5, 2: 5}\n")
+    pushed = await registry.push(load_folder(path))
+    assert (pushed.shares, pushed.traffic.before) == ({1: 5, 2: 5}, {2: 1})
+    assert pushed.traffic.sticky is Sticky.SOURCE
+
+
+async def test_a_change_between_reading_and_writing_is_not_lost(
+    registry: Registry, server: NatsServer, tmp_path: Path
+) -> None:
+    path = save_folder(tmp_path / "trees", versions=(1, 2, 3))
+    await registry.push(load_folder(path))
+    clients = [await nats.connect(server.url) for _ in range(2)]
+
+    await asyncio.gather(
+        Registry(clients[0]).change("trees", lambda record: record.steered(weights={1: 1})),
+        Registry(clients[1]).change("trees", lambda record: record.steered(sticky="source")),
+    )
+
+    traffic = (await registry.get("trees")).traffic
+    assert (traffic.weights, traffic.sticky) == ({1: 1}, Sticky.SOURCE)
+    for client in clients:
+        await client.close()
 
 
 async def test_what_is_not_there_is_refused(registry: Registry, tmp_path: Path) -> None:
