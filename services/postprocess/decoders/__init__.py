@@ -10,8 +10,14 @@ import importlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from services.postprocess.decoders.detr import Detr
+from services.postprocess.decoders.end2end import End2End
+from services.postprocess.decoders.obb import Obb
 from services.postprocess.decoders.protocol import Array, Arrays, Decoder
+from services.postprocess.decoders.semantic import Semantic
 from services.postprocess.decoders.softmax import Softmax
+from services.postprocess.decoders.ssd import Ssd
+from services.postprocess.decoders.yolov5 import YoloV5
 from services.postprocess.decoders.yolov8 import YoloV8
 from services.postprocess.decoders.yolox import YoloX
 from visionmesh.errors import Code, ConfigurationError
@@ -20,7 +26,17 @@ from visionmesh.models.spec import ModelSpec
 __all__ = ["DECODERS", "Array", "Arrays", "Decoder", "load_decoder"]
 
 DECODERS: Mapping[str, Callable[[ModelSpec], Decoder]] = MappingProxyType(
-    {"softmax": Softmax, "yolov8": YoloV8, "yolox": YoloX}
+    {
+        "detr": Detr,
+        "end2end": End2End,
+        "obb": Obb,
+        "semantic": Semantic,
+        "softmax": Softmax,
+        "ssd": Ssd,
+        "yolov5": YoloV5,
+        "yolov8": YoloV8,
+        "yolox": YoloX,
+    }
 )
 
 

@@ -12,11 +12,14 @@ from services.postprocess.decoders.protocol import Array, Arrays, Parameters, la
 from services.postprocess.features import FeaturesError
 from services.postprocess.nms import Overlap, ranking, soften, suppress, upright
 from visionmesh.contracts import Answer, Detection, Params, Placement
-from visionmesh.models.spec import ModelSpec
+from visionmesh.models.spec import InputSpec, ModelSpec
 
 MAX_CANDIDATES = 1000
 """Boxes of one image that reach suppression, the best of them: an image that has more is noise, and
 1,000 keep the features below 20 KB."""
+
+BOX = 4
+"""Values of a box."""
 
 _BOX_DECIMALS = 2
 _SCORE_DECIMALS = 6
@@ -29,6 +32,11 @@ class DetectorParameters(Parameters):
     0.05 keeps a few dozen boxes of a photo; mean average precision is measured with 0.001."""
     sigma: Annotated[float, Field(gt=0.0)] = 0.5
     """Of soft-NMS: a box that a better one overlaps by o keeps exp(-o² / sigma) of its score."""
+
+
+class SizedParameters(DetectorParameters):
+    normalized: bool = False
+    """Boxes are fractions of the input's width and height, not its pixels."""
 
 
 class Chosen(NamedTuple):
@@ -50,6 +58,26 @@ def strongest(scores: Array, floor: float) -> Array:
         best = np.argsort(-scores[sure], kind="stable")[:MAX_CANDIDATES]
         sure = np.sort(sure[best])
     return sure
+
+
+def strongest_pairs(scores: Array, floor: float) -> tuple[Array, Array, Array]:
+    """Return boxes, classes and scores where (A, C) ``scores`` are strongest: any class of a box
+    may be among them, not only its best."""
+    sure = strongest(scores.reshape(-1), floor)
+    boxes, classes = np.divmod(sure, max(scores.shape[1], 1))
+    return boxes, classes, scores[boxes, classes]
+
+
+def frame(size: InputSpec, *, normalized: bool) -> Array:
+    """Return what takes ``x, y, x, y`` to input pixels, (4,) float32."""
+    width, height = (size.width, size.height) if normalized else (1, 1)
+    return np.array((width, height, width, height), np.float32)
+
+
+def require_no_nms(spec: ModelSpec) -> None:
+    """Raise `ValueError` if boxes are to be suppressed that a network chose for good."""
+    if spec.output.nms in {"agnostic", "soft"}:
+        raise ValueError(f"nms {spec.output.nms}: these boxes are not suppressed; leave it out")
 
 
 def to_features(boxes: Array, scores: Array, classes: Array, **columns: Array) -> dict[str, Array]:

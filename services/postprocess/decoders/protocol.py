@@ -86,6 +86,43 @@ def pick(outputs: Arrays, name: str | None) -> Array:
     )
 
 
+def pick_as(outputs: Arrays, role: str, name: str | None, hints: tuple[str, ...]) -> Array:
+    """Return the output called ``name``, or the only one with a hint in its name.
+
+    ``role`` is the parameter that names it.
+    """
+    if name is None:
+        found = [key for key in outputs if any(hint in key.lower() for hint in hints)]
+        name = found[0] if len(found) == 1 else None
+    if name is not None and name in outputs:
+        return outputs[name]
+    raise misfit(
+        f"the network's outputs are {', '.join(outputs) or 'none'}: "
+        f"let output.{role} name the one with the {role}"
+    )
+
+
+def pick_boxes_and_scores(
+    outputs: Arrays, boxes: str | None, scores: str | None
+) -> tuple[Array, Array]:
+    """Return (A, 4) boxes and (A, C) scores: the outputs of these names, else by shape and name."""
+    if boxes is None:
+        fours = [name for name, array in outputs.items() if array.shape[1:] in ((4,), (1, 4))]
+        boxes = fours[0] if len(fours) == 1 and fours[0] != scores else None
+    box = pick_as(outputs, "boxes", boxes, ("box", "loc"))
+    others = {name: array for name, array in outputs.items() if array is not box}
+    if scores is None and len(others) == 1:
+        scores = next(iter(others))
+    score = pick_as(others, "scores", scores, ("score", "logit", "conf", "class", "cls"))
+    if box.shape[1:] == (1, 4):
+        box = box[:, 0]
+    if box.ndim != score.ndim or box.shape[1:] != (4,) or len(box) != len(score):
+        raise misfit(
+            f"boxes must be (A, 4) and scores (A, C), and they are {box.shape} and {score.shape}"
+        )
+    return box, score
+
+
 def misfit(why: str) -> Reject:
     return Reject(Code.MODEL_INVALID, f"The outputs do not fit model.yaml: {why}.")
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from services.postprocess.decoders.candidates import (
+    BOX,
     Detector,
-    DetectorParameters,
+    SizedParameters,
     corners,
+    frame,
     strongest,
     to_features,
 )
@@ -22,34 +26,51 @@ from services.postprocess.decoders.protocol import (
 )
 from visionmesh.models.spec import ModelSpec
 
-_BOX = 4
-
 
 class YoloV8(Detector):
-    """Decodes (4 + C, A) float: centre x and y, width, height in input pixels, class scores."""
+    """Decodes (4 + C, A) float: centre x and y, width, height, class scores.
+
+    Boxes are in input pixels, or ``normalized``.
+    """
 
     def __init__(self, spec: ModelSpec) -> None:
-        parameters = read_parameters(DetectorParameters, spec)
+        parameters = read_parameters(SizedParameters, spec)
         super().__init__(spec, parameters)
-        self._tensor = parameters.tensor
+        self._scale = frame(spec.input, normalized=parameters.normalized)
 
     def reduce(self, outputs: Arrays) -> dict[str, Array]:
         output = pick(outputs, self._tensor)
-        self._check(output)
-        best = output[_BOX:].max(axis=0)
-        require_finite(best)  # a NaN among a box's scores is their maximum
-        sure = strongest(best, self.floor)
-        columns = output.take(sure, axis=1).astype(np.float32, copy=False)
-        require_scores(columns[_BOX:])
-        boxes = corners(columns[:2].T, columns[2:_BOX].T)
-        return to_features(boxes, best[sure], columns[_BOX:].argmax(axis=0))
-
-    def _check(self, output: Array) -> None:
         classes = len(self._spec.labels)
         if output.ndim != 2 or (  # noqa: PLR2004 - values and boxes
-            output.shape[0] != _BOX + classes if classes else output.shape[0] <= _BOX
+            output.shape[0] != BOX + classes if classes else output.shape[0] <= BOX
         ):
             raise misfit(
-                f"yolov8 wants ({_BOX} + {classes or 'C'} values, A boxes) for these labels, "
+                f"yolov8 wants ({BOX} + {classes or 'C'} values, A boxes) for these labels, "
                 f"and sees {output.shape}"
             )
+        found = surest(output, self.floor)
+        boxes = found.values[:BOX].T * self._scale
+        return to_features(corners(boxes[:, :2], boxes[:, 2:]), found.scores, found.classes)
+
+
+class Surest(NamedTuple):
+    """The surest columns of an output without objectness."""
+
+    values: Array
+    """(V, N) float32: all that the output says of them."""
+    scores: Array
+    classes: Array
+
+
+def surest(output: Array, floor: float, extra: int = 0) -> Surest:
+    """Return the columns of a (4 + C + ``extra``, A) output whose best class scores ``floor``.
+
+    Raises `Reject` (model_failed) if scores among them are not between 0 and 1.
+    """
+    classes = slice(BOX, output.shape[0] - extra)
+    best = output[classes].max(axis=0)
+    require_finite(best)  # a NaN among a box's scores is their maximum
+    sure = strongest(best, floor)
+    values = output.take(sure, axis=1).astype(np.float32, copy=False)
+    require_scores(values[classes])
+    return Surest(values, best[sure], values[classes].argmax(axis=0))

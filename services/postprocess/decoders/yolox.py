@@ -8,10 +8,10 @@ import numpy as np
 from pydantic import Field
 
 from services.postprocess.decoders.candidates import (
+    BOX,
     Detector,
     DetectorParameters,
     corners,
-    strongest,
     to_features,
 )
 from services.postprocess.decoders.protocol import (
@@ -20,14 +20,9 @@ from services.postprocess.decoders.protocol import (
     misfit,
     pick,
     read_parameters,
-    require_finite,
-    require_scores,
 )
+from services.postprocess.decoders.yolov5 import HEAD, objects
 from visionmesh.models.spec import InputSpec, ModelSpec
-
-_BOX = 4
-_HEAD = 5
-"""Centre, size and objectness stand before the classes."""
 
 
 class _Parameters(DetectorParameters):
@@ -46,29 +41,17 @@ class YoloX(Detector):
     def __init__(self, spec: ModelSpec) -> None:
         parameters = read_parameters(_Parameters, spec)
         super().__init__(spec, parameters)
-        self._tensor = parameters.tensor
         self._cells, self._strides = _grid(spec.input, parameters.strides)
 
     def reduce(self, outputs: Arrays) -> dict[str, Array]:
         output = pick(outputs, self._tensor)
         self._check(output)
-        # Classes score at most 1, so objectness alone rules out nearly all cells, and one column is
-        # all that is read of them. Its sum is finite only if each of its values is.
-        objectness = output[:, _BOX]
-        with np.errstate(invalid="ignore"):
-            require_finite(objectness.sum(dtype=np.float64))
-        likely = np.flatnonzero(objectness >= self.floor)
-        rows = output[likely].astype(np.float32, copy=False)
-        require_scores(rows[:, _BOX:])
-        classes = rows[:, _HEAD:].argmax(axis=1)
-        scores = rows[:, _BOX] * rows[np.arange(len(rows)), _HEAD + classes]
-        sure = strongest(scores, self.floor)
-        cells, rows = likely[sure], rows[sure]
-        strides = self._strides[cells]
+        found = objects(output, self.floor)
+        strides = self._strides[found.rows]
         with np.errstate(over="ignore"):  # an infinite size is refused with the features
-            sizes = np.exp(rows[:, 2:_BOX]) * strides
-        centers = (rows[:, :2] + self._cells[cells]) * strides
-        return to_features(corners(centers, sizes), scores[sure], classes[sure])
+            sizes = np.exp(found.values[:, 2:BOX]) * strides
+        centers = (found.values[:, :2] + self._cells[found.rows]) * strides
+        return to_features(corners(centers, sizes), found.scores, found.classes)
 
     def _check(self, output: Array) -> None:
         classes = len(self._spec.labels)
@@ -76,10 +59,10 @@ class YoloX(Detector):
         if (
             output.ndim != 2  # noqa: PLR2004 - cells and their values
             or output.shape[0] != cells
-            or (output.shape[1] != _HEAD + classes if classes else output.shape[1] <= _HEAD)
+            or (output.shape[1] != HEAD + classes if classes else output.shape[1] <= HEAD)
         ):
             raise misfit(
-                f"yolox wants ({cells} cells, {_HEAD} + {classes or 'C'} values) for this input "
+                f"yolox wants ({cells} cells, {HEAD} + {classes or 'C'} values) for this input "
                 f"size, these strides and these labels, and sees {output.shape}"
             )
 

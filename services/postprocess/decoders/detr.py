@@ -1,0 +1,94 @@
+"""DETR and RT-DETR: a set of queries, each with one box and its classes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from services.postprocess.decoders.activations import Activation, activate
+from services.postprocess.decoders.candidates import (
+    BOX,
+    Detector,
+    SizedParameters,
+    corners,
+    frame,
+    require_no_nms,
+    strongest,
+    strongest_pairs,
+    to_features,
+)
+from services.postprocess.decoders.protocol import (
+    Array,
+    Arrays,
+    misfit,
+    pick,
+    pick_boxes_and_scores,
+    read_parameters,
+    require_scores,
+)
+from visionmesh.models.spec import ModelSpec
+
+
+class _Parameters(SizedParameters):
+    normalized: bool = True
+    boxes: str | None = None
+    scores: str | None = None
+    """The outputs' names, where shapes and names do not tell."""
+    activation: Activation | None = None
+    """`None`: softmax if there is a class more than labels, sigmoid if there are as many; and none
+    if boxes and scores are one output."""
+
+
+class Detr(Detector):
+    """Decodes (Q, C) logits and (Q, 4) boxes, or both in one (Q, 4 + C): scores behind the box.
+
+    Boxes are centre x and y, width and height, parts of the input's size unless ``normalized`` is
+    false. With softmax the last class is "no object", and a query tells its best other class
+    (Carion et al., DETR, arXiv:2005.12872). Otherwise each class of a query is a box of its own
+    (Zhao et al., RT-DETR, arXiv:2304.08069). Boxes are not suppressed.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        require_no_nms(spec)
+        self._parameters = read_parameters(_Parameters, spec)
+        if not spec.labels and self._parameters.activation is None:
+            raise ValueError(
+                "without labels, parameter activation must be softmax, sigmoid or none"
+            )
+        super().__init__(spec, self._parameters, nms="none")
+        self._scale = frame(spec.input, normalized=self._parameters.normalized)
+
+    def reduce(self, outputs: Arrays) -> dict[str, Array]:
+        boxes, logits, activation = self._pick(outputs)
+        scores = activate(logits.astype(np.float32, copy=False), activation)
+        require_scores(scores)
+        if activation == "softmax":
+            best = scores[:, :-1].max(axis=1)
+            queries = strongest(best, self.floor)
+            classes, sure = scores[queries, :-1].argmax(axis=1), best[queries]
+        else:
+            queries, classes, sure = strongest_pairs(scores, self.floor)
+        boxes = boxes[queries].astype(np.float32) * self._scale
+        return to_features(corners(boxes[:, :2], boxes[:, 2:]), sure, classes)
+
+    def _pick(self, outputs: Arrays) -> tuple[Array, Array, Activation]:
+        """Return boxes, logits and what makes scores of these."""
+        classes = len(self._spec.labels)
+        activation = self._parameters.activation
+        if self._tensor is not None or len(outputs) == 1:
+            output = pick(outputs, self._tensor)
+            if output.ndim != 2:  # noqa: PLR2004 - queries and their values
+                raise misfit(f"detr wants (Q queries, 4 + C values), and sees {output.shape}")
+            boxes, logits = output[:, :BOX], output[:, BOX:]
+            activation = activation or "none"
+        else:
+            boxes, logits = pick_boxes_and_scores(
+                outputs, self._parameters.boxes, self._parameters.scores
+            )
+            activation = activation or ("sigmoid" if logits.shape[1] == classes else "softmax")
+        known = logits.shape[1] - (activation == "softmax")
+        if known != (classes or known) or known < 1:
+            raise misfit(
+                f"detr with {activation} wants {classes or 'C'} classes"
+                f"{' and no-object' * (activation == 'softmax')}, and sees {logits.shape}"
+            )
+        return boxes, logits, activation
