@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
@@ -15,12 +16,15 @@ from services.infer.batcher import Batch
 from services.infer.pool import LoadedModel, ModelPool
 from visionmesh import subjects
 from visionmesh.context import Context
+from visionmesh.errors import Code, Fatal
 from visionmesh.models.record import ModelRecord
 from visionmesh.outbox import Forward, forward
 from visionmesh.service import Worker
 from visionmesh.stage import Ended, Item, Stage
 from visionmesh.tasks import end
 from visionmesh.tensors import arrays, describe, plan
+
+log = logging.getLogger(__name__)
 
 
 class Infer(Worker):
@@ -57,7 +61,9 @@ class Infer(Worker):
     async def _model_changed(self, name: str, record: ModelRecord | None) -> None:
         """Load in the background: a large model must not hold up the others."""
         before = self._changes.get(name)
-        self._changes[name] = asyncio.create_task(self._follow(name, record, before))
+        task = asyncio.create_task(self._follow(name, record, before))
+        task.add_done_callback(self._followed)
+        self._changes[name] = task
 
     async def _follow(
         self, name: str, record: ModelRecord | None, before: asyncio.Task[None] | None
@@ -72,6 +78,12 @@ class Infer(Worker):
                 subjects.TENSORS, f"vm.tensors.{name}", name=f"infer_{name}"
             )
         await self._announce()
+
+    def _followed(self, task: asyncio.Task[None]) -> None:
+        """A worker that has missed a change would serve something else than the others."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a model cannot be followed", exc_info=error)
+            self._context.fail(Fatal(Code.INTERNAL, f"A model cannot be followed: {error}"))
 
     async def _announce(self) -> None:
         ready: defaultdict[str, list[int]] = defaultdict(list)
