@@ -8,6 +8,7 @@ from typing import Any
 
 from visionmesh.contracts import Frozen, TensorMeta
 from visionmesh.errors import Code, ConfigurationError
+from visionmesh.models.heads import class_count
 from visionmesh.models.spec import InputSpec, ModelSpec
 
 DYNAMIC = -1
@@ -23,9 +24,6 @@ _DTYPES = {
     "tensor(int64)": "int64",
     "tensor(bool)": "bool",
 }
-
-_BOX_FIELDS = 4
-_BOX_AND_OBJECTNESS_FIELDS = 5
 
 
 class Signature(Frozen):
@@ -157,26 +155,14 @@ def _output_fault(signature: Signature) -> str | None:
 
 
 def _labels_fault(signature: Signature, spec: ModelSpec) -> str | None:
-    classes = _class_count(spec.output.decoder, signature.output_images[0].shape)
+    classes = class_count(spec, signature.output_images)
     if not spec.labels or classes is None or classes == len(spec.labels):
         return None
+    shapes = ", ".join(_shown(meta.shape) for meta in signature.outputs)
     return (
         f"model.yaml has {len(spec.labels)} labels, but the network tells {classes} classes apart "
-        f"({spec.output.decoder} on {_shown(signature.outputs[0].shape)}); correct labels"
+        f"({spec.output.decoder} on {shapes}); correct labels"
     )
-
-
-def _class_count(decoder: str, shape: tuple[int, ...]) -> int | None:
-    """Return the number of classes that the first output of one image carries, if it tells."""
-    match decoder, shape:
-        case "softmax", (*_, classes) if classes != DYNAMIC:
-            return classes
-        case "yolox", (_, fields) if fields != DYNAMIC:
-            return fields - _BOX_AND_OBJECTNESS_FIELDS
-        case "yolov8", (fields, _) if fields != DYNAMIC:
-            return fields - _BOX_FIELDS
-        case _:
-            return None
 
 
 def _shown(shape: tuple[int, ...]) -> str:
