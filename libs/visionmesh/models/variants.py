@@ -47,6 +47,8 @@ class Choice(Frozen):
     """Copies of the engine."""
     cpu: tuple[str, ...]
     """Features of the CPU it was measured on (``avx512_vnni``, ``amx_bf16``, …): others differ."""
+    cores: Annotated[int, Field(ge=1)] | None = None
+    """That the machine had; where there are more or fewer, so are the copies."""
     images_per_s: float
     baseline_per_s: float
     """Of ONNX Runtime with the FP32 network in the same run."""

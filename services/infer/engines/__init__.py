@@ -1,4 +1,4 @@
-"""What runs a network: one small protocol, and a table of implementations by device."""
+"""What runs a network: one small protocol, and a table of implementations."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.models.spec import Instance, ModelSpec
+from visionmesh.models.variants import Precision
 
 Image = NDArray[np.uint8]
 """``(height, width, channels) uint8`` in the colour order of the model's input."""
@@ -52,32 +53,72 @@ class Opener(Protocol):
     """What an engine's module offers under the name ``open_engines``."""
 
     def __call__(
-        self, weights: Path, spec: ModelSpec, instance: Instance, *, count: int
+        self,
+        weights: Path,
+        spec: ModelSpec,
+        instance: Instance,
+        *,
+        count: int,
+        precision: Precision,
     ) -> tuple[Engine, ...]:
         """Return ``count`` engines; raise `ConfigurationError` if the network cannot be loaded."""
 
 
-ENGINES: Mapping[str, str] = MappingProxyType({"cpu": "services.infer.engines.onnxruntime"})
-"""The module that serves a device, by the part of the device's name before the colon."""
+ENGINES: Mapping[str, str] = MappingProxyType(
+    {
+        "onnxruntime": "services.infer.engines.onnxruntime",
+        "openvino": "services.infer.engines.openvino",
+    }
+)
+"""The module of each engine."""
+
+DEVICES: Mapping[str, tuple[str, ...]] = MappingProxyType({"cpu": ("onnxruntime", "openvino")})
+"""The engines that serve a device, the usual one first, by what its name has before the colon."""
+
+
+def usual_engine(spec: ModelSpec, instance: Instance) -> str:
+    """Return the engine of the instance's device; raise `ConfigurationError` if there is none."""
+    kind = instance.device.partition(":")[0]
+    if kind not in DEVICES:
+        raise ConfigurationError(
+            Code.MODEL_INVALID,
+            f"{spec.name}/model.yaml: instances: no engine serves the device {instance.device!r}; "
+            f"use one of: {', '.join(DEVICES)}.",
+        )
+    return DEVICES[kind][0]
 
 
 def open_engines(
-    weights: Path, spec: ModelSpec, instance: Instance, *, count: int
+    weights: Path,
+    spec: ModelSpec,
+    instance: Instance,
+    *,
+    count: int,
+    engine: str | None = None,
+    precision: Precision = Precision.FP32,
 ) -> tuple[Engine, ...]:
     """Load ``weights`` and return ``count`` engines on the instance's device.
+
+    Without ``engine`` it is the device's usual one. ``precision`` says what is computed in; what
+    the weights are in is seen in the file.
 
     Raises
     ------
     ConfigurationError
-        (model_invalid) if no engine serves the device, or the network cannot be loaded.
+        (model_invalid) if no engine serves the device, the engine is not installed, or the network
+        cannot be loaded.
     """
-    kind = instance.device.partition(":")[0]
-    if kind not in ENGINES:
+    name = engine or usual_engine(spec, instance)
+    # An engine's packages are needed only where it is used.
+    try:
+        module = importlib.import_module(ENGINES[name])
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
         raise ConfigurationError(
             Code.MODEL_INVALID,
-            f"{spec.name}/model.yaml: instances: no engine serves the device {instance.device!r}; "
-            f"use one of: {', '.join(ENGINES)}.",
-        )
-    # An engine's packages are needed only where its device is.
-    opener = cast(Opener, importlib.import_module(ENGINES[kind]).open_engines)
-    return opener(weights, spec, instance, count=count)
+            f"Model {spec.name!r} wants the engine {name}, which is not installed here; "
+            f"run: pip install {name}.",
+        ) from error
+    opener = cast(Opener, module.open_engines)
+    return opener(weights, spec, instance, count=count, precision=precision)

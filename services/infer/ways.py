@@ -1,0 +1,110 @@
+"""How a worker runs a version: as it was measured to be fastest, or as any machine can."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.infer.engines import usual_engine
+from visionmesh.models.folder import WEIGHTS_FILE
+from visionmesh.models.record import VersionRecord
+from visionmesh.models.spec import Instance, ModelSpec
+from visionmesh.models.variants import Choice, Precision, Variants
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Of one engine on one device."""
+
+    engine: str
+    instance: Instance
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """One way to run a version."""
+
+    copies: tuple[Copies, ...]
+    precision: Precision
+    sha256: str
+    """Of the file that is run."""
+    tuned: bool
+    why: str
+
+    @property
+    def engine(self) -> str:
+        """The engine's name; of several, all."""
+        return ", ".join(sorted({copies.engine for copies in self.copies}))
+
+
+def plain_way(spec: ModelSpec, version: VersionRecord, *, cores: int, why: str) -> Way:
+    """Return the way that needs nothing but ``model.onnx``, on the usual engine of the device.
+
+    Raises
+    ------
+    ConfigurationError
+        (model_invalid) if no engine serves one of the devices.
+    """
+    engines = [usual_engine(spec, instance) for instance in spec.instances]
+    return Way(
+        copies=_copies(engines, spec.instances, cores),
+        precision=Precision.FP32,
+        sha256=version.sha256,
+        tuned=False,
+        why=why,
+    )
+
+
+def choose_way(
+    spec: ModelSpec, version: VersionRecord, *, features: tuple[str, ...], cores: int
+) -> Way:
+    """Return the tuned way if it holds on a CPU with ``features``, else the plain one.
+
+    Threads and copies are those of ``model.yaml`` if it says anything of instances. Otherwise they
+    are the measured ones, with more copies on more ``cores`` and fewer on fewer.
+    """
+    variants = version.variants
+    choice = variants.choice if variants else None
+    if variants is None or choice is None:
+        return plain_way(spec, version, cores=cores, why="it was not tuned")
+    sha256 = _file(version, variants, choice)
+    if sha256 is None:
+        return plain_way(spec, version, cores=cores, why="another network was tuned")
+    if not features or choice.cpu != features:
+        return plain_way(spec, version, cores=cores, why="it was tuned on another kind of CPU")
+    if any(instance.device != "cpu" for instance in spec.instances):
+        return plain_way(spec, version, cores=cores, why="model.yaml wants another device")
+    own = spec.instances == ModelSpec.model_fields["instances"].default
+    instances = (_measured(choice, cores),) if own else spec.instances
+    return Way(
+        copies=_copies([choice.engine] * len(instances), instances, cores),
+        precision=choice.precision,
+        sha256=sha256,
+        tuned=True,
+        why=f"{choice.images_per_s:.0f} images/s, against {choice.baseline_per_s:.0f} as it was",
+    )
+
+
+def _file(version: VersionRecord, variants: Variants, choice: Choice) -> str | None:
+    """Return the hash of the file that was chosen, if the version has it."""
+    if variants.of != version.sha256:
+        return None
+    artifacts = {artifact.file: artifact.sha256 for artifact in variants.artifacts}
+    return {WEIGHTS_FILE: version.sha256, **artifacts}.get(choice.file)
+
+
+def _measured(choice: Choice, cores: int) -> Instance:
+    if choice.cores in (None, cores):
+        return Instance(count=choice.count, threads=choice.threads)
+    threads = min(choice.threads, cores)
+    return Instance(count=max(1, cores // threads), threads=threads)
+
+
+def _copies(
+    engines: Sequence[str], instances: Sequence[Instance], cores: int
+) -> tuple[Copies, ...]:
+    return tuple(
+        Copies(engine, instance, instance.count or max(1, cores // instance.threads))
+        for engine, instance in zip(engines, instances, strict=True)
+    )
