@@ -19,6 +19,7 @@ from services.postprocess.decoders.softmax import Softmax
 from services.postprocess.decoders.ssd import Ssd
 from services.postprocess.decoders.yolov5 import YoloV5
 from services.postprocess.decoders.yolov8 import YoloV8
+from services.postprocess.decoders.yolov8_seg import YoloV8Seg
 from services.postprocess.decoders.yolox import YoloX
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.models.spec import ModelSpec
@@ -35,6 +36,7 @@ DECODERS: Mapping[str, Callable[[ModelSpec], Decoder]] = MappingProxyType(
         "ssd": Ssd,
         "yolov5": YoloV5,
         "yolov8": YoloV8,
+        "yolov8_seg": YoloV8Seg,
         "yolox": YoloX,
     }
 )

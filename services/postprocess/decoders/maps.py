@@ -48,6 +48,11 @@ class Axis(NamedTuple):
         chosen = slice(begin, max(begin, end))
         return Axis(self.first + begin, self.low[chosen], self.high[chosen], self.weight[chosen])
 
+    def cut(self) -> tuple[slice, Axis]:
+        """Return the cells that these pixels need, and where the pixels lie in those alone."""
+        first, last = int(self.low[0]), int(self.high[-1]) + 1
+        return slice(first, last), self._replace(low=self.low - first, high=self.high - first)
+
     def strips(self, width: int) -> Iterator[Axis]:
         """Yield these rows in parts that are worked on at once when each has ``width`` pixels."""
         rows = max(1, _STRIP_PIXELS // max(1, width))
@@ -98,15 +103,13 @@ class Original:
 
 
 def sample(plane: Array, down: Axis, across: Axis) -> Array:
-    """Return the values of ``plane`` (h, w) at these rows and columns, float32."""
-    if not len(down.low):
-        return np.empty((0, len(across.low)), np.float32)
-    top = down.low[0]
-    band = plane[top : down.high[-1] + 1].astype(np.float32, copy=False)
+    """Return the values of ``plane`` (h, w) at some rows and columns, float32."""
+    rows, down = down.cut()
+    band = plane[rows].astype(np.float32, copy=False)
     left = band[:, across.low]
     left += (band[:, across.high] - left) * across.weight
-    upper = left[down.low - top]
-    upper += (left[down.high - top] - upper) * down.weight[:, None]
+    upper: Array = left[down.low]
+    upper += (left[down.high] - upper) * down.weight[:, None]
     return upper
 
 

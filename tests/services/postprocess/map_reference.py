@@ -52,7 +52,7 @@ def pixel_by_pixel(
 ) -> NDArray[np.float64]:
     """Ask ``tell`` (x, y in cells) about the centre of each pixel of an original of ``size``."""
     width, height = size
-    told = np.full((height, width), unseen)
+    told = np.full((height, width), unseen, float)
     for y in range(height):
         for x in range(width):
             across = (x + 0.5) * placement.scale_x + placement.offset_x
