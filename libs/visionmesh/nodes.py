@@ -30,6 +30,23 @@ ALIVE = timedelta(seconds=7)
 log = logging.getLogger(__name__)
 
 
+class LoadedVersion(Frozen):
+    """One version of a model in the memory of a worker."""
+
+    model: str
+    version: int
+    devices: tuple[str, ...]
+    engine: str
+    precision: str
+    copies: int
+    """Of the engine; each works on one batch at a time."""
+    memory_bytes: int
+    """By how much the worker grew when it was loaded."""
+    since: datetime
+    why: str = ""
+    """Why it is run this way."""
+
+
 class NodeRecord(Frozen):
     """What one worker tells of itself."""
 
@@ -39,7 +56,9 @@ class NodeRecord(Frozen):
     worker: str
     """Random: in containers every process may have the pid 1."""
     models: dict[str, tuple[int, ...]] = Field(default_factory=dict)
-    """Versions that are loaded and warm, by model."""
+    """Versions that images can be given to, by model: loaded and warm, or asleep until the next."""
+    loaded: tuple[LoadedVersion, ...] = ()
+    """Those in memory now."""
     failed: dict[str, str] = Field(default_factory=dict)
     """Why a version could not be loaded, by ``model/version``."""
     backlog: dict[str, int] = Field(default_factory=dict)
@@ -147,7 +166,7 @@ class Nodes:
     def versions(self, model: str) -> frozenset[int]:
         """Return the versions that images of ``model`` can be given to.
 
-        That is what all its infer workers have warm. Where they have nothing in common, what some
+        That is what all its infer workers have. Where they have nothing in common, what some
         have and none has failed to load: the others load it with its first image.
         """
         workers = [record for _, record in self._seen.values() if model in record.models]

@@ -3,82 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
-from services.infer.batcher import Batch, BatchedOutput, Batcher
-from services.infer.cores import usable_cores
-from services.infer.engines import Engine, Image, open_engines
-from visionmesh.errors import Code, ConfigurationError, Miss, Refused, Reject, Retry
+from services.infer.batcher import BatchedOutput
+from services.infer.engines import Image
+from services.infer.loaded import BatchListener, LoadedModel, build_of
+from services.infer.loading import Loader, close_all
+from visionmesh.errors import (
+    Code,
+    ConfigurationError,
+    Refused,
+    Reject,
+    Retry,
+    VisionmeshError,
+)
 from visionmesh.models.record import ModelRecord
 from visionmesh.models.registry import Registry
-from visionmesh.models.spec import ModelSpec
 from visionmesh.tasks import end
 
 _NOT_YET = timedelta(milliseconds=500)
 """When to deliver an image again whose model cannot be loaded now."""
+_DOWNLOAD_PAUSES = (timedelta(milliseconds=500), timedelta(seconds=2), timedelta(seconds=5))
+"""Before a version is downloaded again."""
 
 log = logging.getLogger(__name__)
 
-BatchListener = Callable[["LoadedModel", Batch], None]
-
-
-class LoadedModel:
-    """One version of a model with its engines, warm and ready."""
-
-    def __init__(
-        self,
-        *,
-        record: ModelRecord,
-        version: int,
-        engines: tuple[Engine, ...],
-        on_batch: BatchListener | None = None,
-    ) -> None:
-        spec = record.spec
-        self.name = spec.name
-        self.version = version
-        self.build = _build(record, version)
-        self.devices = tuple(sorted({instance.device for instance in spec.instances}))
-        self.engines = len(engines)
-        self.since = datetime.now(UTC)
-        self.last_used = time.monotonic()
-        self._shape = (spec.input.height, spec.input.width, spec.input.channels)
-        self._batcher = Batcher(
-            engines=engines,
-            max_size=spec.batching.max_size,
-            max_delay=spec.batching.max_delay,
-            on_batch=(lambda batch: on_batch(self, batch)) if on_batch else None,
-        )
-
-    @property
-    def queued(self) -> int:
-        """Images that wait for an engine."""
-        return self._batcher.queued
-
-    def takes(self, image: Image) -> bool:
-        """Say whether the image has the shape of the network's input."""
-        return image.shape == self._shape
-
-    async def infer(self, image: Image) -> BatchedOutput:
-        """Run one image, (H, W, C) uint8; raise `Miss` if it was made for another input size."""
-        self.last_used = time.monotonic()
-        if not self.takes(image):
-            raise Miss(
-                f"The image is {image.shape}, but model {self.name!r} takes {self._shape} now."
-            )
-        return await self._batcher.submit(image)
-
-    async def close(self) -> None:
-        """Run what is queued, then free the engines."""
-        await self._batcher.close()
-
 
 class ModelPool:
-    """Keeps loaded what gets traffic, loads the rest when an image asks for it."""
+    """Keeps loaded what gets traffic, loads the rest when an image asks for it.
+
+    ``on_change`` is called in the event loop when `versions`, `loaded` or `failures` have changed.
+    """
 
     def __init__(
         self,
@@ -87,15 +46,18 @@ class ModelPool:
         directory: Path,
         linger: timedelta = timedelta(seconds=30),
         on_batch: BatchListener | None = None,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
-        self._registry = registry
-        self._directory = directory
-        self._linger = linger.total_seconds()
+        self._loader = Loader(registry=registry, directory=directory)
+        self._linger = linger
         self._on_batch = on_batch
+        self._on_change = on_change
         self._records: dict[str, ModelRecord] = {}
         self._serving: dict[tuple[str, int], LoadedModel] = {}
         self._loading: dict[tuple[str, int, str], asyncio.Task[LoadedModel]] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._asleep: set[tuple[str, int]] = set()
+        self._timers: dict[tuple[str, int], asyncio.TimerHandle] = {}
         self.failures: dict[tuple[str, int], str] = {}
         """Why a version that should be loaded is not."""
 
@@ -104,27 +66,64 @@ class ModelPool:
         """What is ready now, by name and version."""
         return tuple(model for _, model in sorted(self._serving.items()))
 
+    @property
+    def versions(self) -> dict[str, tuple[int, ...]]:
+        """What images can be given to: loaded and warm, or asleep until the next image comes."""
+        found: dict[str, tuple[int, ...]] = {}
+        for name, version in sorted(self._serving.keys() | self._asleep):
+            found[name] = (*found.get(name, ()), version)
+        return found
+
+    def is_current(self, name: str, version: int) -> bool:
+        """Say whether the version runs as its record says; not while its replacement is loaded."""
+        model, record = self._serving.get((name, version)), self._records.get(name)
+        return model is None or record is None or model.build == build_of(record, version)
+
     async def apply(self, name: str, record: ModelRecord | None) -> None:
         """Make the pool what ``record`` says; return when its versions with traffic are ready.
 
         Until a new build is warm the old one serves. A version that cannot be loaded is noted in
-        `failures` and logged; what served before goes on.
+        `failures` and logged; what served before goes on, or is loaded in its place.
         """
         for key in [key for key in self.failures if key[0] == name]:
             del self.failures[key]
         if record is None:
             self._records.pop(name, None)
-            for key in [key for key in self._serving if key[0] == name]:
+        else:
+            self._records[name] = record
+            for version in record.wanted:
+                await self._try_to_load(record, version)
+            await self._fall_back(record)
+        for key in [key for key in self._serving.keys() | self._asleep if key[0] == name]:
+            if record is None:
                 self._drop(key)
-            return
-        self._records[name] = record
-        for version in record.wanted:
+            else:
+                self._drop_when_idle(key)
+        self._on_change()
+
+    async def _try_to_load(self, record: ModelRecord, version: int) -> None:
+        """Load a version; a download that fails is tried again, as no image may ask for it."""
+        for pause in (*_DOWNLOAD_PAUSES, None):
             try:
                 await self._load(record, version)
-            except (ConfigurationError, Refused, Retry) as error:
-                log.error("version %d of model %s is not loaded: %s", version, name, error)
-        for key in [key for key in self._serving if key[0] == name]:
-            self._drop_when_idle(key)
+                return
+            except (ConfigurationError, Refused) as error:
+                _report(record, version, error)
+                return
+            except Retry as error:
+                if pause is None:
+                    _report(record, version, error)
+                else:
+                    await asyncio.sleep(pause.total_seconds())
+
+    async def _fall_back(self, record: ModelRecord) -> None:
+        """If nothing is ready that should answer, load what answered before, else the newest."""
+        name = record.spec.name
+        for version in (*record.traffic.before, *sorted(record.versions, reverse=True)):
+            if self.versions.get(name):
+                return
+            if version in record.versions and (name, version) not in self.failures:
+                await self._try_to_load(record, version)
 
     async def infer(self, name: str, version: int, image: Image) -> BatchedOutput:
         """Run one image on a version of a model, loading that first if need be.
@@ -150,6 +149,7 @@ class ModelPool:
         for key in list(self._serving):
             self._drop(key)
         await asyncio.gather(*self._closing)
+        self._loader.close()
 
     async def _on_demand(self, name: str, version: int) -> LoadedModel:
         record = self._records.get(name)
@@ -171,7 +171,7 @@ class ModelPool:
 
     async def _load(self, record: ModelRecord, version: int) -> LoadedModel:
         """Return the version as ``record`` describes it, loaded once however many ask for it."""
-        build = _build(record, version)
+        build = build_of(record, version)
         serving = self._serving.get((record.spec.name, version))
         if serving and serving.build == build:
             return serving
@@ -184,27 +184,33 @@ class ModelPool:
     async def _exchange(self, record: ModelRecord, version: int) -> LoadedModel:
         key = (record.spec.name, version)
         try:
-            sha256 = record.version(version).sha256
-            weights = await self._registry.fetch(sha256, directory=self._directory)
-            engines = await _warm_engines(weights, record.spec)
+            loaded = await self._loader.load(record, version)
         except (ConfigurationError, Refused, Retry) as error:
             self.failures[key] = error.message
+            self._asleep.discard(key)
+            self._on_change()
             raise
         current = self._records.get(key[0])
-        if current is None or _build(current, version) != _build(record, version):
+        if current is None or build_of(current, version) != build_of(record, version):
+            close_all(loaded.engines)
             raise Retry(f"Model {key[0]!r} was changed while it was loaded.", delay=_NOT_YET)
-        model = LoadedModel(
-            record=record, version=version, engines=engines, on_batch=self._on_batch
-        )
+        model = LoadedModel(record=record, version=version, loaded=loaded, on_batch=self._on_batch)
         self._drop(key)
         self._serving[key] = model
-        self.failures.pop(key, None)
-        log.info("version %d of model %s is ready, %d engines", version, key[0], len(engines))
+        way = loaded.way
+        log.info(
+            "version %d of %s is ready: %d x %s in %s, as %s",
+            version, key[0], model.engines, way.engine, way.precision, way.why,
+        )  # fmt: skip
+        self._on_change()
         return model
 
     def _drop(self, key: tuple[str, int]) -> None:
         """Take the model out of service; what it has in hand is finished first."""
         self.failures.pop(key, None)
+        self._asleep.discard(key)
+        if (timer := self._timers.pop(key, None)) is not None:
+            timer.cancel()
         model = self._serving.pop(key, None)
         if model is not None:
             task = asyncio.create_task(model.close())
@@ -212,32 +218,36 @@ class ModelPool:
             task.add_done_callback(self._closing.discard)
 
     def _drop_when_idle(self, key: tuple[str, int]) -> None:
-        """Drop a version without traffic when no late image has asked for it for a while."""
+        """Drop a version that no image has asked for in a while.
+
+        One without traffic lingers for late images. One that is needed falls asleep after the
+        model's ``keep_alive``, and wakes with the next image.
+        """
         name, version = key
         record, model = self._records.get(name), self._serving.get(key)
-        if record is None or model is None or version in record.wanted:
+        if record is None:
             return
-        left = model.last_used + self._linger - time.monotonic()
+        needed = version in (*record.wanted, *record.shares_among(self.versions.get(name, ())))
+        if model is None:
+            if not needed:
+                self._asleep.discard(key)
+            return
+        patience = record.spec.keep_alive if needed else self._linger
+        if patience is None:
+            return
+        left = model.last_used + patience.total_seconds() - time.monotonic()
         if left > 0:
-            asyncio.get_running_loop().call_later(left, self._drop_when_idle, key)
-        else:
-            self._drop(key)
+            if (timer := self._timers.pop(key, None)) is not None:
+                timer.cancel()
+            loop = asyncio.get_running_loop()
+            self._timers[key] = loop.call_later(left, self._drop_when_idle, key)
+            return
+        self._drop(key)
+        if needed:
+            self._asleep.add(key)
+        log.info("version %d of %s is unloaded", version, name)
+        self._on_change()
 
 
-def _build(record: ModelRecord, version: int) -> str:
-    """Return one digest of what a version's engines are made of; empty if it is not there."""
-    if version not in record.versions:
-        return ""
-    parts = record.spec.model_dump_json(include={"input", "batching", "instances"})
-    return hashlib.sha256((parts + record.versions[version].sha256).encode()).hexdigest()
-
-
-async def _warm_engines(weights: Path, spec: ModelSpec) -> tuple[Engine, ...]:
-    """Load all instances and warm them, all at the same time."""
-    engines: list[Engine] = []
-    for instance in spec.instances:
-        count = instance.count or max(1, usable_cores() // instance.threads)
-        opened = asyncio.to_thread(open_engines, weights, spec, instance, count=count)
-        engines.extend(await opened)
-    await asyncio.gather(*(asyncio.to_thread(engine.warm) for engine in engines))
-    return tuple(engines)
+def _report(record: ModelRecord, version: int, error: VisionmeshError) -> None:
+    log.error("version %d of %s is not loaded: %s", version, record.spec.name, error)

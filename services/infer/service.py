@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 
@@ -13,7 +12,8 @@ import numpy as np
 from services.infer.backlog import Backlog
 from services.infer.batch_spans import BatchSpans
 from services.infer.batcher import Batch
-from services.infer.pool import LoadedModel, ModelPool
+from services.infer.loaded import LoadedModel
+from services.infer.pool import ModelPool
 from visionmesh import subjects
 from visionmesh.context import Context
 from visionmesh.errors import Code, Fatal
@@ -23,6 +23,8 @@ from visionmesh.service import Worker
 from visionmesh.stage import Ended, Item, Stage
 from visionmesh.tasks import end
 from visionmesh.tensors import arrays, describe, plan
+
+_NOT_CACHED = {"result_key": None, "features_key": None}
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +39,13 @@ class Infer(Worker):
             registry=context.catalog.registry,
             directory=context.settings.state_dir / "artifacts",
             on_batch=self._count,
+            on_change=self._pool_changed,
         )
         self._spans = BatchSpans()
         self._backlog = Backlog()
         self._telling: asyncio.Task[None] | None = None
+        self._news = asyncio.Event()
+        self._announcing: asyncio.Task[None] | None = None
         self._changes: dict[str, asyncio.Task[None]] = {}
 
     @property
@@ -49,13 +54,14 @@ class Infer(Worker):
 
     async def start(self) -> None:
         await self._stage.start()
+        self._announcing = asyncio.create_task(self._announce_news(), name="announce models")
         self._context.catalog.on_change(self._model_changed)
         await self._context.catalog.start()
         await asyncio.gather(*self._changes.values())
 
     async def stop(self) -> None:
         await self._stage.stop()
-        await end(self._changes.values())
+        await end([*self._changes.values(), *([self._announcing] if self._announcing else [])])
         await self._pool.close()
 
     async def _model_changed(self, name: str, record: ModelRecord | None) -> None:
@@ -85,13 +91,21 @@ class Infer(Worker):
             log.error("a model cannot be followed", exc_info=error)
             self._context.fail(Fatal(Code.INTERNAL, f"A model cannot be followed: {error}"))
 
+    def _pool_changed(self) -> None:
+        self._news.set()
+
+    async def _announce_news(self) -> None:
+        """Tell what the pool loads and drops by itself."""
+        while True:
+            await self._news.wait()
+            await self._announce()
+
     async def _announce(self) -> None:
-        ready: defaultdict[str, list[int]] = defaultdict(list)
-        for model in self._pool.loaded:
-            ready[model.name].append(model.version)
-        failed = {f"{name}/{version}": why for (name, version), why in self._pool.failures.items()}
-        models = {name: tuple(versions) for name, versions in ready.items()}
-        await self._context.nodes.update(models=models, failed=failed)
+        self._news.clear()
+        pool = self._pool
+        failed = {f"{name}/{version}": why for (name, version), why in pool.failures.items()}
+        loaded = tuple(model.told() for model in pool.loaded)
+        await self._context.nodes.update(models=pool.versions, failed=failed, loaded=loaded)
 
     def _count(self, model: LoadedModel, batch: Batch) -> None:
         metrics = self._context.metrics.model(model.name)
@@ -115,7 +129,13 @@ class Infer(Worker):
     async def _infer(self, item: Item) -> Forward:
         reference = item.reference
         (image,) = arrays(item.reading.view, reference.tensors).values()
-        output = await self._pool.infer(reference.model, reference.version, image)
+        name, version = reference.model, reference.version
+        # While a file is replaced under its number, what the old one says must not be kept.
+        keys = {} if self._pool.is_current(name, version) else _NOT_CACHED
+        output = await self._pool.infer(name, version, image)
+        self._context.metrics.model(name).engine(
+            version, (output.batch.finished_ns - output.enqueued_ns) / 1e9
+        )
         self._spans.record(item.trail, output)
         item.reading.check()
         metas = describe(output.outputs)
@@ -127,5 +147,5 @@ class Infer(Worker):
             ):
                 np.copyto(target, array)
             return forward(
-                subjects.OUTPUTS, subjects.output(reference.model, lane), slot, tensors=metas
+                subjects.OUTPUTS, subjects.output(name, lane), slot, tensors=metas, **keys
             )

@@ -128,6 +128,8 @@ class ModelSpec(Frozen):
     """Weight by version; empty: everything goes to the newest."""
     window: Annotated[int, Field(ge=1, le=4096)] = 64
     """Images of this model in flight through the whole mesh."""
+    keep_alive: Duration | None = None
+    """How long the model stays loaded without an image; `None`: for ever."""
     cache: CacheSpec = CacheSpec()
     made_by: str = ""
     """The command or script that makes the weights."""

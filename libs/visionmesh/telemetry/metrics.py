@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    Summary,
+)
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -53,6 +60,25 @@ class Table:
             buckets=IMAGES,
             registry=registry,
         )
+        self.engine = Histogram(
+            "visionmesh_engine_seconds",
+            "From an image's place in the queue of a version's engines to the network's outputs.",
+            ("model", "version"),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.shadow = Counter(
+            "visionmesh_shadow",
+            "Images that a shadow version was to look at, by what became of them.",
+            ("model", "version", "outcome"),
+            registry=registry,
+        )
+        self.agreement = Summary(
+            "visionmesh_agreement",
+            "How much of an image's answer a shadow version agrees with, from 0 to 1.",
+            ("model", "version"),
+            registry=registry,
+        )
         self.cache = Counter(
             "visionmesh_cache",
             "What became of look-ups in the cache and of values to be stored.",
@@ -95,7 +121,7 @@ class Table:
             registry=registry,
         )
 
-    def with_model(self) -> tuple[Counter | Gauge | Histogram, ...]:
+    def with_model(self) -> tuple[Counter | Gauge | Histogram | Summary, ...]:
         """Return the metrics that have the label ``model``."""
         return (
             self.requests,
@@ -104,6 +130,9 @@ class Table:
             self.queue_depth,
             self.batch,
             self.dead,
+            self.engine,
+            self.shadow,
+            self.agreement,
         )
 
 
@@ -115,6 +144,7 @@ class ModelMetrics:
         self._stage = stage
         self._model = model
         self._requests: dict[tuple[str, str], Counter] = {}
+        self._engines: dict[int, Callable[[float], None]] = {}
         self.inference = table.inference.labels(stage, model).observe
         """Seconds that the stage, or one run of the engine, took."""
         self.queued = table.queue.labels(stage, model).observe
@@ -131,6 +161,20 @@ class ModelMetrics:
             child = self._table.requests.labels(self._stage, self._model, status, reason)
             self._requests[status, reason] = child
         child.inc()
+
+    def engine(self, version: int, seconds: float) -> None:
+        """Take the time that one image spent with the engines of a version, queue included."""
+        observe = self._engines.get(version)
+        if observe is None:
+            observe = self._table.engine.labels(self._model, version).observe
+            self._engines[version] = observe
+        observe(seconds)
+
+    def shadowed(self, version: int, outcome: str, agreement: float | None = None) -> None:
+        """Count an image for a shadow: ``compared`` (with its agreement), ``skipped``, ``lost``."""
+        self._table.shadow.labels(self._model, version, outcome).inc()
+        if agreement is not None:
+            self._table.agreement.labels(self._model, version).observe(agreement)
 
     def dead(self, reason: str) -> None:
         """Count an image that went to DEAD."""

@@ -1,20 +1,25 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import nats
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
+from onnx.numpy_helper import from_array
 
 from services.infer.batcher import Batch
-from services.infer.pool import LoadedModel, ModelPool
+from services.infer.loaded import LoadedModel
+from services.infer.pool import ModelPool
 from tests.networks import expected, save_folder, save_network
 from visionmesh.errors import Code, Miss, Reject, Retry
 from visionmesh.models.folder import load_folder
@@ -136,6 +141,118 @@ async def test_the_old_version_serves_on_when_the_new_one_cannot_be_loaded(
 
     np.testing.assert_allclose(await scores(pool, 1), right(1), rtol=1e-4)
     assert "push the model again" in pool.failures["trees", 1]
+
+
+def broken(record: ModelRecord, version: int) -> ModelRecord:
+    """Return the record with a file for ``version`` that the mesh does not have."""
+    lost = record.versions[version].model_copy(update={"sha256": "0" * 64})
+    return record.model_copy(update={"versions": {**record.versions, version: lost}})
+
+
+async def test_what_answered_before_is_kept_while_nothing_newer_can_be_loaded(
+    registry: Registry, pool: ModelPool, tmp_path: Path
+) -> None:
+    record = await pushed(registry, tmp_path / "trees", versions=(1, 2))
+    await pool.apply("trees", record.steered(weights={1: 1}))
+
+    await pool.apply("trees", broken(record.steered(weights={2: 1}), 2))
+    assert pool.versions == {"trees": (1,)}
+    assert "push the model again" in pool.failures["trees", 2]
+    await asyncio.sleep(3 * LINGER.total_seconds())
+    assert versions(pool) == [1]
+
+    await pool.apply("trees", record.steered(weights={2: 1}))
+    assert pool.failures == {}
+    await until_versions(pool, [2])
+
+
+async def test_a_worker_that_starts_with_a_broken_version_loads_what_answered_before(
+    registry: Registry, pool: ModelPool, tmp_path: Path
+) -> None:
+    record = await pushed(registry, tmp_path / "trees", versions=(1, 2, 3))
+    told = record.steered(weights={1: 1}).steered(weights={3: 1})
+
+    await pool.apply("trees", broken(told, 3))
+
+    assert pool.versions == {"trees": (1,)}
+    assert told.choose("id", "cam", ready=pool.versions["trees"]) == 1
+
+
+async def test_a_shadow_is_kept_loaded(registry: Registry, pool: ModelPool, tmp_path: Path) -> None:
+    record = await pushed(registry, tmp_path / "trees", versions=(1, 2))
+    await pool.apply("trees", record.steered(shadow=1))
+    assert versions(pool) == [1, 2]
+
+
+def sessions() -> int:
+    """Return how many networks ONNX Runtime holds in this process."""
+    gc.collect()
+    return sum(isinstance(one, onnxruntime.InferenceSession) for one in gc.get_objects())
+
+
+async def test_a_version_that_cannot_be_warmed_is_freed(
+    registry: Registry, pool: ModelPool, tmp_path: Path
+) -> None:
+    folder = save_folder(tmp_path / "trees")
+    network = onnx.load(folder / "1" / "model.onnx")
+    flatten = network.graph.node.pop()
+    # What no check can foresee: sizes that only a run tells.
+    network.graph.initializer.append(from_array(np.array([1, -1], np.float32), "sizes"))
+    network.graph.node.extend(
+        [
+            onnx.helper.make_node("Cast", ["sizes"], ["one"], to=onnx.TensorProto.INT64),
+            onnx.helper.make_node("Reshape", [flatten.input[0], "one"], flatten.output),
+        ]
+    )
+    onnx.save(network, folder / "1" / "model.onnx")
+    before = sessions()
+
+    await pool.apply("trees", await registry.push(load_folder(folder)))
+
+    assert "answers 2 images with an output 'scores' of shape (1, 8)" in pool.failures["trees", 1]
+    assert pool.versions == {}
+    assert sessions() == before
+
+
+async def test_an_idle_model_falls_asleep_and_wakes_with_the_next_image(
+    registry: Registry, tmp_path: Path
+) -> None:
+    changes = asyncio.Event()
+    pool = ModelPool(registry=registry, directory=tmp_path / "cache", on_change=changes.set)
+    await pool.apply("trees", await pushed(registry, tmp_path / "trees", more="keep_alive: 100ms"))
+    assert versions(pool) == [1]
+
+    for _ in range(2):
+        changes.clear()
+        await until_versions(pool, [])
+        assert changes.is_set()
+        assert pool.versions == {"trees": (1,)}, "images may still be sent to it"
+        np.testing.assert_allclose(await scores(pool, 1), right(1), rtol=1e-4)
+        assert versions(pool) == [1]
+    await pool.apply("trees", None)
+    assert pool.versions == {}
+    await pool.close()
+
+
+async def test_what_is_loaded_is_told_with_its_memory(
+    registry: Registry, pool: ModelPool, tmp_path: Path
+) -> None:
+    await pool.apply("trees", await pushed(registry, tmp_path / "trees"))
+    [told] = [model.told() for model in pool.loaded]
+    assert (told.model, told.version, told.devices) == ("trees", 1, ("cpu",))
+    assert (told.engine, told.precision) == ("onnxruntime", "fp32")
+    assert told.memory_bytes >= 0
+    assert told.since <= datetime.now(UTC)
+
+
+async def test_a_file_that_is_replaced_is_not_current_until_it_is_loaded(
+    registry: Registry, pool: ModelPool, tmp_path: Path
+) -> None:
+    record = await pushed(registry, tmp_path / "trees")
+    await pool.apply("trees", record)
+    assert pool.is_current("trees", 1)
+    await pool.apply("trees", broken(record, 1))
+    assert not pool.is_current("trees", 1)
 
 
 async def test_a_version_that_no_engine_can_run_rejects_its_images(

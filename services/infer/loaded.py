@@ -1,0 +1,94 @@
+"""One version of a model, ready to run images."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from services.infer.batcher import Batch, BatchedOutput, Batcher
+from services.infer.engines import Image
+from services.infer.loading import Loaded
+from visionmesh.errors import Miss
+from visionmesh.models.record import ModelRecord
+from visionmesh.nodes import LoadedVersion
+
+BatchListener = Callable[["LoadedModel", Batch], None]
+
+
+class LoadedModel:
+    """One version of a model with its engines, warm and ready."""
+
+    def __init__(
+        self,
+        *,
+        record: ModelRecord,
+        version: int,
+        loaded: Loaded,
+        on_batch: BatchListener | None = None,
+    ) -> None:
+        spec = record.spec
+        self.name = spec.name
+        self.version = version
+        self.build = build_of(record, version)
+        self.devices = tuple(sorted({instance.device for instance in spec.instances}))
+        self.engines = len(loaded.engines)
+        self.way = loaded.way
+        self.memory = loaded.memory
+        """By how many bytes the process grew for it."""
+        self.since = datetime.now(UTC)
+        self.last_used = time.monotonic()
+        self._shape = (spec.input.height, spec.input.width, spec.input.channels)
+        self._batcher = Batcher(
+            engines=loaded.engines,
+            max_size=spec.batching.max_size,
+            max_delay=spec.batching.max_delay,
+            on_batch=(lambda batch: on_batch(self, batch)) if on_batch else None,
+        )
+
+    @property
+    def queued(self) -> int:
+        """Images that wait for an engine."""
+        return self._batcher.queued
+
+    def told(self) -> LoadedVersion:
+        """Return what the mesh is told of it."""
+        return LoadedVersion(
+            model=self.name,
+            version=self.version,
+            devices=self.devices,
+            engine=self.way.engine,
+            precision=self.way.precision,
+            copies=self.engines,
+            memory_bytes=self.memory,
+            since=self.since,
+            why=self.way.why,
+        )
+
+    def takes(self, image: Image) -> bool:
+        """Say whether the image has the shape of the network's input."""
+        return image.shape == self._shape
+
+    async def infer(self, image: Image) -> BatchedOutput:
+        """Run one image, (H, W, C) uint8; raise `Miss` if it was made for another input size."""
+        self.last_used = time.monotonic()
+        if not self.takes(image):
+            raise Miss(
+                f"The image is {image.shape}, but model {self.name!r} takes {self._shape} now."
+            )
+        return await self._batcher.submit(image)
+
+    async def close(self) -> None:
+        """Run what is queued, then free the engines."""
+        await self._batcher.close()
+
+
+def build_of(record: ModelRecord, version: int) -> str:
+    """Return one digest of what a version's engines are made of; empty if it is not there."""
+    if version not in record.versions:
+        return ""
+    parts = record.spec.model_dump_json(include={"input", "batching", "instances"})
+    stored = record.versions[version]
+    variants = stored.variants.model_dump_json() if stored.variants else ""
+    return hashlib.sha256((parts + stored.sha256 + variants).encode()).hexdigest()
