@@ -33,11 +33,15 @@ def require_token(kind: str, text: str) -> str:
     """Return ``text`` if it is a valid name of a ``kind``; else raise `Refused` (invalid_name)."""
     if is_token(text):
         return text
+    raise Refused(Code.INVALID_NAME, name_fault(kind, text))
+
+
+def name_fault(kind: str, text: str) -> str:
+    """Say why ``text`` is no name of a ``kind``, and what is."""
     shown = text if len(text) <= 40 else text[:40] + "…"  # noqa: PLR2004 - what fits a line
-    raise Refused(
-        Code.INVALID_NAME,
+    return (
         f"{shown!r} is not a valid {kind} name: use 1 to 63 of a-z, 0-9, '-' and '_', "
-        "and begin with a letter or a digit.",
+        "and begin with a letter or a digit."
     )
 
 
@@ -46,6 +50,12 @@ def id_token(event_id: str) -> str:
     if _CLEAN_ID.fullmatch(event_id):
         return event_id
     return "h-" + hashlib.sha256(event_id.encode()).hexdigest()[:40]
+
+
+def shadow_source(source: str) -> str:
+    """Return the source under which a shadow's results of images of ``source`` are stored."""
+    name = f"shadow-{source}"
+    return name if is_token(name) else "shadow-" + hashlib.sha256(source.encode()).hexdigest()[:40]
 
 
 def event(model: str, source: str) -> str:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from services.ingest.flights import Flight, Flights
 from services.ingest.near import NearFrames
+from services.ingest.shadow import Shadows
 from visionmesh import subjects
 from visionmesh.cache import Found
 from visionmesh.context import Context
@@ -50,10 +51,12 @@ class Admission:
             connection=context.connection, patience=context.settings.events.ack_wait
         )
         self._near_frames = NearFrames()
+        self.shadows = Shadows(context=context)
 
     def landed(self, reply: str, body: bytes | None) -> None:
         """Say how a caller's image ended, so that twins that wait for it get its result, too."""
         self._flights.land(reply, body)
+        self.shadows.landed(reply, body)
 
     def reference(self, arrival: Arrival) -> Reference:
         """Return the reference of an image of which nothing is known yet but its event."""
@@ -92,6 +95,14 @@ class Admission:
         version = record.choose(reference.id, reference.source, ready=ready)
         sha256 = await _sha256(image)
         reference = reference.model_copy(update={"version": version, "sha256": sha256})
+        known = await self._recognise(record, reference, image, trail)
+        self.shadows.follow(record, reference, image, known)
+        return known
+
+    async def _recognise(
+        self, record: ModelRecord, reference: Reference, image: bytes, trail: Trail
+    ) -> Result | None:
+        """Return what the caches or a twin know, else send the image on."""
         if not record.spec.cache.enabled:
             await self._send_image(reference, image, trail)
             return None

@@ -46,7 +46,7 @@ class Flights:
 
     def __init__(self, *, connection: Connection, patience: timedelta) -> None:
         self._connection = connection
-        self._patience = patience.total_seconds()
+        self._patience = patience
         self._flights: OrderedDict[str, Flight] = OrderedDict()
         self._keys: dict[str, str] = {}
         """The result key of each flight by its subject."""
@@ -56,7 +56,11 @@ class Flights:
         assert reference.result_key is not None
         flight = self._flights.get(reference.result_key)
         now = time.monotonic()
-        if flight is None or flight.id == reference.id or now - flight.began > self._patience:
+        if (
+            flight is None
+            or flight.id == reference.id
+            or now - flight.began > self._patience.total_seconds()
+        ):
             self._lead(reference, now)
             return None
         return flight
@@ -77,10 +81,16 @@ class Flights:
     async def landed(self, flight: Flight) -> Result | None:
         """Wait for the flight's result; `None` if it does not come in time."""
         if flight.landing is None:
-            flight.landing = asyncio.ensure_future(self._hear(flight))
-        await asyncio.wait((flight.landing,), timeout=self._patience)
+            hearing = hear(
+                self._connection,
+                flight.subject,
+                since_ns=flight.received_ns,
+                patience=self._patience,
+            )
+            flight.landing = asyncio.ensure_future(hearing)
+        await asyncio.wait((flight.landing,), timeout=self._patience.total_seconds())
         body = flight.landing.result() if flight.landing.done() else None
-        return _read(body) if body is not None else None
+        return read_result(body) if body is not None else None
 
     def _lead(self, reference: Reference, now: float) -> None:
         assert reference.result_key is not None
@@ -97,30 +107,35 @@ class Flights:
             _, oldest = self._flights.popitem(last=False)
             self._keys.pop(oldest.subject, None)
 
-    async def _hear(self, flight: Flight) -> bytes | None:
-        arrived: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
 
-        async def tell(message: Msg) -> None:
-            if not arrived.done():
-                arrived.set_result(message)
+async def hear(
+    connection: Connection, subject: str, *, since_ns: int, patience: timedelta
+) -> bytes | None:
+    """Return the result that ``subject`` gets, or got after ``since_ns``; none if it gets none."""
+    arrived: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
 
-        client = self._connection.client
-        subscription = await client.subscribe(flight.subject, cb=tell)
-        try:
-            stored = await stored_message(client, RESULTS, last_by_subj=flight.subject)
-            result = _read(stored.data) if stored is not None else None
-            # An event of the same id may have been answered long before this one came.
-            if stored and result and result.time.timestamp() * 1e9 >= flight.received_ns:
-                return bytes(stored.data)
-            async with asyncio.timeout(self._patience):
-                return bytes((await arrived).data)
-        except (TimeoutError, Retry):
-            return None
-        finally:
-            await subscription.unsubscribe()
+    async def tell(message: Msg) -> None:
+        if not arrived.done():
+            arrived.set_result(message)
+
+    client = connection.client
+    subscription = await client.subscribe(subject, cb=tell)
+    try:
+        stored = await stored_message(client, RESULTS, last_by_subj=subject)
+        result = read_result(stored.data) if stored is not None else None
+        # An event of the same id may have been answered long before this one came.
+        if stored and result and result.time.timestamp() * 1e9 >= since_ns:
+            return bytes(stored.data)
+        async with asyncio.timeout(patience.total_seconds()):
+            return bytes((await arrived).data)
+    except (TimeoutError, Retry):
+        return None
+    finally:
+        await subscription.unsubscribe()
 
 
-def _read(body: bytes) -> Result | None:
+def read_result(body: bytes) -> Result | None:
+    """Return the result in ``body``; none if another release wrote it."""
     try:
         return Result.model_validate_json(body)
     except ValidationError:

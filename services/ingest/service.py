@@ -31,7 +31,9 @@ class Ingest(Worker):
 
     async def start(self) -> None:
         await self._callers.start()
+        await self._admission.shadows.start()
         await self._intake.start()
 
     async def stop(self) -> None:
         await self._intake.stop()
+        await self._admission.shadows.stop()

@@ -131,6 +131,22 @@ async def test_the_backlog_is_that_of_the_least_busy_worker(join: Join) -> None:
     await sees(lambda: here.backlog("cats") == timedelta(0))
 
 
+async def test_images_go_to_versions_that_all_workers_have(join: Join) -> None:
+    here = await join("a", "ingest")
+    assert here.versions("cats") == frozenset()
+    first = await join("b", "infer", models={"cats": (1,)})
+    second = await join("c", "infer", models={"cats": (1, 2)})
+    await join("d", "infer", models={"dogs": (7,)})
+    await sees(lambda: here.versions("dogs"))
+    await sees(lambda: here.versions("cats") == {1})
+    await first.update(models={"cats": (1, 2)})
+    await sees(lambda: here.versions("cats") == {1, 2})
+    # Nothing in common: what one of them could not load goes to none.
+    await first.update(models={"cats": (1,)}, failed={"cats/2": "no room"})
+    await second.update(models={"cats": (2,)})
+    await sees(lambda: here.versions("cats") == {1})
+
+
 async def test_why_a_version_failed_is_known_to_all(join: Join) -> None:
     here = await join("a", "ingest")
     await join("b", "infer", failed={"cats/2": "no such operator"})
