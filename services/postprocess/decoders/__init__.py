@@ -10,7 +10,9 @@ import importlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from services.postprocess.decoders.anomaly import Anomaly
 from services.postprocess.decoders.detr import Detr
+from services.postprocess.decoders.embedding import Embedding
 from services.postprocess.decoders.end2end import End2End
 from services.postprocess.decoders.obb import Obb
 from services.postprocess.decoders.protocol import Array, Arrays, Decoder
@@ -28,7 +30,9 @@ __all__ = ["DECODERS", "Array", "Arrays", "Decoder", "load_decoder"]
 
 DECODERS: Mapping[str, Callable[[ModelSpec], Decoder]] = MappingProxyType(
     {
+        "anomaly": Anomaly,
         "detr": Detr,
+        "embedding": Embedding,
         "end2end": End2End,
         "obb": Obb,
         "semantic": Semantic,

@@ -84,9 +84,14 @@ class Original:
         """Return the part of a map whose cells have their centres in the original; at least one."""
         place = self.placement
         down, across = self.height * place.scale_y, self.width * place.scale_x
-        rows = _within(plane.shape[0], self.spec.height, place.offset_y, down)
-        columns = _within(plane.shape[1], self.spec.width, place.offset_x, across)
-        cells: Array = plane[rows, columns]
+        rows, columns = (
+            (np.arange(count) + 0.5) * (extent / count)
+            for count, extent in zip(plane.shape, (self.spec.height, self.spec.width), strict=True)
+        )
+        cells: Array = plane[
+            _between(rows, place.offset_y, place.offset_y + down),
+            _between(columns, place.offset_x, place.offset_x + across),
+        ]
         return cells
 
     def as_fine_as(self, shape: tuple[int, ...], *, most: int) -> Original:
@@ -122,16 +127,16 @@ def require_map(values: Array, kind: str, dimensions: int) -> Array:
 
 def _axis(count: int, scale: float, offset: float, cells: int, extent: int) -> Axis:
     centers = (np.arange(count) + 0.5) * scale + offset
-    seen = np.flatnonzero((centers >= 0) & (centers < extent))
+    seen = _between(centers, 0, extent)
     at = (centers[seen] * (cells / extent) - 0.5).clip(0, cells - 1)
     low = np.floor(at).astype(np.int64)
     high = np.minimum(low + 1, cells - 1)
-    return Axis(int(seen[0]) if len(seen) else 0, low, high, (at - low).astype(np.float32))
+    return Axis(seen.start, low, high, (at - low).astype(np.float32))
 
 
-def _within(cells: int, extent: int, offset: float, length: float) -> slice:
-    centers = (np.arange(cells) + 0.5) * (extent / cells)
-    within = np.flatnonzero((centers >= offset) & (centers < offset + length))
+def _between(centers: Array, begin: float, end: float) -> slice:
+    """Return where the ascending ``centers`` lie between the two; at least the one nearest."""
+    within = np.flatnonzero((centers >= begin) & (centers < end))
     if not len(within):
-        within = np.abs(centers - offset - length / 2).argmin(keepdims=True)
+        within = np.abs(centers - (begin + end) / 2).argmin(axis=0, keepdims=True)
     return slice(int(within[0]), int(within[-1]) + 1)
