@@ -80,6 +80,14 @@ class Context:
         """Resolve where the payload of ``reference`` lies; raise `Miss` if it is gone."""
         return self.reader.read(reference.location, payloads)
 
+    def finished(self, model: str, trail: Trail, status: str, reason: str = "") -> None:
+        """Tell the record of an image whose time in this stage is over, and count it."""
+        trail.close()
+        metrics = self.metrics.model(model)
+        metrics.done(status, reason)
+        metrics.inference(trail.took_ns / 1e9)
+        metrics.queued(trail.queued_ns / 1e9)
+
     def trail(self, reference: Reference, *, arrived_ns: int = 0) -> Trail:
         """Begin the record of an image in this stage; ``arrived_ns`` is when its message came."""
         return Trail(

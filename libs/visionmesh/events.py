@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from visionmesh.contracts import Params, Priority
 from visionmesh.errors import Code, Reject
+from visionmesh.subjects import is_token, name_fault
 
 TYPE = "io.visionmesh.image"
 STRUCTURED = "application/cloudevents+json"
@@ -75,9 +76,11 @@ def parse(*, model: str, source: str, headers: Mapping[str, str], body: bytes) -
     Raises
     ------
     Reject
-        With the code of the part that is wrong: invalid_event, invalid_id, invalid_deadline,
-        invalid_params, empty_body.
+        With the code of the part that is wrong: invalid_name (the source), invalid_event,
+        invalid_id, invalid_deadline, invalid_params, empty_body.
     """
+    if not is_token(source):
+        raise Reject(Code.INVALID_NAME, name_fault("source", source))
     plain = {key.lower(): value for key, value in headers.items()}
     if plain.get("content-type", "").startswith(STRUCTURED):
         plain, body = _unfold(body)
@@ -89,7 +92,7 @@ def parse(*, model: str, source: str, headers: Mapping[str, str], body: bytes) -
         model=model,
         image=body,
         params=parse_params(plain.get("vm-params")),
-        priority=_priority(plain.get("vm-priority")),
+        priority=parse_priority(plain.get("vm-priority")),
         deadline_ns=parse_deadline(plain.get("vm-deadline")),
         traceparent=plain.get("traceparent"),
     )
@@ -150,7 +153,8 @@ def parse_params(
     return asked.model_copy(update=named)
 
 
-def _priority(text: str | None) -> Priority:
+def parse_priority(text: str | None) -> Priority:
+    """Return the priority; raise `Reject` (invalid_event) if ``text`` is none."""
     if text is None:
         return Priority.NORMAL
     try:

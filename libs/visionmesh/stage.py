@@ -232,11 +232,7 @@ class Stage:
 
     def _finish(self, reference: Reference, trail: Trail, status: str, reason: str = "") -> None:
         self._images.drop(_key(reference))
-        trail.close()
-        metrics = self._context.metrics.model(reference.model)
-        metrics.done(status, reason)
-        metrics.inference(trail.took_ns / 1e9)
-        metrics.queued(trail.queued_ns / 1e9)
+        self._context.finished(reference.model, trail, status, reason)
 
 
 def _age(reference: Reference) -> timedelta:

@@ -20,7 +20,7 @@ from services.ingest.callers import Callers, Reply
 from visionmesh.context import Context
 from visionmesh.contracts import ErrorInfo, Params, Result
 from visionmesh.errors import Code, Expired, Refused, Reject, Retry, VisionmeshError
-from visionmesh.events import Event, parse_deadline, parse_id, parse_params
+from visionmesh.events import Event, parse_deadline, parse_id, parse_params, parse_priority
 from visionmesh.subjects import require_token
 
 MAX_TRIES = 3
@@ -114,8 +114,16 @@ class Gateway:
         if len(self._callers) >= self._settings.max_requests:
             raise Refused(Code.MESH_FULL, "Too many requests are being worked on; try again.")
         if not self._context.nodes.serving(model):
-            why = self._context.nodes.failure(model) or "no infer worker has loaded it yet"
+            why = self._context.nodes.failure(model) or (
+                "no infer worker has loaded it yet; try again, or look at `visionmesh ps`."
+            )
             raise Refused(Code.MODEL_NOT_READY, f"The model {model!r} is not ready: {why}")
+
+    def refused(self, model: str, error: VisionmeshError) -> None:
+        """Count a request that ends in ``error``; models that are not there count as one."""
+        known = model if self._context.catalog.find(model) is not None else ""
+        status = "expired" if isinstance(error, Expired) else "error"
+        self._context.metrics.model(known).done(status, error.code)
 
     async def _infer(self, event: Event) -> Reply:
         for attempt in range(1, MAX_TRIES + 1):
@@ -128,7 +136,7 @@ class Gateway:
             reply: Reply | None = None
             try:
                 known = await self._admission.admit(reference, event.image, trail)
-                trail.close()
+                self._context.finished(event.model, trail, "ok")
                 if known is None:
                     reply = await answer
                     return reply
@@ -137,6 +145,7 @@ class Gateway:
                 return reply
             except Retry as error:
                 trail.fail(error.code)
+                self._context.metrics.redelivered()
                 last = error
             finally:
                 trail.close()
@@ -156,7 +165,7 @@ def build_app(*, gateway: Gateway, status: Any, max_bytes: int) -> FastAPI:
         """Recognise one image: the body itself, or the one file of a multipart form.
 
         Parameters may also come as JSON in the header `Vm-Params`; those in the query win. The
-        headers `Vm-Deadline`, `ce-id` and `traceparent` are read as on an event.
+        headers `Vm-Deadline`, `Vm-Priority`, `ce-id` and `traceparent` are read as on an event.
         """
         model = request.path_params["model"]
         try:
@@ -164,6 +173,7 @@ def build_app(*, gateway: Gateway, status: Any, max_bytes: int) -> FastAPI:
             event = await _event(model, request, max_bytes)
             reply = await gateway.infer(event)
         except VisionmeshError as error:
+            gateway.refused(model, error)
             return _refusal(error)
         return Response(reply.body, status_code=_status(reply), media_type="application/json")
 
@@ -179,6 +189,7 @@ async def _event(model: str, request: Request, max_bytes: int) -> Event:
         model=model,
         image=await _image(request, max_bytes),
         params=parse_params(headers.get("vm-params"), request.query_params),
+        priority=parse_priority(headers.get("vm-priority")),
         deadline_ns=parse_deadline(headers.get("vm-deadline")),
         traceparent=headers.get("traceparent"),
     )

@@ -135,20 +135,16 @@ class Intake:
             )
         )
         trail = self._context.trail(reference, arrived_ns=arrived_ns)
-        metrics = self._context.metrics.model(model)
-        metrics.queue_depth(came.pending)
+        self._context.metrics.model(model).queue_depth(came.pending)
         admission = self._admit(reference, event.image, broken, trail)
         (ending,) = await asyncio.gather(admission, return_exceptions=True)
         if ending is None:
-            metrics.done("ok")
-        else:
-            settlement = self._context.settlement
-            status, reason = await settlement.fail(reference, ending, event=original)
-            trail.fail(reason)
-            metrics.done(status, reason)
-        trail.close()
-        metrics.inference(trail.took_ns / 1e9)
-        metrics.queued(trail.queued_ns / 1e9)
+            self._context.finished(model, trail, "ok")
+            return
+        settlement = self._context.settlement
+        status, reason = await settlement.fail(reference, ending, event=original)
+        trail.fail(reason)
+        self._context.finished(model, trail, status, reason)
 
     async def _admit(
         self, reference: Reference, image: bytes, broken: Reject | None, trail: Trail

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import struct
 import zlib
 from collections.abc import AsyncIterator
@@ -181,6 +182,30 @@ async def test_a_form_that_cannot_be_read_is_refused(
         f"/v1/models/{CLASSIFIER}/infer", content=body, headers={"Content-Type": kind}
     )
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, Code.INVALID_EVENT)
+
+
+async def test_a_source_that_is_no_token_is_answered_as_such(plain: Client) -> None:
+    result = await publish(plain, picture(), {}, "BAD")
+    assert result.error is not None
+    assert result.error.code is Code.INVALID_NAME
+
+
+async def test_requests_are_counted_by_status_and_reason(http: httpx.AsyncClient) -> None:
+    async def counted(model: str, status: str, reason: str) -> float:
+        text = (await http.get("/metrics")).text
+        labels = f'model="{model}",reason="{reason}",stage="ingest",status="{status}"'
+        found = re.search(rf"visionmesh_requests_total\{{{labels}\}} ([0-9.]+)", text)
+        return float(found[1]) if found else 0.0
+
+    cases = [
+        (CLASSIFIER, picture(), (CLASSIFIER, "ok", "")),
+        (CLASSIFIER, b"", (CLASSIFIER, "error", Code.EMPTY_BODY)),
+        ("nobody", picture(), ("", "error", Code.UNKNOWN_MODEL)),
+    ]
+    for model, body, labels in cases:
+        before = await counted(*labels)
+        await http.post(f"/v1/models/{model}/infer", content=body)
+        assert await counted(*labels) == before + 1
 
 
 async def test_what_was_refused_lies_in_dead_with_its_image(mesh: Mesh, plain: Client) -> None:

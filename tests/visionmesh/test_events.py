@@ -86,6 +86,13 @@ def test_refuses_what_is_wrong_by_its_code(headers: dict[str, str], code: Code) 
     assert refused(headers) is code
 
 
+@pytest.mark.parametrize("source", ["BAD", "a b", "x" * 64, ""])
+def test_refuses_a_source_that_is_no_token(source: str) -> None:
+    with pytest.raises(Reject) as caught:
+        parse(model="m", source=source, headers={}, body=b"x")
+    assert caught.value.code is Code.INVALID_NAME
+
+
 def test_refuses_an_empty_body() -> None:
     assert refused({"ce-id": "x"}, b"") is Code.EMPTY_BODY
 
