@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+import pytest
 from numpy.typing import NDArray
 
-from visionmesh.contracts import Placement
+from visionmesh.contracts import Answer, Placement
 from visionmesh.models.spec import ModelSpec
 
 
@@ -19,7 +20,9 @@ class Found(NamedTuple):
     box: tuple[float, float, float, float]
 
 
-def detector(decoder: str, classes: int, *, size: tuple[int, int], **output: object) -> ModelSpec:
+def detector(
+    decoder: str, classes: int, /, *, size: tuple[int, int], **output: object
+) -> ModelSpec:
     """Return the description of a detector whose labels are ``c0``, ``c1`` and so on."""
     return ModelSpec.model_validate(
         {
@@ -30,6 +33,34 @@ def detector(decoder: str, classes: int, *, size: tuple[int, int], **output: obj
             "labels": [f"c{index}" for index in range(classes)],
         }
     )
+
+
+def found(answer: Answer) -> list[Found]:
+    """Return what an answer tells of the classes ``c0``, ``c1`` and so on."""
+    assert answer.detections is not None
+    return [Found(d.score, int(d.label[1:]), d.box) for d in answer.detections]
+
+
+def agree(got: list[Found], wanted: list[Found]) -> None:
+    """Assert that the same objects are told in the same order, up to rounding."""
+    assert [one.label for one in got] == [one.label for one in wanted]
+    for one, other in zip(got, wanted, strict=True):
+        assert one.score == pytest.approx(other.score, abs=2e-6)
+        assert one.box == pytest.approx(other.box, abs=0.02)
+
+
+def sides(x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
+    """Return the sides of a box that is given by its centre and size."""
+    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+
+
+def sigmoid(value: float) -> float:
+    return 1 / (1 + math.exp(-value))
+
+
+def softmax(values: Sequence[float]) -> list[float]:
+    powers = [math.exp(value) for value in values]
+    return [power / sum(powers) for power in powers]
 
 
 def slivers(found: list[Found]) -> bool:
@@ -64,6 +95,29 @@ def suppress(
     return kept
 
 
+def soften(
+    boxes: Sequence[Sequence[float]],
+    scores: Sequence[float],
+    classes: Sequence[int],
+    *,
+    least: float,
+    sigma: float,
+) -> list[tuple[int, float]]:
+    """Take the best box that is left, lower the scores of what it covers, and so on."""
+    left = {index: score for index, score in enumerate(scores) if score >= least}
+    taken = []
+    while left:
+        best = min(left, key=lambda index: (-left[index], index))
+        taken.append((best, left.pop(best)))
+        for index in list(left):
+            if classes[index] == classes[best]:
+                covered = float(overlap(boxes[index], boxes[best]))
+                left[index] *= math.exp(-(covered**2) / sigma)
+                if left[index] < least:
+                    del left[index]
+    return taken
+
+
 def yolox_boxes(output: NDArray[Any], size: tuple[int, int], least: float) -> list[Found]:
     """Return all boxes of at least the score ``least``, in input pixels, cell by cell."""
     found, cell = [], 0
@@ -83,10 +137,15 @@ def yolox_boxes(output: NDArray[Any], size: tuple[int, int], least: float) -> li
 
 
 def detections(
-    boxes: list[Found], *, iou: float, placement: Placement, width: int, height: int
+    boxes: list[Found], *, iou: float | None, placement: Placement, width: int, height: int
 ) -> list[Found]:
-    """Suppress, bring back to the original, clip, and drop what lies outside."""
-    kept = suppress([b.box for b in boxes], [b.score for b in boxes], [b.label for b in boxes], iou)
+    """Suppress (not at all without ``iou``), bring back to the original, clip, drop the rest."""
+    if iou is None:
+        kept = sorted(range(len(boxes)), key=lambda index: (-boxes[index].score, index))
+    else:
+        kept = suppress(
+            [b.box for b in boxes], [b.score for b in boxes], [b.label for b in boxes], iou
+        )
     answer = []
     for score, label, (x1, y1, x2, y2) in (boxes[index] for index in kept):
         across = [(x - placement.offset_x) / placement.scale_x for x in (x1, x2)]

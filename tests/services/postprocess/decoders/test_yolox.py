@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from services.postprocess.decoders import load_decoder
 from services.postprocess.features import pack
 from tests.services.postprocess import reference
-from tests.services.postprocess.reference import Found, detector
-from visionmesh.contracts import Answer, Params, Placement
+from tests.services.postprocess.reference import Found, agree, detector, found
+from visionmesh.contracts import Params, Placement
 from visionmesh.errors import Code, Reject
 
 DATA = Path(__file__).parents[5] / "shared/data"
@@ -31,18 +31,6 @@ IDENTITY = Placement(scale_x=1, scale_y=1, offset_x=0, offset_y=0)
 
 def silent(cells: int = 42, classes: int = 3) -> NDArray[np.float32]:
     return np.zeros((cells, 5 + classes), np.float32)
-
-
-def found(answer: Answer) -> list[Found]:
-    assert answer.detections is not None
-    return [Found(d.score, int(d.label[1:]), d.box) for d in answer.detections]
-
-
-def agree(got: list[Found], wanted: list[Found]) -> None:
-    assert [one.label for one in got] == [one.label for one in wanted]
-    for one, other in zip(got, wanted, strict=True):
-        assert one.score == pytest.approx(other.score, abs=2e-6)
-        assert one.box == pytest.approx(other.box, abs=0.02)
 
 
 @pytest.mark.skipif(not PHOTOS, reason="the trained network (../shared/data) is not here")
