@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, checker, helper, save_model
+from onnx import TensorProto, checker, helper, load, save_model
 from onnx.numpy_helper import from_array
 
 CLASSES = 4
@@ -56,6 +56,20 @@ def save_network(
     checker.check_model(model, full_check=True)
     save_model(model, file, save_as_external_data=external, location="kernel.bin", size_threshold=0)
     return file
+
+
+def spoil_network(file: Path) -> None:
+    """Make a network of `save_network` fail in a way that only a run shows."""
+    network = load(file)
+    flatten = network.graph.node.pop()
+    network.graph.initializer.append(helper.make_tensor("sizes", TensorProto.FLOAT, [2], [1, -1]))
+    network.graph.node.extend(
+        [
+            helper.make_node("Cast", ["sizes"], ["one"], to=TensorProto.INT64),
+            helper.make_node("Reshape", [flatten.input[0], "one"], flatten.output),
+        ]
+    )
+    save_model(network, file)
 
 
 def save_folder(

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import httpx
 import nats
-import onnx
 import pytest
 from nats.aio.client import Client
 
 from tests.mesh.conftest import picture, write_classifier
-from tests.networks import save_network
+from tests.networks import save_network, spoil_network
 from tests.polling import until
 from visionmesh.client import Mesh
 from visionmesh.contracts import Result
@@ -166,7 +165,7 @@ async def test_a_version_that_cannot_be_loaded_gets_no_image(
     add_version(folder, 1)
     file = folder / "2" / "model.onnx"
     add_version(folder, 2)
-    _spoil(file)
+    spoil_network(file)
     record = await registry.push(load_folder(folder))
     assert record.shares == {2: 1}
 
@@ -195,22 +194,6 @@ async def test_a_model_that_sleeps_answers_all_the_same(
     assert answer.status_code == 200
     await until(asleep)
     assert (await mesh.infer(NAME, picture(), timeout=timedelta(seconds=10))).status == "ok"
-
-
-def _spoil(file: Path) -> None:
-    """Make the network fail in a way that only a run shows."""
-    network = onnx.load(file)
-    flatten = network.graph.node.pop()
-    network.graph.initializer.append(
-        onnx.helper.make_tensor("sizes", onnx.TensorProto.FLOAT, [2], [1.0, -1.0])
-    )
-    network.graph.node.extend(
-        [
-            onnx.helper.make_node("Cast", ["sizes"], ["one"], to=onnx.TensorProto.INT64),
-            onnx.helper.make_node("Reshape", [flatten.input[0], "one"], flatten.output),
-        ]
-    )
-    onnx.save(network, file)
 
 
 async def _next_of(results: AsyncIterator[Result]) -> Result:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,19 +25,26 @@ def push(
     folders: Annotated[
         list[Path], typer.Argument(metavar="DIR…", help="Model folders, or folders of them.")
     ],
+    wait: options.Wait = 30.0,
     nats: options.NatsUrl = None,
     state: options.State = None,
     json: options.AsJson = False,
 ) -> None:
     """Store models in the mesh; every worker loads them, beside what it serves now."""
+    from visionmesh.cli.readiness import served
     from visionmesh.models.folder import load_folder
 
     loaded = [load_folder(folder) for given in folders for folder in model_folders(given)]
 
     async def store() -> None:
-        async with _registry(nats, state) as registry:
+        patience = timedelta(seconds=wait)
+        async with (
+            _registry(nats, state) as registry,
+            served(nats, state, within=patience) as pushed,
+        ):
             for folder in loaded:
                 record = await registry.push(folder)
+                pushed.append(record)
                 if json:
                     print_json(_summary(record))
                 else:

@@ -42,6 +42,15 @@ File = Annotated[
         "--file", "-f", metavar="FILE", help="Settings in YAML.", envvar="VISIONMESH_FILE"
     ),
 ]
+Wait = Annotated[
+    float,
+    typer.Option(
+        "--wait",
+        metavar="SECONDS",
+        min=0,
+        help="How long to wait until an infer worker serves what was pushed; 0: not at all.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one document per line.")]
 Source = Annotated[str, typer.Option(help="Where the images come from.")]
 ParamsText = Annotated[
