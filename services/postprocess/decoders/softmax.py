@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 
+from services.postprocess.decoders.activations import Activation, activate
 from services.postprocess.decoders.protocol import (
     Array,
     Arrays,
@@ -28,8 +27,7 @@ _DECIMALS = 6
 
 
 class _Parameters(Parameters):
-    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
-    """What makes the network's values scores; `none` if they are scores already."""
+    activation: Activation = "softmax"
 
 
 class Softmax:
@@ -52,7 +50,7 @@ class Softmax:
         labels = len(self._spec.labels)
         if output.size != max(output.shape, default=1) or output.size != (labels or output.size):
             raise misfit(f"softmax wants {labels or 'C'} values, and sees {output.shape}")
-        scores = _activate(output.reshape(-1).astype(np.float64), self._activation)
+        scores = activate(output.reshape(-1).astype(np.float64), self._activation)
         require_scores(scores)
         best = np.argsort(-scores, kind="stable")[:_KEPT]
         return {
@@ -86,15 +84,3 @@ class Softmax:
         if labels and len(classes) and classes.max() >= len(labels):
             raise FeaturesError(f"the features know more classes than {self._spec.name!r}")
         return scores, classes
-
-
-def _activate(values: Array, activation: str) -> Array:
-    if activation == "none":
-        return values
-    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused afterwards
-        if activation == "sigmoid":
-            scores: Array = 1 / (1 + np.exp(-values))
-        else:
-            powers = np.exp(values - values.max())  # at most 1: it cannot overflow
-            scores = powers / powers.sum()
-        return scores
