@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -12,7 +13,9 @@ from visionmesh import subjects
 from visionmesh.context import Context
 from visionmesh.contracts import Answer, CacheInfo, ImageInfo, Reference, Result, Status
 from visionmesh.errors import Code, ConfigurationError, Reject, Retry
+from visionmesh.heatmaps import HeatmapStore
 from visionmesh.models.record import ModelRecord
+from visionmesh.models.spec import Task
 from visionmesh.service import Worker
 from visionmesh.settlement import total
 from visionmesh.stage import Done, Ended, Item, Stage
@@ -21,6 +24,9 @@ from visionmesh.telemetry.spans import SpanName
 from visionmesh.tensors import arrays
 
 log = logging.getLogger(__name__)
+
+_SLOW = frozenset({Task.SEGMENTATION, Task.ANOMALY})
+"""Tasks whose answers speak of each pixel: milliseconds to a second, in which others must live."""
 
 
 class Postprocess(Worker):
@@ -31,6 +37,9 @@ class Postprocess(Worker):
         self._stage = Stage(context=context, handler=self._answer_all)
         self._decoders: dict[str, Decoder] = {}
         self._faults: dict[str, str] = {}
+        self._heatmaps = HeatmapStore(
+            context.connection.client, replicas=context.settings.events.replicas
+        )
 
     @property
     def in_hand(self) -> int:
@@ -60,18 +69,35 @@ class Postprocess(Worker):
         ended: list[Ended] = []
         for item in items:
             try:
-                ended.append((item, self._answer(item)))
+                ended.append((item, await self._answer(item)))
             except (Reject, Retry) as error:
                 ended.append((item, error))
         yield ended
 
-    def _answer(self, item: Item) -> Done:
+    async def _answer(self, item: Item) -> Done:
         reference, began = item.reference, time.time_ns()
         record = self._context.catalog.find(reference.model)
         decoder = self._decoders.get(reference.model)
         if record is None or decoder is None:
             why = self._faults.get(reference.model, f"The model {reference.model!r} was removed.")
             raise Reject(Code.MODEL_INVALID if record else Code.UNKNOWN_MODEL, why)
+        keys = (reference.result_key, reference.features_key)
+        remembers = reference.result_key is not None and keys == cache_keys(reference, record)
+        if record.spec.task in _SLOW:
+            answer, features = await asyncio.to_thread(self._decode, item, decoder, keep=remembers)
+        else:
+            answer, features = self._decode(item, decoder, keep=remembers)
+        item.trail.step(SpanName.DECODE_OUTPUTS, began, time.time_ns())
+        if answer.heatmap is not None:
+            # Before anybody, the cache included, hears of it.
+            await self._heatmaps.store(answer.heatmap.png)
+        if remembers:
+            self._remember(reference, record, answer, features)
+        return Done(self._result(item, answer))
+
+    def _decode(self, item: Item, decoder: Decoder, *, keep: bool) -> tuple[Answer, bytes | None]:
+        """Return the answer, and the features for the cache where they are new and wanted."""
+        reference = item.reference
         assert reference.placement is not None
         features = self._features(item, decoder)
         try:
@@ -80,15 +106,12 @@ class Postprocess(Worker):
             )
         except FeaturesError as error:
             raise Retry(str(error)) from error
-        item.trail.step(SpanName.DECODE_OUTPUTS, began, time.time_ns())
-        keys = (reference.result_key, reference.features_key)
-        if reference.result_key is not None and keys == cache_keys(reference, record):
-            head = FeaturesHead(
-                width=reference.width, height=reference.height, placement=reference.placement
-            )
-            packed = None if reference.features else join_features(head, pack(features))
-            self._remember(reference, record, answer, packed)
-        return Done(self._result(item, answer))
+        if reference.features or not keep:
+            return answer, None
+        head = FeaturesHead(
+            width=reference.width, height=reference.height, placement=reference.placement
+        )
+        return answer, join_features(head, pack(features))
 
     def _features(self, item: Item, decoder: Decoder) -> Arrays:
         """Return the cached features, or those in the engine's outputs."""

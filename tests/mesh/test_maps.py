@@ -1,0 +1,132 @@
+"""Models whose answers speak of each pixel: their masks and heat-maps reach who asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from io import BytesIO
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, save_model
+from PIL import Image
+
+from visionmesh import BlockingMesh, rle
+from visionmesh.bus import Connection
+from visionmesh.client import Mesh
+from visionmesh.contracts import Result, Status
+from visionmesh.heatmaps import BUCKET
+from visionmesh.local import LocalMesh
+from visionmesh.models.folder import load_folder
+from visionmesh.models.registry import Registry
+
+NAME = "brightness"
+SIZE = 32
+
+
+def write_brightness(root: Path) -> Path:
+    """Write a model that finds a place as anomalous as it is bright."""
+    file = root / NAME / "1" / "model.onnx"
+    file.parent.mkdir(parents=True)
+    shape = ["n", 3, SIZE, SIZE]
+    graph = helper.make_graph(
+        [helper.make_node("ReduceMean", ["image"], ["map"], axes=[1], keepdims=1)],
+        NAME,
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("map", TensorProto.FLOAT, ["n", 1, SIZE, SIZE])],
+    )
+    opset = helper.make_opsetid("", 17)
+    save_model(helper.make_model(graph, opset_imports=[opset], ir_version=10), file)
+    spec = {
+        "task": "anomaly",
+        "input": {"width": SIZE, "height": SIZE, "scale": 1 / 255, "pad": 255},
+        "output": {"decoder": "anomaly", "threshold": 0.75},
+        "labels": ["good", "bad"],
+    }
+    (root / NAME / "model.yaml").write_text(yaml.safe_dump(spec))
+    return root / NAME
+
+
+def spotted(seed: int) -> tuple[bytes, NDArray[np.bool_]]:
+    """Return a dark wide image with a bright square as PNG, and where the square is."""
+    pixels = np.full((64, 128), 20 + seed, np.uint8)
+    pixels[20:40, 80:100] = 250
+    file = BytesIO()
+    Image.fromarray(np.stack([pixels] * 3, axis=-1)).save(file, "PNG")
+    return file.getvalue(), pixels > 100
+
+
+@pytest.fixture(scope="module")
+async def inspector(
+    local_mesh: LocalMesh, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Mesh]:
+    """A client of the mesh while the model is pushed."""
+    connection = await Connection.open(local_mesh.nats_url, name="pusher")
+    registry = Registry(connection.client)
+    await registry.push(load_folder(write_brightness(tmp_path_factory.mktemp("models"))))
+    async with Mesh(local_mesh.nats_url) as client:
+        yield client
+    await registry.remove(NAME)
+    await connection.close()
+
+
+def check(result: Result, png: bytes | None, bright: NDArray[np.bool_], background: int) -> None:
+    assert result.status is Status.OK
+    assert result.classes is not None
+    assert [one.label for one in result.classes] == ["bad", "good"]
+    assert result.regions is not None
+    mask = rle.decode(result.regions[0].mask)
+    assert mask.shape == bright.shape
+    # An edge lies between two cells of four pixels each.
+    core = cv2.erode(bright.astype(np.uint8), np.ones((5, 5))) > 0
+    around = cv2.dilate(bright.astype(np.uint8), np.ones((5, 5))) > 0
+    assert mask[core].all()
+    assert not mask[~around].any()
+    assert png is not None
+    heat = np.asarray(Image.open(BytesIO(png)))
+    assert heat.shape == (16, 32), "without the letterbox's white padding"
+    assert abs(int(heat[0, 0]) - background) <= 1
+    assert abs(int(heat[7, 22]) - 250) <= 1
+
+
+async def test_a_heat_map_can_be_fetched_with_its_result(inspector: Mesh) -> None:
+    image, bright = spotted(1)
+    first = await inspector.infer(NAME, image)
+    check(first, await inspector.heatmap(first), bright, 21)
+    again = await inspector.infer(NAME, image)
+    assert again.cache is not None
+    assert again.cache.hit
+    assert again.heatmap == first.heatmap
+    check(again, await inspector.heatmap(again), bright, 21)
+
+
+async def test_a_lost_bucket_loses_no_result(inspector: Mesh, local_mesh: LocalMesh) -> None:
+    image, bright = spotted(2)
+    await inspector.infer(NAME, spotted(3)[0])
+    connection = await Connection.open(local_mesh.nats_url, name="vandal")
+    await connection.client.jetstream().delete_stream(f"OBJ_{BUCKET}")
+    await connection.close()
+    result = await inspector.infer(NAME, image)
+    check(result, await inspector.heatmap(result), bright, 22)
+
+
+async def test_the_blocking_client_fetches_it_too(inspector: Mesh, local_mesh: LocalMesh) -> None:
+    image, bright = spotted(4)
+
+    def script() -> None:
+        with BlockingMesh(local_mesh.nats_url) as mesh:
+            result = mesh.infer(NAME, image)
+            check(result, mesh.heatmap(result), bright, 24)
+
+    await asyncio.to_thread(script)
+
+
+async def test_other_results_have_none(inspector: Mesh) -> None:
+    assert (
+        await inspector.heatmap(Result(id="1", source="s", model=NAME, status=Status.EXPIRED))
+        is None
+    )
