@@ -65,7 +65,10 @@ def drawings(images: Iterable[Path], folder: Path) -> dict[Path, Path]:
 
 def draw_file(image: bytes, result: Result, to: Path) -> bool:
     """Write ``image`` with its result drawn on it as JPEG; `False` if it cannot be decoded here."""
-    pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:  # of an empty file, or one with more pixels than OpenCV takes
+        return False
     if pixels is None:
         return False
     to.parent.mkdir(parents=True, exist_ok=True)

@@ -78,6 +78,20 @@ async def test_run_fails_where_an_image_does(visionmesh: Run, photos: Path, brok
     assert statuses == {"broken.jpg": "error", "a.jpg": "ok"}
 
 
+async def test_an_image_that_cannot_be_drawn_keeps_no_other_from_it(
+    visionmesh: Run, photos: Path, broken: Path, tmp_path: Path
+) -> None:
+    empty = tmp_path / "empty.jpg"
+    empty.touch()
+    images = (empty, broken, photos / "a.jpg")
+    finished = await visionmesh("run", "classifier", *images, "--draw", tmp_path / "drawn")
+    assert finished.status == 1
+    assert {line for line in finished.err.splitlines() if "drawn" in line} == {
+        f"{path} cannot be drawn on: it cannot be decoded here." for path in (empty, broken)
+    }
+    assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["a.jpg"]
+
+
 async def test_an_unknown_model_is_told_at_once(visionmesh: Run, photos: Path) -> None:
     for command in ("run", "publish", "bench"):
         finished = await visionmesh(command, "nobody", photos)
