@@ -21,7 +21,7 @@ from visionmesh.contracts import Result, Status
 _KEPT = 100_000
 """Latencies that the percentiles are taken of."""
 _LAST_IMAGES = timedelta(seconds=15)
-"""How long an image may take after the load has ended."""
+"""How long an image may take after the load has ended, be it to get into the mesh."""
 _RECENT = 2.0
 """Seconds over which the present throughput is counted."""
 _SENDERS = 4
@@ -37,6 +37,7 @@ class Measured:
 
     began: float = field(default_factory=time.monotonic)
     published: int = 0
+    """Also those that the mesh has not confirmed yet."""
     answered: int = 0
     failed: int = 0
     cached: int = 0
@@ -97,15 +98,18 @@ class Load:
         self.measured = measured or Measured()
 
     async def run(self, *, stop: asyncio.Event) -> None:
-        """Send until ``stop`` is set, then wait for what is on its way."""
+        """Send until ``stop`` is set, then wait a while for what is on its way."""
         await beside(self._read(), self._send_and_wait(stop))
 
     async def _send_and_wait(self, stop: asyncio.Event) -> None:
-        await together(*(self._send(stop) for _ in range(_SENDERS)))
         with suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_IMAGES.total_seconds()):
-                for _ in range(self._window):
-                    await self._room.acquire()
+            async with asyncio.timeout(None) as patience:
+                await beside(_limit(patience, stop), self._send_all(stop))
+
+    async def _send_all(self, stop: asyncio.Event) -> None:
+        await together(*(self._send(stop) for _ in range(_SENDERS)))
+        for _ in range(self._window):
+            await self._room.acquire()
 
     async def _send(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
@@ -115,8 +119,8 @@ class Load:
             await self._pace.wait()
             id = uuid.uuid4().hex
             self._in_mesh[id] = image, time.monotonic()
-            await self._sender.send(image, id=id)
             self.measured.published += 1
+            await self._sender.send(image, id=id)
 
     async def _read(self) -> None:
         async for result in self._results:
@@ -126,3 +130,9 @@ class Load:
                 self.measured.note(result, time.monotonic() - sent)
                 self._room.release()
                 self._show(result, image)
+
+
+async def _limit(patience: asyncio.Timeout, stop: asyncio.Event) -> None:
+    """Let ``patience`` end some time after ``stop``, also for a mesh that takes nothing more."""
+    await stop.wait()
+    patience.reschedule(asyncio.get_running_loop().time() + _LAST_IMAGES.total_seconds())
