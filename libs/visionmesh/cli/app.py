@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from visionmesh.cli import bench, dead, demo, images, lifecycle, models, trace
+from visionmesh.cli import bench, dead, demo, images, importing, lifecycle, models, trace
 from visionmesh.cli.console import failed
 from visionmesh.errors import ConfigurationError, VisionmeshError
 
@@ -29,6 +29,7 @@ _RUN: tuple[Command, ...] = (
     ("demo", demo.demo, "visionmesh demo --seconds 20"),
 )
 _MODELS: tuple[Command, ...] = (
+    ("import", importing.import_model, "visionmesh import best.onnx --task detection --name parts"),
     ("push", models.push, "visionmesh push models/board-defects"),
     ("list", models.list_models, "visionmesh list"),
     ("show", models.show, "visionmesh show board-defects"),

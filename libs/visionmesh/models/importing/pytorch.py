@@ -1,0 +1,266 @@
+"""Networks of PyTorch: made by a function, exported programs, and TorchScript."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import re
+import sys
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+
+from visionmesh.errors import Code, ConfigurationError
+from visionmesh.models.importing.pickles import require_harmless
+from visionmesh.models.importing.probe import BATCHES, Outputs, Runner, agree, first_line, images
+from visionmesh.models.importing.reading import read_onnx
+from visionmesh.models.importing.tidying import OPSET
+from visionmesh.models.importing.wishes import misfit, unsafe
+
+CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_INPUT = "images"
+_BATCH = "N"
+_NESTED = ("state_dict", "model_state_dict", "model", "ema")
+"""Under which checkpoints keep the weights."""
+_EXPRESSION = re.compile(r'"expr_str"\s*:\s*"((?:[^"\\]|\\.)*)"')
+_PLAIN = re.compile(r"[\w\s+*/%(),.<>=&|~^-]*")
+_NAME = re.compile(r"'\w+'")
+_CODE = re.compile(r"__|\b[a-z_]\w*\s*\(|\.\s*[A-Za-z_]")
+"""What is no arithmetic: calls of functions, which unlike symbols have small letters, and
+attributes. PyTorch evaluates these texts."""
+
+
+def convert(source: str, weights: Path | None, shape: tuple[int, ...] | None, target: Path) -> None:
+    """Write a network of PyTorch as ONNX to ``target``, with a free batch if it allows that.
+
+    ``source`` is ``module:callable`` or a file; ``shape`` is that of one image, and may be `None`
+    for an exported program, which knows it.
+
+    Raises
+    ------
+    ConfigurationError
+        (settings_invalid) if the extra ``tune`` is not installed; (model_unsafe) if loading would
+        run code; (model_invalid) if the network cannot be exported, or says something else as ONNX.
+    """
+    require_torch(source)
+    with warnings.catch_warnings(), _quiet():
+        warnings.simplefilter("ignore")
+        network, shape = _load(source, weights, shape)
+        _export(network, shape, target)
+        _require_parity(network, shape, target)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep PyTorch's advice, which is for who writes networks, from who imports one."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def require_torch(source: str) -> None:
+    """Raise `ConfigurationError` (settings_invalid) if PyTorch and its exporter are missing."""
+    missing = [name for name in ("torch", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigurationError(
+            Code.SETTINGS_INVALID,
+            f"{source} is PyTorch's, and {' and '.join(missing)} is not installed: "
+            "pip install 'visionmesh[tune]'.",
+        )
+
+
+def _load(
+    source: str, weights: Path | None, shape: tuple[int, ...] | None
+) -> tuple[Any, tuple[int, ...]]:
+    """Return the network, ready to be exported, and the shape of one image."""
+    file = Path(source)
+    if CALLABLE.fullmatch(source) and not file.exists():
+        return _made(source, weights), _required(shape)
+    if weights is not None:
+        raise misfit("--weights belongs to module:callable; leave it out")
+    if not zipfile.is_zipfile(file):
+        require_harmless(file)
+        raise misfit(_only_weights(file))
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        if any(name.endswith("/constants.pkl") for name in names):
+            return _script(file), _required(shape)
+        require_harmless(file)
+        if any("/models/" in name or "exported_program" in name for name in names):
+            _require_plain_expressions(file, archive)
+            return _program(file)
+    raise misfit(_only_weights(file))
+
+
+def _only_weights(file: Path) -> str:
+    return (
+        f"{file} holds weights and no network; name what makes the network, as in "
+        f"visionmesh import module:callable --weights {file.name}"
+    )
+
+
+def _required(shape: tuple[int, ...] | None) -> tuple[int, ...]:
+    if shape is None:
+        raise misfit(
+            "this network does not tell the size of its images; say it with --input, such as "
+            "--input 640 or --input 640x480 (width, height)"
+        )
+    return shape
+
+
+def _made(source: str, weights: Path | None) -> Any:
+    """Call ``module:callable``, which may lie in the working directory."""
+    import torch  # noqa: PLC0415 - it is large, and an extra
+
+    module, _, name = source.partition(":")
+    sys.path.insert(0, "")
+    try:
+        made: Any = importlib.import_module(module)
+        for part in name.split("."):
+            made = getattr(made, part)
+        network = made if isinstance(made, torch.nn.Module) else made()
+    except (ImportError, AttributeError, TypeError) as error:
+        raise misfit(f"{source} cannot be called: {first_line(error)}") from error
+    finally:
+        sys.path.remove("")
+    if not isinstance(network, torch.nn.Module):
+        raise misfit(f"{source} returns {type(network).__name__}; it must return an nn.Module")
+    if weights is not None:
+        _fill(network, weights)
+    return network.eval()
+
+
+def _fill(network: Any, weights: Path) -> None:
+    import torch  # noqa: PLC0415 - as above
+
+    require_harmless(weights)
+    try:
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise unsafe(f"{weights} is no plain state dict: {first_line(error)}") from error
+    except (RuntimeError, EOFError, ValueError) as error:
+        raise misfit(f"{weights} cannot be read: {first_line(error)}; copy it again") from error
+    for key in _NESTED:
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        why = " ".join(str(error).split())
+        raise misfit(f"the weights in {weights} do not fit the network: {why}") from error
+
+
+def _script(file: Path) -> Any:
+    import torch  # noqa: PLC0415 - as above
+
+    try:
+        return torch.jit.load(file, map_location="cpu").eval()
+    except (RuntimeError, ValueError) as error:
+        raise misfit(f"{file} is no TorchScript that loads: {first_line(error)}") from error
+
+
+def _program(file: Path) -> tuple[Any, tuple[int, ...]]:
+    import torch  # noqa: PLC0415 - as above
+
+    try:
+        program = torch.export.load(file)
+    except (RuntimeError, ValueError, KeyError, AssertionError) as error:
+        raise misfit(f"{file} is no exported program that loads: {first_line(error)}") from error
+    example: Any = program.example_inputs or ((), {})
+    inputs, named = example
+    if len(inputs) != 1 or named or not isinstance(inputs[0], torch.Tensor):
+        raise misfit(f"{file} must take one input, the images, and have an example of it")
+    return program, tuple(inputs[0].shape[1:])
+
+
+def _require_plain_expressions(file: Path, archive: zipfile.ZipFile) -> None:
+    """Raise `ConfigurationError` (model_unsafe) if a size is computed by more than arithmetic."""
+    for member in archive.namelist():
+        if member.endswith(".json"):
+            for text in _EXPRESSION.findall(archive.read(member).decode(errors="replace")):
+                plain = _NAME.sub("", text)
+                if _CODE.search(text) or not _PLAIN.fullmatch(plain):
+                    raise unsafe(f"{file} wants to run code as a size: {text[:80]}")
+
+
+def _export(network: Any, shape: tuple[int, ...], target: Path) -> None:
+    import torch  # noqa: PLC0415 - as above
+
+    example = (torch.from_numpy(images(2, shape, "float32")),)
+    if isinstance(network, torch.jit.ScriptModule):
+        # The newer exporter takes no TorchScript.
+        options: dict[str, Any] = {
+            "dynamo": False,
+            "opset_version": OPSET,
+            "dynamic_axes": {_INPUT: {0: _BATCH}},
+            "input_names": [_INPUT],
+        }
+    elif isinstance(network, torch.nn.Module):
+        batch = torch.export.Dim(_BATCH)
+        options = {
+            "dynamo": True,
+            "dynamic_shapes": ({0: batch},),
+            "input_names": [_INPUT],
+            "output_names": _output_names(network, example),
+        }
+    else:
+        options = {"dynamo": True}
+        example = None  # type: ignore[assignment]  # an exported program has its own
+    try:
+        torch.onnx.export(
+            network, example, str(target), external_data=False, verbose=False, **options
+        )
+    except (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError) as error:
+        raise misfit(f"the network cannot be exported to ONNX: {_reason(error)}") from error
+
+
+def _output_names(network: Any, example: Any) -> list[str] | None:
+    """Return the keys of an answer that is a mapping."""
+    import torch  # noqa: PLC0415 - as above
+
+    with torch.no_grad():
+        answer = network(*example)
+    return [str(key) for key in answer] if isinstance(answer, Mapping) else None
+
+
+def _reason(error: Exception) -> str:
+    """Return the innermost cause in one line; the exporter wraps it in much advice."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return first_line(error)
+
+
+def _require_parity(network: Any, shape: tuple[int, ...], file: Path) -> None:
+    """Raise `ConfigurationError` (model_invalid) unless ONNX says what PyTorch says."""
+    model = read_onnx(file)
+    fixed = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    runner = Runner(model)
+    for size in [fixed] if fixed else BATCHES:
+        batch = images(size, shape, "float32")
+        answer = runner(batch)
+        if not agree(_answers(network, batch, list(answer)), answer):
+            raise misfit(
+                f"with {size} images the exported network says something else than the original; "
+                "does it use random numbers, or the batch's size as a plain number?"
+            )
+
+
+def _answers(network: Any, batch: np.ndarray[Any, Any], names: list[str]) -> Outputs:
+    import torch  # noqa: PLC0415 - as above
+    from torch.utils import _pytree  # noqa: PLC0415 - what the exporter flattens answers with
+
+    module = network.module() if isinstance(network, torch.export.ExportedProgram) else network
+    with torch.no_grad():
+        leaves = _pytree.tree_leaves(module(torch.from_numpy(batch)))
+    arrays = [leaf.numpy() for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    return dict(zip(names, arrays, strict=False))

@@ -1,0 +1,154 @@
+"""What is made of a network before it is kept; every change must leave its outputs as they were."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto, shape_inference, version_converter
+
+from visionmesh.errors import ConfigurationError
+from visionmesh.models.check import ort_errors
+from visionmesh.models.importing.batches import fixed_batch, free_batch, with_batch
+from visionmesh.models.importing.probe import Outputs, Runner, agree, agrees_in_batches
+from visionmesh.models.importing.reading import tensors
+
+OPSET = 17
+"""The oldest that a kept network has: the first with all operators of the usual layers."""
+_IR_VERSION = 8
+"""That of the opset's time; from 4 on initialisers need not be inputs."""
+_HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+
+Change = Callable[[onnx.ModelProto], onnx.ModelProto]
+
+
+@dataclass(kw_only=True)
+class Tidied:
+    """A network that was made ready, and what was done to it."""
+
+    model: onnx.ModelProto
+    outputs: Outputs
+    """Of as many made-up images as the batch holds, or one."""
+    batch: int | None = None
+    """The only size that the network takes; `None`: any."""
+    notes: list[str] = field(default_factory=list)
+
+    def apply(self, change: Change, images: NDArray[Any], otherwise: str) -> None:
+        """Make ``change`` if the outputs stay as they are; else note what is left ``otherwise``."""
+        try:
+            changed = change(self.model)
+            if agree(self.outputs, Runner(changed)(images)):
+                self.model = changed
+                return
+            why = "the outputs would change"
+        except _cannot() as error:
+            why = str(error).strip().partition("\n")[0]
+        self.notes.append(f"{otherwise}: {why}")
+
+
+def tidy(model: onnx.ModelProto, images: NDArray[Any]) -> Tidied:
+    """Return ``model`` with a free batch if it can be, newer operators and folded constants.
+
+    ``images`` are in the form of its input and at least as many as the largest batch tried.
+
+    Raises
+    ------
+    ConfigurationError
+        (model_invalid) if ONNX Runtime cannot load or run the network.
+    """
+    model = _without_weights_as_inputs(model)
+    batch = fixed_batch(model)
+    first = images[: batch or 1]
+    work = Tidied(model=model, outputs=Runner(model)(first), batch=batch)
+    version = _opset(model)
+    if version < OPSET:
+        work.apply(_upgraded, first, f"the operators stay those of opset {version}")
+    _settle_batch(work, images)
+    # ONNX Runtime would add conversions for a CPU that cannot compute with halves.
+    if not any(tensor.data_type in _HALVES for tensor in tensors(work.model)):
+        work.apply(_folded, first, "the constants are not folded")
+    work.apply(_inferred, first, "the shapes are not inferred")
+    return work
+
+
+def _settle_batch(work: Tidied, images: NDArray[Any]) -> None:
+    """Free a batch of one if the network allows it, and fix a free one if it does not."""
+    if work.batch not in (None, 1):
+        return
+    try:
+        freed = free_batch(work.model) if work.batch else work.model
+        if agrees_in_batches(Runner(work.model), Runner(freed), images):
+            work.model, work.batch = freed, None
+            return
+        why = "says something else of an image when others are beside it"
+    except ConfigurationError as error:
+        why = f"fails ({error.message.rstrip('.')})"
+    work.model, work.batch = with_batch(work.model, 1), 1
+    work.notes.append(f"the batch is 1: with several images the network {why}")
+
+
+def _without_weights_as_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return ``model`` with inputs that are images only: engines fold what nobody can replace."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    for value in [value for value in model.graph.input if value.name in stored]:
+        model.graph.input.remove(value)
+    model.ir_version = max(model.ir_version, _IR_VERSION)
+    return model
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return max(
+        (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
+        default=OPSET,
+    )
+
+
+def _upgraded(model: onnx.ModelProto) -> onnx.ModelProto:
+    return _with_metadata(version_converter.convert_version(model, OPSET), model)
+
+
+def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return what ONNX Runtime's basic optimisations make, which are in standard operators."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 4
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "folded.onnx"
+        options.optimized_model_filepath = str(file)
+        onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        folded = onnx.load(file)
+    used = {node.domain for node in folded.graph.node} | {"", "ai.onnx"}
+    used |= {entry.domain for entry in model.opset_import}
+    for entry in [entry for entry in folded.opset_import if entry.domain not in used]:
+        folded.opset_import.remove(entry)
+    return _with_metadata(folded, model)
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    return shape_inference.infer_shapes(model, data_prop=True)
+
+
+def _with_metadata(model: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
+    known = {entry.key for entry in model.metadata_props}
+    model.metadata_props.extend(entry for entry in source.metadata_props if entry.key not in known)
+    return model
+
+
+def _cannot() -> tuple[type[Exception], ...]:
+    """Return what a change may raise that the network is not made for."""
+    return (
+        ConfigurationError,
+        RuntimeError,
+        ValueError,
+        version_converter.ConvertError,
+        shape_inference.InferenceError,
+        *ort_errors(),
+    )
