@@ -35,7 +35,7 @@ class Connection:
 
     @classmethod
     async def open(
-        cls, url: str, *, name: str, within: timedelta = timedelta(seconds=10)
+        cls, url: str, *, name: str, within: timedelta = timedelta(seconds=6)
     ) -> Connection:
         """Connect to ``url`` and check that the server can carry a mesh.
 
@@ -65,7 +65,11 @@ class Connection:
         return connection
 
     async def _connect(self, url: str, name: str) -> None:
+        said = ""
+
         async def reconnected() -> None:
+            nonlocal said
+            said = ""
             log.info("connected to NATS again")
             self._up.set()
             for callback in self._returned:
@@ -82,7 +86,13 @@ class Connection:
                     callback()
 
         async def failed(error: Exception) -> None:
-            log.warning("NATS: %s", str(error) or type(error).__name__)
+            nonlocal said
+            text = str(error) or type(error).__name__
+            if self._up.is_set():
+                log.warning("NATS: %s", text)
+            elif text != said:  # each of the tries, four in a second, may say the same
+                said = text
+                log.warning("NATS: %s; trying again", text)
 
         await self.client.connect(
             url,

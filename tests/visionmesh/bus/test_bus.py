@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.polling import until
 from visionmesh import subjects
 from visionmesh.bus import (
     Connection,
@@ -174,11 +175,35 @@ async def test_loses_nothing_when_the_server_is_killed(bus: Bus) -> None:
     assert seen == {b"%d" % number for number in range(wanted)}
 
 
-async def test_says_where_no_server_answers() -> None:
+async def test_says_where_no_server_answers_and_tells_of_its_tries_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with pytest.raises(Refused) as caught:
         await Connection.open("nats://127.0.0.1:9", name="test", within=timedelta(seconds=1))
     assert caught.value.code is Code.MESH_UNREACHABLE
     assert "127.0.0.1:9" in caught.value.message
+    [told] = caplog.messages
+    assert told.endswith("; trying again")
+
+
+async def test_every_outage_is_told_once(bus: Bus, caplog: pytest.LogCaptureFixture) -> None:
+    async def tells() -> bool:
+        return any("trying again" in text for text in caplog.messages)
+
+    for _ in range(2):
+        caplog.clear()
+        back = asyncio.Event()
+        undo = bus.connection.on_return(back.set)
+        os.kill(bus.server.pid or 0, signal.SIGKILL)
+        await bus.server.wait()
+        await until(tells)
+        # Time for more tries: they come every quarter of a second.
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(back.wait(), 1)
+        await bus.server.start()
+        await asyncio.wait_for(back.wait(), 10)
+        undo()
+        assert len([text for text in caplog.messages if "trying again" in text]) == 1
 
 
 async def test_headers_count_as_the_server_counts_them(bus: Bus) -> None:
