@@ -13,15 +13,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from services.infer.cores import usable_cores
 from services.infer.engines import Engine, Outputs, open_engines
 from services.infer.pixels import PixelWriter
 from services.postprocess.decoders import load_decoder
 from services.preprocess.pixels import Prepared, prepare
 from visionmesh.contracts import Answer, Params
 from visionmesh.models.spec import Instance, ModelSpec
+from visionmesh.models.variants import Precision
 
 MAX_PIXELS = 200_000_000
 """Of one image, as preprocess takes them by default."""
+
+
+def cores() -> int:
+    """Return how many cores a worker would use here."""
+    return usable_cores()
 
 
 class Sample(NamedTuple):
@@ -53,11 +60,38 @@ class Workbench:
             self._writer.write(sample.pixels, target)
         return batch
 
-    def open(self, weights: Path, instance: Instance | None = None) -> Engine:
-        """Return a warm engine; raise `ConfigurationError` (model_invalid) if it cannot be made."""
-        (engine,) = open_engines(weights, self.spec, instance or Instance(count=1), count=1)
-        engine.warm()
-        return engine
+    def open(
+        self,
+        weights: Path,
+        instance: Instance | None = None,
+        *,
+        engine: str | None = None,
+        precision: Precision = Precision.FP32,
+    ) -> Engine:
+        """Return a warm engine; raise `ConfigurationError` (model_invalid) if it cannot be made.
+
+        Without ``engine`` it is the device's usual one.
+        """
+        (opened,) = self.open_all(weights, instance, count=1, engine=engine, precision=precision)
+        opened.warm()
+        return opened
+
+    def open_all(
+        self,
+        weights: Path,
+        instance: Instance | None = None,
+        *,
+        count: int,
+        engine: str | None = None,
+        precision: Precision = Precision.FP32,
+    ) -> tuple[Engine, ...]:
+        """Return ``count`` cold engines that may run at the same time, each in one thread."""
+        return open_engines(
+            *(weights, self.spec, instance or Instance()),
+            count=count,
+            engine=engine,
+            precision=precision,
+        )
 
     def read(self, outputs: Outputs, index: int, sample: Sample, params: Params) -> Answer:
         """Return the answer for image ``index`` of a batch of outputs."""

@@ -1,0 +1,252 @@
+"""The fastest way to run a version on this machine, of all whose answers are right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from services.infer.engines import Engine
+from visionmesh.contracts import Frozen
+from visionmesh.cpu import computes_bf16, cpu_features
+from visionmesh.errors import Code, ConfigurationError, Reject
+from visionmesh.models.artifacts import file_sha256
+from visionmesh.models.folder import WEIGHTS_FILE, ModelFolder
+from visionmesh.models.pictures import Picture
+from visionmesh.models.race import Speed, race
+from visionmesh.models.rightness import (
+    LEAST_AGREEMENT,
+    MOST_LOST,
+    Reading,
+    accuracy,
+    agreement,
+    read_answers,
+)
+from visionmesh.models.spec import Instance
+from visionmesh.models.variants import Choice, Precision, Variants, read_variants, write_variants
+from visionmesh.workbench import Sample, Workbench, cores
+
+WORTH = 1.05
+"""By how much faster than the plain way another one must be to be preferred to it."""
+_IMAGES = 200
+"""At most: of so many answers, two may differ."""
+_RIGHT = "right"
+
+Tell = Callable[[str], None]
+
+
+class Way(Frozen):
+    """One way to run a version."""
+
+    engine: Literal["onnxruntime", "openvino"]
+    precision: Precision
+    file: str
+    threads: int
+    count: int
+    """Copies of the engine, which together keep all cores busy."""
+
+    def __str__(self) -> str:
+        return f"{self.engine} {self.precision}, {self.count} x {self.threads} threads"
+
+
+class Row(Frozen):
+    """What came of one way."""
+
+    way: Way
+    agreement: float | None
+    """Of its answers with those of the plain way, from 0 to 1; `None` if it does not run."""
+    accuracy: float | None = None
+    """Share of images whose first class is the true one, where the truth is known."""
+    images_per_s: float | None = None
+    """With full batches, on all copies at once; `None` if the answers are wrong."""
+    latency_ms: float | None = None
+    """Of one image, alone."""
+    verdict: str
+    """`fastest`, `right`, or why it cannot be taken."""
+
+
+class Tuning(Frozen):
+    """The result of one run."""
+
+    choice: Choice
+    rows: tuple[Row, ...]
+    """The fastest first; what was not measured comes last."""
+    images: int
+    """With which the answers were compared."""
+
+
+def tune(
+    folder: ModelFolder,
+    version: int,
+    images: Iterable[Picture],
+    *,
+    seconds: float = 60.0,
+    tell: Tell = lambda _: None,
+) -> Tuning:
+    """Measure engines, precisions, threads and copies in turns; return the fastest that is right.
+
+    What is right loses at most 1 % of the accuracy, or, where no image tells its truth, of the
+    answers. Images that cannot be decoded are left out, and of many only the first 200 are used.
+    ``seconds`` are for the speed, after the answers. ``tell`` hears what is being done.
+
+    Raises
+    ------
+    ConfigurationError
+        (model_invalid) if ONNX Runtime cannot run the network; (images_missing) without images.
+    """
+    bench, network = Workbench(folder.spec), folder.versions[version]
+    samples, truths = _samples(bench, images)
+    rows = list(_judged(bench, network, samples, truths, tell))
+    plain = rows[0].way
+    with ExitStack() as opened:
+        engines = {}
+        for row in rows:
+            if row.verdict == _RIGHT:
+                tell(f"loading {row.way}")
+                engines[row.way] = _open(bench, network, row.way)
+                for engine in engines[row.way]:
+                    opened.callback(engine.close)
+        tell(f"measuring {len(engines)} ways in turns")
+        speeds = race(
+            engines,
+            [sample.pixels for sample in samples],
+            batch=folder.spec.batching.max_size,
+            seconds=seconds,
+            keep=plain,
+        )
+    return _result(rows, speeds, len(samples))
+
+
+def keep(network: Path, choice: Choice) -> Variants:
+    """Write ``choice`` into the ``variants.json`` beside ``network``; return what it says now."""
+    variants = _variants(network).model_copy(update={"choice": choice})
+    write_variants(network.parent, variants)
+    return variants
+
+
+def _samples(bench: Workbench, images: Iterable[Picture]) -> tuple[list[Sample], list[str | None]]:
+    samples, truths = [], []
+    for encoded, truth in islice(images, _IMAGES):
+        try:
+            samples.append(bench.sample(encoded))
+        except Reject:
+            continue
+        truths.append(truth)
+    if not samples:
+        raise ConfigurationError(
+            Code.IMAGES_MISSING,
+            "There is no image that can be decoded; tuning needs some as the model will see them.",
+        )
+    return samples, truths
+
+
+def _ways(network: Path) -> Iterator[tuple[Way, Way]]:
+    """Yield what this machine can try, all cores busy: many copies, and one; the plain way first.
+
+    Both ways of a pair give the same answers.
+    """
+    plain, fast = Precision.FP32, Precision.INT8
+    kinds = [("onnxruntime", plain, WEIGHTS_FILE), ("openvino", plain, WEIGHTS_FILE)]
+    if computes_bf16(cpu_features()):
+        kinds.append(("openvino", Precision.BF16, WEIGHTS_FILE))
+    for artifact in _variants(network).artifacts:
+        if artifact.scheme == "u8s8":
+            kinds += [("onnxruntime", fast, artifact.file), ("openvino", fast, artifact.file)]
+    all_cores = cores()
+    for engine, precision, file in kinds:
+        many, one = (
+            Way.model_validate(
+                {"engine": engine, "precision": precision, "file": file}
+                | {"threads": threads, "count": all_cores // threads}
+            )
+            for threads in (1, all_cores)
+        )
+        yield many, one
+
+
+def _judged(
+    bench: Workbench,
+    network: Path,
+    samples: Sequence[Sample],
+    truths: Sequence[str | None],
+    tell: Tell,
+) -> Iterator[Row]:
+    """Yield each way, and whether it answers as the plain one does."""
+    reference: list[Reading] = []
+    for many, one in _ways(network):
+        tell(f"comparing the answers of {many.engine} {many.precision}")
+        try:
+            readings = _read(bench, network, one, samples)
+        except ConfigurationError as error:
+            if not reference:
+                raise
+            row = Row(way=many, agreement=None, verdict=error.message)
+        else:
+            reference = reference or readings
+            exact = accuracy(readings, truths)
+            agreed = agreement(samples, reference, readings)
+            verdict = _verdict(agreed, exact, accuracy(reference, truths))
+            row = Row(way=many, agreement=agreed, accuracy=exact, verdict=verdict)
+        yield from (row.model_copy(update={"way": way}) for way in dict.fromkeys((many, one)))
+
+
+def _verdict(agreed: float, exact: float | None, wanted: float | None) -> str:
+    if exact is not None and wanted is not None:
+        right = exact >= wanted - MOST_LOST
+        return _RIGHT if right else f"only {exact:.1%} of images are recognised, of {wanted:.1%}"
+    return _RIGHT if agreed >= LEAST_AGREEMENT else f"only {agreed:.1%} of answers agree"
+
+
+def _read(bench: Workbench, network: Path, way: Way, samples: Sequence[Sample]) -> list[Reading]:
+    (engine, *more) = _open(bench, network, way)
+    try:
+        return read_answers(bench, engine, samples)
+    finally:
+        for one in (engine, *more):
+            one.close()
+
+
+def _open(bench: Workbench, network: Path, way: Way) -> tuple[Engine, ...]:
+    return bench.open_all(
+        network.parent / way.file,
+        Instance(threads=way.threads),
+        count=way.count,
+        engine=way.engine,
+        precision=way.precision,
+    )
+
+
+def _result(rows: Sequence[Row], speeds: Mapping[Way, Speed], images: int) -> Tuning:
+    plain = rows[0].way
+    best = max(speeds, key=lambda way: speeds[way].images_per_s)
+    if speeds[best].images_per_s < WORTH * speeds[plain].images_per_s:
+        best = plain
+    told = [
+        row.model_copy(
+            update={
+                **speeds[row.way]._asdict(),
+                "verdict": "fastest" if row.way == best else row.verdict,
+            }
+        )
+        if row.way in speeds
+        else row
+        for row in rows
+    ]
+    choice = Choice(
+        **best.model_dump(),
+        cpu=cpu_features(),
+        cores=cores(),
+        images_per_s=speeds[best].images_per_s,
+        baseline_per_s=speeds[plain].images_per_s,
+    )
+    told.sort(key=lambda row: -(row.images_per_s or 0))
+    return Tuning(choice=choice, rows=tuple(told), images=images)
+
+
+def _variants(network: Path) -> Variants:
+    """Return what was made of the network; nothing if it was made of another one."""
+    sha256 = file_sha256(network)
+    known = read_variants(network.parent)
+    return known if known and known.of == sha256 else Variants(of=sha256)
