@@ -16,7 +16,7 @@ from visionmesh.models.spec import InputSpec, ModelSpec
 
 MAX_CANDIDATES = 1000
 """Boxes of one image that reach suppression, the best of them: an image that has more is noise, and
-1,000 keep the features below 20 KB."""
+1,000 upright ones keep the features below 20 KB."""
 
 BOX = 4
 """Values of a box."""
