@@ -39,6 +39,23 @@ class ModelFolder:
     card: str = ""
     """The first paragraph of ``README.md``, else the description; at most `CARD_LENGTH`."""
 
+    def pick(self, version: int | None) -> tuple[int, Path]:
+        """Return a version's number and network, by default those of the newest.
+
+        Raises
+        ------
+        Refused
+            (unknown_version) if the folder lacks it.
+        """
+        number = max(self.versions) if version is None else version
+        if number not in self.versions:
+            there = ", ".join(map(str, self.versions))
+            raise Refused(
+                Code.UNKNOWN_VERSION,
+                f"The folder of {self.spec.name!r} has no version {number}; it has: {there}.",
+            )
+        return number, self.versions[number]
+
 
 def load_folder(path: Path) -> ModelFolder:
     """Read the model that lies in the folder ``path``.

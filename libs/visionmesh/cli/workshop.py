@@ -1,0 +1,147 @@
+"""Commands on model folders, without a mesh: make a network smaller, and see that it is right."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from visionmesh.cli import options
+from visionmesh.cli.console import aside, print_json, print_table, screen
+
+if TYPE_CHECKING:
+    from visionmesh.models.optimizing import Report
+
+
+class Smaller(StrEnum):
+    """What a network can be made."""
+
+    FP16 = "fp16"
+    INT8 = "int8"
+
+
+class Ranges(StrEnum):
+    """How the range of a tensor's values is found."""
+
+    PERCENTILE = "percentile"
+    ENTROPY = "entropy"
+
+
+_ONE_PERCENT_IS_ONE = 100
+"""Images."""
+
+Folder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="A model's folder.", exists=True, file_okay=False)
+]
+Version = Annotated[int | None, typer.Option(metavar="N", help="By default the newest version.")]
+Limit = Annotated[int, typer.Option(metavar="N", min=2, help="Use so many images at most.")]
+
+
+def optimize(
+    *,
+    folder: Folder,
+    calibrate: Annotated[
+        Path,
+        typer.Option(
+            metavar="IMAGES",
+            help="A folder of images as the model will see them. If each lies in a folder that is "
+            "called like its label, the accuracy is told, too.",
+            exists=True,
+            file_okay=False,
+        ),
+    ],
+    precision: Annotated[Smaller, typer.Option(help="What to make of it.")] = Smaller.INT8,
+    version: Version = None,
+    method: Annotated[
+        Ranges, typer.Option(help="How the ranges of values are found for INT8.")
+    ] = Ranges.PERCENTILE,
+    limit: Limit = 600,
+    force: Annotated[
+        bool, typer.Option("--force", help="Promote also what answers differently too often.")
+    ] = False,
+    json: options.AsJson = False,
+) -> None:
+    """Make a network smaller, and tell what that costs and brings.
+
+    A third of the images calibrates, the others judge. What loses at most 1 % of the accuracy (of
+    the equal answers, where the truth is not known) is promoted: `push` takes it along.
+    """
+    from visionmesh.errors import Code, Refused
+    from visionmesh.models.folder import load_folder
+    from visionmesh.models.optimizing import Method
+    from visionmesh.models.optimizing import optimize as make_smaller
+    from visionmesh.models.variants import Precision
+
+    with aside().status("reading images") as status:
+        report = make_smaller(
+            load_folder(folder),
+            precision=Precision(precision),
+            images=calibrate,
+            version=version,
+            method=Method(method),
+            most=limit,
+            force=force,
+            said=status.update,
+        )
+    if json:
+        print_json(report.model_dump(mode="json"))
+    else:
+        _show(report)
+    if not report.promoted:
+        raise Refused(
+            Code.AGREEMENT_LOST,
+            "More than 1 % is lost, so nothing was promoted: calibrate with more images or other "
+            "ones, try --precision fp16, or insist with --force.",
+        )
+
+
+def _show(report: Report) -> None:
+    original = report.original
+    first = (
+        original.file, "fp32", _megabytes(original.size_bytes), "", _percent(original.accuracy),
+        "", "", "", f"{original.ms:.2f}", "",
+    )  # fmt: skip
+    rows = [
+        (
+            one.file,
+            one.precision if one.precision == one.scheme else f"{one.precision} {one.scheme}",
+            _megabytes(one.size_bytes),
+            f"{one.smaller:.2f}x",
+            _percent(one.trial.accuracy),
+            _percent(one.trial.agreement.answers),
+            f"{one.trial.agreement.max_error:.3g}",
+            f"{one.trial.agreement.mean_error:.3g}",
+            f"{one.ms:.2f}",
+            f"{one.faster:.2f}x",
+        )
+        for one in report.made
+    ]
+    columns = [
+        "FILE", "PRECISION", "MB", "SMALLER", "ACCURACY", "SAME ANSWERS", "MAX ERROR",
+        "MEAN ERROR", "MS", "FASTER",
+    ]  # fmt: skip
+    print_table(columns, [first, *rows], empty="")
+    out = screen()
+    out.print(
+        f"{report.calibration} images calibrated, {report.held_out} others judged; one image at a "
+        f"time with one thread on {report.cpu}."
+    )
+    for one in report.made:
+        if one.in_float:
+            out.print(f"{one.file}: {len(one.in_float)} operators stay in float32.")
+    if report.held_out < _ONE_PERCENT_IS_ONE:
+        out.print(f"With {report.held_out} images 1 % is less than one of them: take more.")
+    if report.skipped:
+        out.print(f"No images: {', '.join(report.skipped)}")
+    if report.promoted:
+        out.print(f"Promoted in {report.model}, version {report.version}.")
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.2f}"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"

@@ -1,0 +1,169 @@
+"""How near one way to run a network comes to another, in numbers and in answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from visionmesh.contracts import Answer, Detection, Frozen, Heatmap, Region
+from visionmesh.rle import decode
+
+SAME_OBJECT_IOU = 0.5
+"""Boxes that overlap at least so much mean the same object."""
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+class Agreement(Frozen):
+    """A comparison with a reference over some images."""
+
+    images: int
+    answers: float
+    """From 0 to 1, see `likeness`."""
+    max_error: float
+    """Of any output value."""
+    mean_error: float
+    largest: float
+    """The largest absolute output value of the reference: what an error is to be seen against."""
+    broken: int
+    """Images with a NaN or an infinity where the reference is finite, or without an answer."""
+
+
+class Tally:
+    """Adds up comparisons, image by image."""
+
+    def __init__(self) -> None:
+        self._images = self._values = self._broken = 0
+        self._equal = self._compared = 0.0
+        self._sum = self._max = self._largest = 0.0
+
+    def add(
+        self, expected: Arrays, wanted: Answer | None, outputs: Arrays, answer: Answer | None
+    ) -> None:
+        """Compare the outputs of an image, and what was made of them (`None`: nothing could be).
+
+        An image that the reference has no answer for says nothing of the other's answer.
+        """
+        sound = self._add_outputs(expected, outputs)
+        self._images += 1
+        if not sound or (answer is None and wanted is not None):
+            self._broken += 1
+        if wanted is None:
+            return
+        equal, compared = likeness(wanted, answer) if answer and sound else (0.0, 1.0)
+        self._equal += equal
+        self._compared += compared
+
+    def _add_outputs(self, expected: Arrays, outputs: Arrays) -> bool:
+        """Compare arrays of the same name and shape; say whether all that should be is finite."""
+        sound = True
+        for name, array in expected.items():
+            other = outputs.get(name)
+            if other is None or other.shape != array.shape:
+                continue
+            wanted, got = array.astype(np.float64), other.astype(np.float64)
+            sound &= not (np.isfinite(wanted) & ~np.isfinite(got)).any()
+            both = np.isfinite(wanted) & np.isfinite(got)
+            error = np.abs(wanted - got)[both]
+            self._values += error.size
+            self._sum += float(error.sum())
+            self._max = max(self._max, float(error.max(initial=0)))
+            self._largest = max(self._largest, float(np.abs(wanted[both]).max(initial=0)))
+        return sound
+
+    def result(self) -> Agreement:
+        return Agreement(
+            images=self._images,
+            answers=self._equal / self._compared if self._compared else 1.0,
+            max_error=self._max,
+            mean_error=self._sum / self._values if self._values else 0.0,
+            largest=self._largest,
+            broken=self._broken,
+        )
+
+
+def likeness(reference: Answer, other: Answer) -> tuple[float, float]:
+    """Return how much of two answers is equal, and how much there is to compare.
+
+    The first classes count 1 if they are the same; boxes count as 2 x pairs of all boxes of both,
+    and pixels of regions alike; an embedding counts as the cosine between the two, and a heat-map
+    as 1 - mean difference, as a share of the reference's range.
+    """
+    if reference.classes is not None:
+        return float(_first(reference) == _first(other)), 1.0
+    if reference.detections is not None:
+        theirs = other.detections or ()
+        boxes = len(reference.detections) + len(theirs)
+        return 2.0 * pairs(reference.detections, theirs), float(boxes)
+    if reference.regions is not None:
+        return _pixels(reference.regions, other.regions or ())
+    if reference.embedding is not None:
+        return _cosine(reference.embedding, other.embedding or ()), 1.0
+    if reference.heatmap is not None:
+        return _heat(reference.heatmap, other.heatmap), 1.0
+    return 1.0, 1.0
+
+
+def pairs(ours: tuple[Detection, ...], theirs: tuple[Detection, ...]) -> int:
+    """Return how many boxes of the same label are each other's best match."""
+    if not ours or not theirs:
+        return 0
+    same_label = np.equal.outer([one.label for one in ours], [one.label for one in theirs])
+    overlap = _iou(_boxes(ours), _boxes(theirs)) * same_label
+    best = overlap.argmax(axis=1)
+    mutual = overlap.argmax(axis=0)[best] == np.arange(len(ours))
+    near = overlap[np.arange(len(ours)), best] >= SAME_OBJECT_IOU
+    return int((mutual & near).sum())
+
+
+def _boxes(found: tuple[Detection, ...]) -> npt.NDArray[np.float64]:
+    return np.array([one.box for one in found], np.float64)
+
+
+def _iou(ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    low = np.maximum(ours[:, None, :2], theirs[None, :, :2])
+    high = np.minimum(ours[:, None, 2:], theirs[None, :, 2:])
+    common = np.maximum(high - low, 0).prod(axis=2)
+    area, other = ((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (ours, theirs))
+    union = area[:, None] + other[None, :] - common
+    overlap: npt.NDArray[np.float64] = np.divide(
+        common, union, out=np.zeros_like(common), where=union > 0
+    )
+    return overlap
+
+
+def _first(answer: Answer) -> str | None:
+    return answer.classes[0].label if answer.classes else None
+
+
+def _pixels(ours: Iterable[Region], theirs: Iterable[Region]) -> tuple[float, float]:
+    masks = {region.label: decode(region.mask) for region in ours}
+    others = {region.label: decode(region.mask) for region in theirs}
+    common = sum((masks[label] & others[label]).sum() for label in masks.keys() & others.keys())
+    pixels = sum(mask.sum() for mask in (*masks.values(), *others.values()))
+    return 2.0 * float(common), float(pixels)
+
+
+def _cosine(ours: tuple[float, ...], theirs: tuple[float, ...]) -> float:
+    if len(ours) != len(theirs):
+        return 0.0
+    a, b = np.array(ours), np.array(theirs)
+    length = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return max(0.0, float(a @ b) / length) if length else float((a == b).all())
+
+
+def _heat(ours: Heatmap, theirs: Heatmap | None) -> float:
+    if theirs is None or (ours.width, ours.height) != (theirs.width, theirs.height):
+        return 0.0
+    difference = float(np.abs(_values(ours) - _values(theirs)).mean())
+    span = ours.high - ours.low
+    return max(0.0, 1 - difference / span) if span else float(difference == 0)
+
+
+def _values(heat: Heatmap) -> npt.NDArray[np.float64]:
+    grey = cv2.imdecode(np.frombuffer(heat.png, np.uint8), cv2.IMREAD_GRAYSCALE)
+    return heat.low + np.asarray(grey, np.float64) / 255 * (heat.high - heat.low)
