@@ -15,7 +15,7 @@ from services.infer.cores import usable_cores
 from services.infer.engines import Engine, open_engines
 from services.infer.ways import Way, choose_way, plain_way
 from visionmesh.cpu import cpu_features
-from visionmesh.errors import ConfigurationError
+from visionmesh.errors import ConfigurationError, Refused
 from visionmesh.models.record import ModelRecord
 from visionmesh.models.registry import Registry
 from visionmesh.models.spec import ModelSpec
@@ -63,7 +63,7 @@ class Loader:
         way = choose_way(spec, stored, features=self._features, cores=cores)
         try:
             return await self._follow(way, spec)
-        except ConfigurationError as error:
+        except (ConfigurationError, Refused) as error:
             if not way.tuned:
                 raise
             log.warning("version %d of %s runs as it was: %s", version, spec.name, error)

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from services.infer.ways import Copies, choose_way
+from visionmesh.errors import Code, ConfigurationError
+from visionmesh.models.record import VersionRecord
+from visionmesh.models.spec import Instance, ModelSpec
+from visionmesh.models.variants import Artifact, Choice, Precision, Variants
+
+CPU = ("amx_bf16", "avx2")
+INT8 = Artifact(file="int8.onnx", precision=Precision.INT8, scheme="u8s8", sha256="8", size_bytes=1)
+
+
+def spec_of(**more: Any) -> ModelSpec:
+    return ModelSpec.model_validate(
+        {
+            "name": "trees",
+            "task": "classification",
+            "input": {"width": 6, "height": 8},
+            "output": {"decoder": "softmax"},
+            **more,
+        }
+    )
+
+
+def version_with(of: str = "f", **chosen: Any) -> VersionRecord:
+    choice = Choice.model_validate(
+        {
+            "engine": "openvino",
+            "precision": "int8",
+            "file": "int8.onnx",
+            "threads": 1,
+            "count": 4,
+            "cores": 4,
+            "cpu": CPU,
+            "images_per_s": 200,
+            "baseline_per_s": 50,
+            **chosen,
+        }
+    )
+    variants = Variants(of=of, artifacts=(INT8,), choice=choice)
+    return VersionRecord(
+        sha256="f",
+        size_bytes=1,
+        digest="",
+        pushed_at=datetime.now(UTC),
+        batch=None,
+        outputs=(),
+        variants=variants,
+    )
+
+
+def test_a_version_runs_as_it_was_measured_to_be_fastest() -> None:
+    way = choose_way(spec_of(), version_with(), features=CPU, cores=4)
+    assert (way.engine, way.precision, way.sha256) == ("openvino", "int8", "8")
+    assert [(copies.count, copies.instance.threads) for copies in way.copies] == [(4, 1)]
+    assert way.tuned
+    assert "200 images/s, against 50" in way.why
+
+
+def test_bf16_runs_from_the_network_as_it_is() -> None:
+    version = version_with(precision="bf16", file="model.onnx")
+    way = choose_way(spec_of(), version, features=CPU, cores=4)
+    assert (way.precision, way.sha256) == ("bf16", "f")
+
+
+@pytest.mark.parametrize(
+    ("threads", "count", "cores", "expected"),
+    [(1, 4, 8, (8, 1)), (1, 4, 1, (1, 1)), (4, 1, 8, (2, 4)), (4, 1, 2, (1, 2)), (1, 2, 4, (2, 1))],
+)
+def test_more_cores_run_more_copies_and_fewer_run_fewer(
+    threads: int, count: int, cores: int, expected: tuple[int, int]
+) -> None:
+    version = version_with(threads=threads, count=count)
+    (copies,) = choose_way(spec_of(), version, features=CPU, cores=cores).copies
+    assert (copies.count, copies.instance.threads) == expected
+
+
+def test_instances_that_the_model_names_stay_what_they_are() -> None:
+    spec = spec_of(instances=[{"count": 1, "threads": 2}])
+    way = choose_way(spec, version_with(), features=CPU, cores=4)
+    assert way.copies == (Copies("openvino", Instance(count=1, threads=2), 1),)
+
+
+@pytest.mark.parametrize(
+    ("version", "spec", "features", "why"),
+    [
+        (version_with().model_copy(update={"variants": None}), {}, CPU, "not tuned"),
+        (
+            version_with().model_copy(update={"variants": Variants(of="f", artifacts=(INT8,))}),
+            {},
+            CPU,
+            "not tuned",
+        ),
+        (version_with(of="another"), {}, CPU, "another network"),
+        (version_with(file="gone.onnx"), {}, CPU, "another network"),
+        (version_with(), {}, ("avx2",), "another kind of CPU"),
+        (version_with(cpu=()), {}, (), "another kind of CPU"),
+    ],
+)
+def test_where_the_choice_does_not_hold_any_machine_s_way_is_gone(
+    version: VersionRecord, spec: dict[str, Any], features: tuple[str, ...], why: str
+) -> None:
+    way = choose_way(spec_of(**spec), version, features=features, cores=4)
+    assert (way.engine, way.precision, way.sha256) == ("onnxruntime", "fp32", "f")
+    assert way.copies == (Copies("onnxruntime", Instance(), 4),)
+    assert not way.tuned
+    assert why in way.why
+
+
+def test_a_device_that_nothing_serves_is_refused() -> None:
+    spec = spec_of(instances=[{"device": "abacus"}])
+    with pytest.raises(ConfigurationError, match="abacus") as raised:
+        choose_way(spec, version_with(), features=CPU, cores=4)
+    assert raised.value.code is Code.MODEL_INVALID
