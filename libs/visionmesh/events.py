@@ -139,18 +139,25 @@ def parse_params(
 ) -> Params:
     """Return the parameters in a JSON object and in a URL's query; those of the query win.
 
-    Raises `Reject` (invalid_params) if one is unknown or out of its bounds.
+    Raises `Reject` (invalid_params) if one is unknown, no number or out of its bounds.
     """
     try:
-        asked = Params.model_validate_json(text) if text else Params()
+        # Strictly, as true would be taken for 1 otherwise; a query has nothing but text.
+        asked = Params.model_validate_json(text, strict=True) if text else Params()
         if not query:
             return asked
         named = Params.model_validate(dict(query)).model_dump(exclude_none=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "Vm-Params"
-        raise Reject(Code.INVALID_PARAMS, f"{where}: {first['msg']}.") from error
+        raise Reject(Code.INVALID_PARAMS, _fault_in_params(error)) from error
     return asked.model_copy(update=named)
+
+
+def _fault_in_params(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "Vm-Params"
+    if first["type"] == "extra_forbidden":
+        return f"{where}: there is no such parameter; allowed are {', '.join(Params.model_fields)}."
+    return f"{where}: {first['msg']}."
 
 
 def parse_priority(text: str | None) -> Priority:

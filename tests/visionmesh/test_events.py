@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from visionmesh.contracts import Params, Priority
 from visionmesh.errors import Code, Reject
-from visionmesh.events import STRUCTURED, Event, content_id, id_of, parse
+from visionmesh.events import STRUCTURED, Event, content_id, id_of, parse, parse_params
 
 
 def read(headers: dict[str, str], body: bytes = b"image") -> Event:
@@ -79,11 +79,22 @@ def test_refuses_broken_structured_events(body: bytes) -> None:
         ({"vm-params": "[1]"}, Code.INVALID_PARAMS),
         ({"vm-params": '{"confidence": 2}'}, Code.INVALID_PARAMS),
         ({"vm-params": '{"confidense": 0.2}'}, Code.INVALID_PARAMS),
+        ({"vm-params": '{"confidence": true}'}, Code.INVALID_PARAMS),
+        ({"vm-params": '{"top_k": true}'}, Code.INVALID_PARAMS),
         ({"vm-priority": "urgent"}, Code.INVALID_EVENT),
     ],
 )
 def test_refuses_what_is_wrong_by_its_code(headers: dict[str, str], code: Code) -> None:
     assert refused(headers) is code
+
+
+def test_an_unknown_parameter_is_answered_with_those_that_there_are() -> None:
+    for headers, query in (({"vm-params": '{"size": 3}'}, {}), ({}, {"size": "3"})):
+        with pytest.raises(Reject) as caught:
+            parse_params(headers.get("vm-params"), query)
+        assert caught.value.message == (
+            "size: there is no such parameter; allowed are confidence, iou, top_k, max_detections."
+        )
 
 
 @pytest.mark.parametrize("source", ["BAD", "a b", "x" * 64, ""])

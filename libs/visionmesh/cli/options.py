@@ -109,15 +109,12 @@ def duration(text: str, option: str) -> timedelta:
 
 def params(text: str | None) -> Params | None:
     """Return the parameters that ``--params`` holds."""
-    from pydantic import ValidationError
-
-    from visionmesh.contracts import Params
+    from visionmesh.errors import Reject
+    from visionmesh.events import parse_params
 
     if text is None:
         return None
     try:
-        return Params.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "JSON"
-        raise typer.BadParameter(f"{where}: {first['msg']}", param_hint="--params") from error
+        return parse_params(text)
+    except Reject as error:
+        raise typer.BadParameter(error.message, param_hint="--params") from error
