@@ -3,67 +3,51 @@
 from __future__ import annotations
 
 import colorsys
-import unicodedata
 import zlib
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from visionmesh.contracts import Result, Status
+from visionmesh.contracts import Detection, Heatmap, Result, Rle, Status
+from visionmesh.lettering import BLACK, Pen, width_of, write
+from visionmesh.overlays import Colour, Image, glow, legend, tint
+from visionmesh.rle import decode
 
-Image = npt.NDArray[np.uint8]
-Colour = tuple[int, int, int]
-"""Blue, green, red."""
-
-_WHITE: Colour = (255, 255, 255)
-_BLACK: Colour = (0, 0, 0)
 _RED: Colour = (40, 40, 200)
+_CYAN: Colour = (255, 255, 0)
+"""Neither a colour of heat-maps nor one of metal, wood or copper."""
 
-_TEXT_SHARE = 48
-"""A line of text is this part of the image's height (of its width, if that is the smaller) …"""
-_TEXT_PIXELS = (11, 48)
-"""… but not smaller than can be read, nor larger than is needed."""
-_LETTER_PIXELS = 21
-"""Height of a capital letter of OpenCV's simplex font at scale 1."""
-_MARGIN = 0.35
-"""Around a text, in heights of its letters."""
+_LEGEND = 12
+"""Length of the heat-map's scale, in heights of the letters."""
+
+_Lines = list[tuple[str, Colour]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Pen:
-    """Sizes that fit the image: the letters' height and the lines' width, in pixels."""
-
-    height: int
-    line: int
-
-    @property
-    def margin(self) -> int:
-        return max(2, round(self.height * _MARGIN))
-
-
-def draw(image: Image, result: Result) -> Image:
+def draw(image: Image, result: Result, *, heatmap: bytes | None = None) -> Image:
     """Return a copy of ``image`` with what ``result`` says about it.
 
-    Detections become boxes with label and score, the surest on top; classes and errors become a
-    caption in the upper left corner.
+    Detections become boxes, upright or turned, with label and score, the surest on top; masks are
+    tinted and outlined; classes, regions and errors become a caption in the upper left corner.
+
+    With a heat-map the image glows where it is unusual, and what is over the threshold has a cyan
+    outline; caption and legend stand above and below the image then, where they hide nothing.
 
     Parameters
     ----------
     image
         (H, W, 3) uint8, BGR: the original that the result speaks of, with its orientation applied.
+    heatmap
+        The PNG of ``result.heatmap``; raises `ValueError` if it is something else.
     """
     canvas = image.copy()
-    pen = _pen(canvas)
+    pen = Pen.fitting(canvas)
+    if heatmap is not None and result.heatmap is not None:
+        return _inspected(canvas, pen, result, result.heatmap, heatmap)
+    for region in result.regions or ():
+        _mask(canvas, pen, region.mask, colour_of(region.label))
     for found in reversed(result.detections or ()):
-        _box(canvas, pen, found.box, f"{found.label} {found.score:.2f}", colour_of(found.label))
-    if result.status is not Status.OK:
-        message = result.error.message if result.error is not None else ""
-        _caption(canvas, pen, [f"{result.status}: {message}"], [_RED])
-    elif result.classes is not None:
-        lines = [f"{best.label} {best.score:.2f}" for best in result.classes]
-        _caption(canvas, pen, lines, [colour_of(best.label) for best in result.classes])
+        _detection(canvas, pen, found)
+    lines = _classes(result) or _regions(result)
+    _caption(canvas, pen, lines[: max(1, canvas.shape[0] // 2 // pen.row)])
     return canvas
 
 
@@ -77,59 +61,71 @@ def colour_of(label: str) -> Colour:
     return round(blue * 255), round(green * 255), round(red * 255)
 
 
-def _pen(image: Image) -> _Pen:
-    smallest, largest = _TEXT_PIXELS
-    height = min(max(min(image.shape[:2]) // _TEXT_SHARE, smallest), largest)
-    return _Pen(height=height, line=max(1, round(height / 6)))
-
-
-def _box(
-    image: Image, pen: _Pen, box: tuple[float, float, float, float], text: str, colour: Colour
-) -> None:
+def _inspected(canvas: Image, pen: Pen, result: Result, scale: Heatmap, heatmap: bytes) -> Image:
     import cv2  # noqa: PLC0415 - a consumer that never draws needs no OpenCV
 
-    left, top, right, bottom = (round(side) for side in box)
-    cv2.rectangle(image, (left, top), (right - 1, bottom - 1), colour, pen.line, cv2.LINE_AA)
-    above = top - pen.height - 2 * pen.margin
-    # What is small must not disappear under its name.
-    _tag(image, pen, (left, above if above >= 0 else bottom), text, colour)
+    glow(canvas, heatmap)
+    for region in result.regions or ():
+        _mask(canvas, pen, region.mask, _CYAN, fill=False)
+    for found in reversed(result.detections or ()):
+        _detection(canvas, pen, found)
+    lines = _classes(result) + [(text, _CYAN) for text, _ in _regions(result)]
+    above, below = len(lines) * pen.row, pen.row + pen.margin
+    sheet: Image = cv2.copyMakeBorder(canvas, above, below, 0, 0, cv2.BORDER_CONSTANT, value=BLACK)
+    _caption(sheet, pen, lines)
+    _legend(sheet, pen, scale)
+    return sheet
 
 
-def _caption(image: Image, pen: _Pen, lines: list[str], colours: list[Colour]) -> None:
-    step = pen.height + 2 * pen.margin
-    for row, (line, colour) in enumerate(zip(lines, colours, strict=True)):
-        _tag(image, pen, (0, row * step), line, colour)
+def _mask(image: Image, pen: Pen, mask: Rle, colour: Colour, *, fill: bool = True) -> None:
+    pixels = decode(mask)
+    if pixels.shape == image.shape[:2]:  # one of another image cannot be laid over this one
+        tint(image, pixels, colour, line=pen.line, fill=fill)
 
 
-def _tag(image: Image, pen: _Pen, corner: tuple[int, int], text: str, colour: Colour) -> None:
-    """Write ``text`` on a plate of ``colour``, moved and shrunk until it lies in the image."""
+def _detection(image: Image, pen: Pen, found: Detection) -> None:
     import cv2  # noqa: PLC0415 - as above
 
-    font: Any = cv2.FONT_HERSHEY_SIMPLEX
-    text = _plain(text)
-    scale = pen.height / _LETTER_PIXELS
-    weight = max(1, round(scale * 1.6))
-    room = image.shape[1] - 2 * pen.margin
-    (width, _), _ = cv2.getTextSize(text, font, scale, weight)
-    if width > room:
-        scale *= max(room, 1) / width
-        width = room
-    plate = width + 2 * pen.margin, pen.height + 2 * pen.margin
-    left = max(0, min(corner[0], image.shape[1] - plate[0]))
-    top = max(0, min(corner[1], image.shape[0] - plate[1]))
-    cv2.rectangle(image, (left, top), (left + plate[0], top + plate[1]), colour, cv2.FILLED)
-    base = left + pen.margin, top + pen.margin + pen.height
-    cv2.putText(image, text, base, font, scale, _ink(colour), weight, cv2.LINE_AA)
+    colour = colour_of(found.label)
+    left, top, right, bottom = (round(side) for side in found.box)
+    if found.mask is not None:
+        _mask(image, pen, found.mask, colour)
+    if found.corners is not None:
+        corners = np.array(found.corners).round().astype(np.int32)
+        cv2.polylines(image, [corners], True, colour, pen.line, cv2.LINE_AA)
+    else:
+        cv2.rectangle(image, (left, top), (right - 1, bottom - 1), colour, pen.line, cv2.LINE_AA)
+    above = top - pen.row
+    # What is small must not disappear under its name.
+    corner = left, above if above >= 0 else bottom
+    write(image, pen, corner, f"{found.label} {found.score:.2f}", colour)
 
 
-def _plain(text: str) -> str:
-    """Return ``text`` in ASCII, which is all that the font can be relied on to have."""
-    letters = (c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    return "".join(letters).encode("ascii", "replace").decode()
+def _classes(result: Result) -> _Lines:
+    if result.status is not Status.OK:
+        message = result.error.message if result.error is not None else ""
+        return [(f"{result.status}: {message}", _RED)]
+    return [(f"{one.label} {one.score:.2f}", colour_of(one.label)) for one in result.classes or ()]
 
 
-def _ink(paper: Colour) -> Colour:
-    """Return black or white, whichever reads better (luma of ITU-R BT.601)."""
-    blue, green, red = paper
-    bright = 0.114 * blue + 0.587 * green + 0.299 * red > 140  # noqa: PLR2004 - a little over half
-    return _BLACK if bright else _WHITE
+def _regions(result: Result) -> _Lines:
+    return [
+        (f"{one.label}: {one.share:.2%} of the image", colour_of(one.label))
+        for one in result.regions or ()
+    ]
+
+
+def _caption(image: Image, pen: Pen, lines: _Lines) -> None:
+    for row, (line, colour) in enumerate(lines):
+        write(image, pen, (0, row * pen.row), line, colour)
+
+
+def _legend(image: Image, pen: Pen, heatmap: Heatmap) -> None:
+    """Draw the heat-map's scale at the lower edge, with its values at the ends."""
+    low, high = f"{heatmap.low:g}", f"{heatmap.high:g}"
+    top, left = image.shape[0] - pen.row, width_of(low, pen)
+    right = min(left + _LEGEND * pen.height, image.shape[1] - width_of(high, pen))
+    write(image, pen, (0, top), low, BLACK)
+    if right > left:
+        legend(image[top + pen.margin :, left:right])
+    write(image, pen, (right, top), high, BLACK)
