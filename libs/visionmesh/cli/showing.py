@@ -80,11 +80,15 @@ class Show:
     async def run(self, *, seconds: float | None) -> None:
         """Show for ``seconds``, or until cancelled; nothing runs any more afterwards.
 
+        Pictures of an earlier show are removed first.
+
         Raises
         ------
         Refused
             If no image was answered.
         """
+        for old in self._out.glob("board-[0-9][0-9].jpg"):
+            old.unlink()
         self._console.print("starting NATS, Valkey and the four services …")
         async with self._mesh, Mesh(self._mesh.nats_url, name="visionmesh demo") as client:
             load = Load(
@@ -114,9 +118,10 @@ class Show:
     def sum_up(self) -> None:
         """Print what was measured."""
         if self._measured.answered:
-            pictures = min(self._drawn, _PICTURES)
+            count = min(self._drawn, _PICTURES)
+            pictures = "1 annotated picture is" if count == 1 else f"{count} annotated pictures are"
             self._console.print(summary(self._measured, rate=self._measured.rate()))
-            self._console.print(f"{pictures} annotated pictures are in {self._out}")
+            self._console.print(f"{pictures} in {self._out}")
 
     def _note(self, result: Result, image: bytes) -> None:
         self._latest = result, image

@@ -54,14 +54,23 @@ def _belongs_to(process: psutil.Process, folder: Path) -> bool:
 
 
 async def test_it_ends_by_itself_with_annotated_pictures(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for name in ("board-99.jpg", "holiday.jpg"):
+        (folder / name).write_bytes(b"of before")
     async with demo(tmp_path, seconds=3) as process:
         out, _ = await process.communicate()
     assert process.returncode == 0
     answered = re.search(r"^(\d+) answered.* 0 failed$", out.decode(), re.MULTILINE)
     assert answered
     assert int(answered[1]) > 10
-    pictures = sorted((tmp_path / "out").glob("*.jpg"))
+    pictures = sorted(folder.glob("board-*.jpg"))
     assert pictures
+    assert not (folder / "board-99.jpg").exists()
+    assert (folder / "holiday.jpg").exists()
+    assert re.search(
+        rf"^{len(pictures)} annotated picture.* in {folder}$", out.decode(), re.MULTILINE
+    )
     assert cv2.imread(str(pictures[0])) is not None
 
 
