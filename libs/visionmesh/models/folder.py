@@ -78,7 +78,7 @@ def load_folder(path: Path) -> ModelFolder:
     except ValidationError as error:
         raise _invalid(shown, _first(error)) from error
     except Refused as error:
-        raise _invalid(shown, f"name: {error.message}") from error
+        raise _invalid(shown, f"name: {error.message.removesuffix('.')}") from error
     versions = _versions(path, shown.parent)
     _check_traffic(spec, shown)
     return ModelFolder(spec=spec, versions=versions, card=_card(path) or spec.description)

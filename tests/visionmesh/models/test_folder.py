@@ -68,6 +68,7 @@ def test_a_faulty_key_is_named(tmp_path: Path, old: str, new: str, message: str)
     with pytest.raises(ConfigurationError, match=message) as raised:
         load_folder(folder)
     assert raised.value.code is Code.MODEL_INVALID
+    assert ".." not in raised.value.message
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
