@@ -6,12 +6,13 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 
 from visionmesh.cli import bench, dead, demo, images, importing, lifecycle, models, trace
-from visionmesh.cli.console import failed
+from visionmesh.cli.console import failed, screen
 from visionmesh.errors import ConfigurationError, VisionmeshError
 
 _EXIT_CODES = (
@@ -52,17 +53,40 @@ _DEAD: tuple[Command, ...] = (
 def build() -> typer.Typer:
     """Return the application."""
     app = _group("Image events in, recognition results out. " + _EXIT_CODES)
+    app.callback()(_any_command)
     for panel, commands in (("Mesh", _RUN), ("Models", _MODELS), ("Images", _IMAGES)):
         _add(app, commands, panel)
-    letters = _group("What could not be answered: look at it, and try it again.")
+    letters = _group(
+        "What could not be answered: look at it, and try it again.",
+        example="visionmesh dead list --last 10",
+    )
     _add(letters, _DEAD, None)
     app.add_typer(letters, name="dead", rich_help_panel="Images")
     return app
 
 
-def _group(text: str) -> typer.Typer:
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        screen().print(f"visionmesh {version('visionmesh')}")
+        raise typer.Exit
+
+
+def _any_command(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_tell_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    return
+
+
+def _group(text: str, *, example: str | None = None) -> typer.Typer:
     return typer.Typer(
         help=text,
+        epilog=f"Example: {example}" if example else None,
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from typer.testing import CliRunner
 
 from tests.visionmesh.cli.conftest import environment, finish
 from visionmesh.cli.app import build
+
+PROJECT = Path(__file__).parents[3] / "pyproject.toml"
 
 
 def names() -> Iterator[list[str]]:
@@ -29,6 +32,17 @@ def test_every_command_has_help_with_an_example_of_itself(command: list[str]) ->
     result = CliRunner().invoke(build(), [*command, "--help"])
     assert result.exit_code == 0
     assert f"Example: visionmesh {' '.join(command)}" in result.output
+
+
+def test_the_group_of_dead_letters_has_an_example_too() -> None:
+    result = CliRunner().invoke(build(), ["dead", "--help"])
+    assert "Example: visionmesh dead list" in result.output
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    result = CliRunner().invoke(build(), ["--version"])
+    project = tomllib.loads(PROJECT.read_text())["project"]
+    assert (result.exit_code, result.output) == (0, f"visionmesh {project['version']}\n")
 
 
 def test_the_help_tells_the_exit_codes() -> None:
