@@ -52,7 +52,10 @@ def optimize(
             file_okay=False,
         ),
     ],
-    precision: Annotated[Smaller, typer.Option(help="What to make of it.")] = Smaller.INT8,
+    precision: Annotated[
+        Smaller | None,
+        typer.Option(help="What to make of it: by default int8, and with --tune nothing new."),
+    ] = None,
     version: Version = None,
     method: Annotated[
         Ranges, typer.Option(help="How the ranges of values are found for INT8.")
@@ -61,13 +64,48 @@ def optimize(
     force: Annotated[
         bool, typer.Option("--force", help="Promote also what answers differently too often.")
     ] = False,
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune",
+            help="Measure engines, precisions and threads on this machine; workers with such a CPU "
+            "then run the fastest of those that are right.",
+        ),
+    ] = False,
+    seconds: Annotated[
+        float, typer.Option(min=1, help="With --tune: measure speeds for so long.")
+    ] = 60.0,
     json: options.AsJson = False,
 ) -> None:
-    """Make a network smaller, and tell what that costs and brings.
+    """Make a network smaller or faster, and tell what that costs and brings.
 
     A third of the images calibrates, the others judge. What loses at most 1 % of the accuracy (of
     the equal answers, where the truth is not known) is promoted: `push` takes it along.
     """
+    from visionmesh.cli.tuning import tune_and_show
+
+    if precision or not tune:
+        _make_smaller(
+            folder, precision=precision or Smaller.INT8, images=calibrate, version=version,
+            method=method, limit=limit, force=force, json=json,
+        )  # fmt: skip
+    if tune:
+        tune_and_show(
+            folder, images=calibrate, version=version, limit=limit, seconds=seconds, json=json
+        )
+
+
+def _make_smaller(
+    folder: Path,
+    *,
+    precision: Smaller,
+    images: Path,
+    version: int | None,
+    method: Ranges,
+    limit: int,
+    force: bool,
+    json: bool,
+) -> None:
     from visionmesh.errors import Code, Refused
     from visionmesh.models.folder import load_folder
     from visionmesh.models.optimizing import Method
@@ -78,7 +116,7 @@ def optimize(
         report = make_smaller(
             load_folder(folder),
             precision=Precision(precision),
-            images=calibrate,
+            images=images,
             version=version,
             method=Method(method),
             most=limit,
