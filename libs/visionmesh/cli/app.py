@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from visionmesh.cli import bench, dead, demo, images, importing, lifecycle, models, trace
+from visionmesh.cli import bench, dead, demo, images, importing, lifecycle, models, trace, traffic
 from visionmesh.cli.console import failed, screen
 from visionmesh.errors import ConfigurationError, VisionmeshError
 
@@ -34,6 +34,9 @@ _MODELS: tuple[Command, ...] = (
     ("push", models.push, "visionmesh push models/board-defects"),
     ("list", models.list_models, "visionmesh list"),
     ("show", models.show, "visionmesh show board-defects"),
+    ("traffic", traffic.traffic, "visionmesh traffic board-defects 1=90 2=10 --shadow 3"),
+    ("rollback", traffic.rollback, "visionmesh rollback board-defects"),
+    ("compare", traffic.compare, "visionmesh compare board-defects 1 2 --images photos/"),
     ("rm", models.remove, "visionmesh rm board-defects"),
 )
 _IMAGES: tuple[Command, ...] = (

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from visionmesh.cli import options
 from visionmesh.cli.console import print_json, print_table, screen
+from visionmesh.cli.versions import size
 
 if TYPE_CHECKING:
     from visionmesh.local import LocalMesh
@@ -136,7 +137,7 @@ def serve(
 def ps(
     nats: options.NatsUrl = None, state: options.State = None, json: options.AsJson = False
 ) -> None:
-    """List the workers of the mesh, on all its nodes."""
+    """List the workers of the mesh on all its nodes, and the models that they have loaded."""
 
     async def nodes() -> None:
         async with options.client(nats, state) as mesh:
@@ -163,6 +164,25 @@ def ps(
             ),
             empty="No worker is there.",
         )
+        if loaded := [(node, one) for node in found for one in node.loaded]:
+            screen().print()
+            print_table(
+                ["MODEL", "VERSION", "NODE", "PID", "DEVICE", "ENGINE", "MEMORY", "SINCE"],
+                (
+                    (
+                        one.model,
+                        one.version,
+                        node.node,
+                        node.pid,
+                        ", ".join(one.devices),
+                        f"{one.copies} x {one.engine} {one.precision}",
+                        size(one.memory_bytes),
+                        f"{one.since.astimezone():%F %T}",
+                    )
+                    for node, one in loaded
+                ),
+                empty="",
+            )
 
     asyncio.run(nodes())
 

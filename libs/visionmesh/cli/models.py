@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.syntax import Syntax
 
 from visionmesh.cli import options
-from visionmesh.cli.console import print_json, print_table, screen
+from visionmesh.cli.console import aside, print_json, print_table, screen
 from visionmesh.cli.lifecycle import model_folders
 
 if TYPE_CHECKING:
+    from visionmesh.models.folder import ModelFolder
     from visionmesh.models.record import ModelRecord
     from visionmesh.models.registry import Registry
+
+_LABELS_SHOWN = 12
 
 
 def push(
@@ -49,6 +51,11 @@ def push(
                     print_json(_summary(record))
                 else:
                     screen().print(f"{record.spec.name}: versions {_numbers(record)}")
+                for number in _stale(folder, record):
+                    aside().print(
+                        f"{record.spec.name}/{number}: variants.json is of another network and is "
+                        "left out; run `visionmesh optimize` again."
+                    )
 
     asyncio.run(store())
 
@@ -88,19 +95,25 @@ def show(
     state: options.State = None,
     json: options.AsJson = False,
 ) -> None:
-    """Show what the mesh knows of a model."""
+    """Show what a model is, what it takes, and what becomes of its versions."""
+    from visionmesh.cli import versions
+    from visionmesh.models.registry import Registry
+    from visionmesh.nodes import list_nodes
 
     async def read() -> None:
-        import yaml
-
-        async with _registry(nats, state) as registry:
-            record = await registry.get(name)
-        values = record.model_dump(mode="json")
+        connection = await options.connection(nats, state)
+        try:
+            record = await Registry(connection.client).get(name)
+            workers = await list_nodes(connection.client)
+        finally:
+            await connection.close()
         if json:
-            print_json(values)
-        else:
-            text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-            screen().print(Syntax(text, "yaml", background_color="default"))
+            states = {str(v): versions.state_of(record, v, workers) for v in record.versions}
+            print_json({**record.model_dump(mode="json"), "states": states})
+            return
+        print_table(["", ""], _facts(record), empty="")
+        screen().print()
+        print_table(versions.COLUMNS, versions.rows(record, workers), empty="")
 
     asyncio.run(read())
 
@@ -127,6 +140,32 @@ async def _registry(nats: str | None, state: Path | None) -> AsyncIterator[Regis
         await connection.close()
 
 
+def _stale(folder: ModelFolder, record: ModelRecord) -> Iterator[int]:
+    """Return the versions whose variants the folder has, but not for their network."""
+    for number, file in folder.versions.items():
+        if (file.parent / "variants.json").is_file() and record.versions[number].variants is None:
+            yield number
+
+
+def _facts(record: ModelRecord) -> Iterator[tuple[str, str]]:
+    """Return what is the same for all versions, each with its name."""
+    spec, image = record.spec, record.spec.input
+    yield "name", spec.name
+    yield "task", spec.task
+    if record.card:
+        yield "card", record.card
+    yield "input", f"{image.width}x{image.height} {image.color} {image.dtype}, {image.resize}"
+    output = spec.output.model_dump(mode="json", exclude_defaults=True)
+    yield "output", ", ".join(f"{key}: {value}" for key, value in output.items())
+    if spec.labels:
+        more = ", ..." if len(spec.labels) > _LABELS_SHOWN else ""
+        shown = ", ".join(spec.labels[:_LABELS_SHOWN])
+        yield "labels", f"{len(spec.labels)}: {shown}{more}"
+    yield "sticky by", record.traffic.sticky
+    if spec.keep_alive is not None:
+        yield "keep alive", f"{spec.keep_alive.total_seconds():g} s"
+
+
 def _numbers(record: ModelRecord) -> str:
     return ", ".join(map(str, sorted(record.versions)))
 
@@ -136,7 +175,7 @@ def _summary(record: ModelRecord) -> dict[str, object]:
         "name": record.spec.name,
         "task": record.spec.task,
         "versions": sorted(record.versions),
-        "traffic": record.shares,
+        "traffic": {str(version): weight for version, weight in record.shares.items()},
         "labels": record.spec.labels,
         "description": record.spec.description,
     }

@@ -1,0 +1,86 @@
+"""Versions of a model as the commands show them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from visionmesh.models.record import ModelRecord, VersionRecord
+    from visionmesh.nodes import NodeRecord
+
+COLUMNS = ["VERSION", "TRAFFIC", "STATE", "RUNS ON", "SIZE", "PRECISIONS", "SHA-256", "PUSHED"]
+_DIGEST_SHOWN = 12
+_UNIT = 1000
+
+
+def rows(record: ModelRecord, workers: Sequence[NodeRecord]) -> list[tuple[str, ...]]:
+    """Return a row of `COLUMNS` for each version, the newest first."""
+    return [
+        (
+            str(number),
+            traffic_of(record, number),
+            state_of(record, number, workers),
+            _ways(record, number, workers),
+            size(sum(version.objects.values())),
+            ", ".join(_precisions(version)),
+            version.sha256[:_DIGEST_SHOWN],
+            f"{version.pushed_at.astimezone():%F %T}",
+        )
+        for number, version in sorted(record.versions.items(), reverse=True)
+    ]
+
+
+def traffic_of(record: ModelRecord, number: int) -> str:
+    """Return a version's share of the images as it is told, in per cent."""
+    shares = record.shares
+    if number in shares:
+        return f"{100 * shares[number] / sum(shares.values()):.3g} %"
+    return "shadow" if number == record.traffic.shadow else "-"
+
+
+def state_of(record: ModelRecord, number: int, workers: Sequence[NodeRecord]) -> str:
+    """Return where a version is loaded, or why it is not."""
+    name = record.spec.name
+    infer = [worker for worker in workers if worker.stage == "infer"]
+    failed = {worker.failed.get(f"{name}/{number}") for worker in infer} - {None}
+    if failed:
+        return "failed: " + "; ".join(sorted(str(why) for why in failed))
+    loaded = sum(
+        (one.model, one.version) == (name, number) for worker in infer for one in worker.loaded
+    )
+    asleep = sum(number in worker.models.get(name, ()) for worker in infer) - loaded
+    states = [
+        f"{count} {text}" for count, text in ((loaded, "loaded"), (asleep, "asleep")) if count
+    ]
+    if states:
+        return ", ".join(states)
+    return "loading" if number in record.wanted and infer else "not loaded"
+
+
+def _ways(record: ModelRecord, number: int, workers: Sequence[NodeRecord]) -> str:
+    found = {
+        f"{one.engine} {one.precision}"
+        for worker in workers
+        for one in worker.loaded
+        if (one.model, one.version) == (record.spec.name, number)
+    }
+    return ", ".join(sorted(found)) or "-"
+
+
+def _precisions(version: VersionRecord) -> list[str]:
+    artifacts = version.variants.artifacts if version.variants else ()
+    schemes = [
+        f"int8 {one.scheme}" if one.precision == "int8" else one.precision for one in artifacts
+    ]
+    return ["as pushed", *schemes]
+
+
+def size(count: int) -> str:
+    """Return a number of bytes in three digits and a unit."""
+    value = float(count)
+    for unit in ("B", "kB", "MB"):
+        if value < _UNIT:
+            return f"{value:.3g} {unit}"
+        value /= _UNIT
+    return f"{value:.3g} GB"

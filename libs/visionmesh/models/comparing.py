@@ -1,0 +1,132 @@
+"""Two versions of a model on the same images: do they say the same, and which is faster?"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+
+from services.infer.engines import Engine
+from visionmesh.contracts import Answer, Frozen, Params
+from visionmesh.errors import Reject
+from visionmesh.models.agreement import likeness
+from visionmesh.models.pictures import gather
+from visionmesh.models.spec import ModelSpec
+from visionmesh.workbench import Sample, Workbench
+
+SHOWN = 5
+"""Images that are named, of those on which the answers differ most."""
+
+
+class Side(Frozen):
+    """What one version did."""
+
+    answered: int
+    """Images that it could answer."""
+    accuracy: float | None
+    """Share of images whose first class is the true one, where the images' folders tell it."""
+    p50_ms: float
+    """Of the engine, one image at a time."""
+    p99_ms: float
+
+
+class Difference(Frozen):
+    file: str
+    agreement: float
+
+
+class Comparison(Frozen):
+    images: int
+    agreement: float
+    """How much of all answers is equal, from 0 to 1; see `likeness`."""
+    equal: int
+    """Images on which both say entirely the same."""
+    first: Side
+    second: Side
+    differences: tuple[Difference, ...]
+    """Where they agree least, worst first."""
+
+
+class _Runner:
+    """One version with its engine, and what is measured of it."""
+
+    def __init__(self, bench: Workbench, weights: Path) -> None:
+        self._bench = bench
+        self._engine: Engine = bench.open(weights)
+        self._times: list[float] = []
+        self._hits: list[bool] = []
+        self._answered = 0
+
+    def look(self, sample: Sample, truth: str | None) -> Answer | None:
+        """Return the answer, `None` if the network has none."""
+        began = time.perf_counter()
+        try:
+            outputs = self._engine.run([sample.pixels])
+            self._times.append((time.perf_counter() - began) * 1e3)
+            answer = self._bench.read(outputs, 0, sample, Params())
+        except Reject:
+            answer = None
+        self._answered += answer is not None
+        if truth is not None:
+            self._hits.append(bool(answer and answer.classes and answer.classes[0].label == truth))
+        return answer
+
+    def side(self) -> Side:
+        p50, p99 = np.percentile(self._times, [50, 99]) if self._times else (0.0, 0.0)
+        return Side(
+            answered=self._answered,
+            accuracy=statistics.fmean(self._hits) if self._hits else None,
+            p50_ms=round(float(p50), 3),
+            p99_ms=round(float(p99), 3),
+        )
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+def compare(
+    spec: ModelSpec, first: Path, second: Path, images: Path, *, most: int = 500
+) -> Comparison:
+    """Run two networks for ``spec`` on up to ``most`` images below ``images``, image by image.
+
+    They take turns, so that whatever else the machine does meanwhile hits both alike.
+
+    Raises
+    ------
+    ConfigurationError
+        (images_missing) if there is no image that can be decoded; (model_invalid) if a network
+        cannot be loaded.
+    """
+    bench = Workbench(spec)
+    pictures = gather(images, bench, most=most)
+    runners = _Runner(bench, first), _Runner(bench, second)
+    equal = compared = 0.0
+    shares: list[Difference] = []
+    for file, (encoded, truth) in zip(pictures.files, pictures, strict=True):
+        sample = bench.sample(encoded)
+        # Who comes second finds the caches warmer.
+        order = (0, 1) if len(shares) % 2 else (1, 0)
+        answers = {number: runners[number].look(sample, truth) for number in order}
+        part, whole = _agreement(answers[0], answers[1])
+        equal, compared = equal + part, compared + whole
+        name = str(file.relative_to(pictures.root))
+        shares.append(Difference(file=name, agreement=part / whole if whole else 1.0))
+    for runner in runners:
+        runner.close()
+    unequal = sorted((one for one in shares if one.agreement < 1), key=lambda one: one.agreement)
+    return Comparison(
+        images=len(shares),
+        agreement=equal / compared if compared else 1.0,
+        equal=len(shares) - len(unequal),
+        first=runners[0].side(),
+        second=runners[1].side(),
+        differences=tuple(unequal[:SHOWN]),
+    )
+
+
+def _agreement(ours: Answer | None, theirs: Answer | None) -> tuple[float, float]:
+    if ours is None or theirs is None:
+        return float(ours is theirs), 1.0
+    return likeness(ours, theirs)
