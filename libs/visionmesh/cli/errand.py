@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,7 +22,7 @@ class Errand:
         sender: Sender,
         results: AsyncIterator[Result],
         images: Mapping[str, Path],
-        show: Callable[[Result], None],
+        show: Callable[[Result], Awaitable[None]],
     ) -> None:
         self._sender = sender
         self._results = results
@@ -70,5 +70,5 @@ class Errand:
                 ) from error
             if result.id in self._waiting:
                 self._failures += result.status is not Status.OK
-                self._show(result)
+                await self._show(result)
                 self._done(result.id)

@@ -17,6 +17,7 @@ from visionmesh.cli.console import aside, failed, print_json, screen
 
 if TYPE_CHECKING:
     from visionmesh.cli.sending import Sender
+    from visionmesh.client import Mesh
     from visionmesh.contracts import Result
     from visionmesh.errors import Refused
 
@@ -117,7 +118,7 @@ def run(
 ) -> None:
     """Publish images and show their results, in one go."""
     from visionmesh.cli.errand import Errand
-    from visionmesh.cli.results import draw_file, drawings
+    from visionmesh.cli.results import drawings
     from visionmesh.cli.sending import Sender, find_images, new_ids, results_of_new
 
     files_by_id = new_ids(find_images(files))
@@ -126,14 +127,15 @@ def run(
     # A source of its own keeps the results of others away.
     source = f"run-{secrets.token_hex(6)}"
 
-    def show(result: Result) -> None:
-        path = files_by_id[result.id]
-        _print_result(result, json=json, name=str(path))
-        if draw and not draw_file(path.read_bytes(), result, drawn[path]):
-            failed(f"{path} cannot be drawn on: it cannot be decoded here.")
-
     async def go() -> int:
         async with options.client(nats, state) as mesh:
+
+            async def show(result: Result) -> None:
+                path = files_by_id[result.id]
+                _print_result(result, json=json, name=str(path))
+                if draw:
+                    await _draw(path, result, drawn[path], mesh)
+
             sender = Sender(mesh=mesh, model=model, source=source, params=wanted)
             results = results_of_new(source, mesh=mesh, model=model)
             errand = Errand(sender=sender, results=results, images=files_by_id, show=show)
@@ -141,6 +143,18 @@ def run(
 
     if asyncio.run(go()):
         raise typer.Exit(1)
+
+
+async def _draw(path: Path, result: Result, to: Path, mesh: Mesh) -> None:
+    """Write the image with its result to a file, or say what could not be drawn."""
+    from visionmesh.cli.results import draw_file
+
+    heatmap = await mesh.heatmap(result)
+    if result.heatmap is not None and heatmap is None:
+        failed(f"{path} is drawn without its heat-map: the mesh has it no more.")
+    encoded = await asyncio.to_thread(path.read_bytes)
+    if not await asyncio.to_thread(draw_file, encoded, result, to, heatmap=heatmap):
+        failed(f"{path} cannot be drawn on: it cannot be decoded here.")
 
 
 async def _tell_if_unknown(model: str, nats: str | None, state: Path | None) -> None:

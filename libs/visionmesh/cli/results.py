@@ -28,6 +28,9 @@ def summary(result: Result) -> str:
     if result.classes is not None:
         best = result.classes[:_CLASSES_SHOWN]
         return ", ".join(f"{found.label} {found.score:.0%}" for found in best)
+    if result.regions is not None:
+        parts = result.regions[:_CLASSES_SHOWN]
+        return ", ".join(f"{part.label} {part.share:.1%}" for part in parts) or "nothing found"
     if result.embedding is not None:
         return f"embedding of {len(result.embedding)} values"
     return ""
@@ -63,8 +66,11 @@ def drawings(images: Iterable[Path], folder: Path) -> dict[Path, Path]:
     return places
 
 
-def draw_file(image: bytes, result: Result, to: Path) -> bool:
-    """Write ``image`` with its result drawn on it as JPEG; `False` if it cannot be decoded here."""
+def draw_file(image: bytes, result: Result, to: Path, *, heatmap: bytes | None = None) -> bool:
+    """Write ``image`` with its result drawn on it as JPEG; `False` if it cannot be decoded here.
+
+    ``heatmap`` is the PNG of the result's heat-map.
+    """
     try:
         pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:  # of an empty file, or one with more pixels than OpenCV takes
@@ -72,5 +78,5 @@ def draw_file(image: bytes, result: Result, to: Path) -> bool:
     if pixels is None:
         return False
     to.parent.mkdir(parents=True, exist_ok=True)
-    written: bool = cv2.imwrite(str(to), draw(pixels, result))
+    written: bool = cv2.imwrite(str(to), draw(pixels, result, heatmap=heatmap))
     return written
