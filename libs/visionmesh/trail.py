@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from visionmesh.contracts import Reference
 from visionmesh.errors import Code
+from visionmesh.subjects import EVENTS
 from visionmesh.telemetry.context import new_span_id, parse_traceparent
 from visionmesh.telemetry.spans import AttributeValue, Link, SpanName, Step, Visit
 from visionmesh.telemetry.tracing import Tracing
@@ -29,7 +30,8 @@ class Trail:
     ) -> None:
         self._tracing = tracing
         self._stage = stage
-        self._stream = stream
+        # A request skips EVENTS: its caller hands it to the first stage.
+        self._stream = "" if stream == EVENTS and reference.reply is not None else stream
         self._reference = reference
         self._error = ""
         self._steps: list[Step] = []
@@ -41,7 +43,7 @@ class Trail:
         context = parse_traceparent(reference.traceparent)
         self._root = context if context is not None and context.sampled else None
         self._span_id = new_span_id() if self._root is not None else ""
-        if arrived_ns:
+        if arrived_ns and self._stream:
             self.step(SpanName.receive(stream), arrived_ns, self.began_ns)
 
     @property

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.references import make_reference, new_traceparent
 from visionmesh.contracts import Reference
 from visionmesh.errors import Code
@@ -16,12 +18,20 @@ from visionmesh.trail import Trail
 
 
 @contextmanager
-def trail_of(reference: Reference, state_dir: Path) -> Iterator[Trail]:
-    """Yield the trail of an image in the stage infer; its spans are kept in the end."""
+def trail_of(
+    reference: Reference, state_dir: Path, *, stage: str = "infer", stream: str = "TENSORS"
+) -> Iterator[Trail]:
+    """Yield the trail of an image in a stage; its spans are kept in the end."""
     tracing = Tracing(
-        settings=TracingSettings(), service="infer", node="n", state_dir=state_dir, environment={}
+        settings=TracingSettings(), service=stage, node="n", state_dir=state_dir, environment={}
     )
-    yield Trail(tracing=tracing, stage="infer", stream="TENSORS", reference=reference)
+    yield Trail(
+        tracing=tracing,
+        stage=stage,
+        stream=stream,
+        reference=reference,
+        arrived_ns=time.time_ns() if stage == "ingest" else 0,
+    )
     tracing.close()
 
 
@@ -69,6 +79,29 @@ def test_steps_are_told_as_spans_of_the_stage(tmp_path: Path) -> None:
     assert (batch.parent_id, batch.start_ns, batch.end_ns) == (stage.span_id, 1, 2)
     assert (batch.attributes, batch.links) == ({Key.BATCH_COUNT: 4}, (link,))
     assert stage.end_ns - stage.start_ns == trail.took_ns
+
+
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [(None, {"queue EVENTS", "receive EVENTS"}), ("_INBOX.1", set())],
+    ids=["event", "request"],
+)
+def test_only_an_event_has_waited_in_events(
+    tmp_path: Path, reply: str | None, told: set[str]
+) -> None:
+    reference = make_reference(reply=reply, sent_ns=time.time_ns(), traceparent=new_traceparent())
+    with trail_of(reference, tmp_path, stage="ingest", stream="EVENTS") as trail:
+        trail.close()
+    assert kept(tmp_path, trail).keys() == {"process ingest", *told}
+
+
+def test_a_request_waits_in_the_streams_behind_ingest(tmp_path: Path) -> None:
+    reference = make_reference(
+        reply="_INBOX.1", sent_ns=time.time_ns(), traceparent=new_traceparent()
+    )
+    with trail_of(reference, tmp_path) as trail:
+        trail.close()
+    assert kept(tmp_path, trail).keys() == {"process infer", "queue TENSORS"}
 
 
 def test_a_failure_is_told_with_its_code_and_the_attempt(tmp_path: Path) -> None:

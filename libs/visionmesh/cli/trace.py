@@ -16,14 +16,18 @@ def trace(
     state: options.State = None,
     json: options.AsJson = False,
 ) -> None:
-    """Show the way of one image through the mesh that runs, or ran, here."""
+    """Show the way of each image of a trace through the mesh that runs, or ran, here.
+
+    With --json each line is one image.
+    """
     from visionmesh.telemetry.kept import read_trace
-    from visionmesh.telemetry.waterfall import Waterfall, as_data
+    from visionmesh.telemetry.waterfall import Waterfall, as_data, by_image
 
     spans = read_trace(options.settings_of(None, state_dir=state).state_dir, id)
     if not spans:
         raise Refused(Code.NOT_FOUND, f"No span of {id!r} is kept here (any more).")
-    if json:
-        print_json(as_data(spans))
-    else:
-        screen().print(Waterfall(spans))
+    for number, image in enumerate(by_image(spans, id)):
+        if json:
+            print_json(as_data(image))
+        else:
+            screen().print("\n" if number else "", Waterfall(image), sep="", end="")

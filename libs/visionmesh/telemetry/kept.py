@@ -83,12 +83,24 @@ def read_trace(state_dir: Path, trace_or_event_id: str) -> list[KeptSpan]:
     own = [kept for kept in found if kept.span.trace_id in traces]
     shared = [kept for kept in found if traces & {trace for trace, _ in kept.span.links}]
     elsewhere = {kept.span.trace_id for kept in shared} - traces
-    below = _descendants(
+    below = descendants(
         _find(folder, [_quoted(trace) for trace in sorted(elsewhere)]),
         {kept.span.span_id for kept in shared},
     )
     by_id = {kept.span.span_id: kept for kept in (*own, *shared, *below)}
     return sorted(by_id.values(), key=lambda kept: (kept.span.start_ns, -kept.span.end_ns))
+
+
+def descendants(kept: Sequence[KeptSpan], ancestors: set[str]) -> list[KeptSpan]:
+    """Return those that lie below the spans with these ids, at any depth."""
+    inside = set(ancestors)
+    while new := {
+        each.span.span_id
+        for each in kept
+        if each.span.parent_id in inside and each.span.span_id not in inside
+    }:
+        inside |= new
+    return [each for each in kept if each.span.span_id in inside - ancestors]
 
 
 def _quoted(text: str) -> bytes:
@@ -128,17 +140,6 @@ def _read(line: bytes) -> Iterator[KeptSpan]:
     for span in spans:
         links = tuple((trace, other) for trace, other in span.links)
         yield KeptSpan(service, span._replace(kind=SpanKind(span.kind), links=links))
-
-
-def _descendants(kept: Sequence[KeptSpan], ancestors: set[str]) -> list[KeptSpan]:
-    inside = set(ancestors)
-    while new := {
-        each.span.span_id
-        for each in kept
-        if each.span.parent_id in inside and each.span.span_id not in inside
-    }:
-        inside |= new
-    return [each for each in kept if each.span.span_id in inside - ancestors]
 
 
 def _remove_oldest(folder: Path, *, keep_bytes: int) -> None:

@@ -52,7 +52,8 @@ class SpanName:
     `IMAGE`, the root       internal   the producer's publication, the result stored
     `receive` STREAM        consumer   the delivery arrived, its handler began
     `queue` STREAM          internal   put into the stream, delivered to a worker
-    `process` STAGE         consumer   the handler of one image began, its outcome is known
+    `process` STAGE         consumer   the handler of one image began, its outcome is known; the
+                                       first stage of a request, which no stream brings, is a server
     `DECODE_IMAGE`          internal   encoded bytes, the model's input
     `BATCH`                 internal   the first image waits, the last is out; linked to its images
     `ENGINE`                internal   the engine runs one batch
@@ -153,6 +154,7 @@ class Visit(NamedTuple):
 
     stage: str
     stream: str
+    """What brought the image; empty: a request did."""
     trace_id: str
     root_id: str
     span_id: str
@@ -166,7 +168,7 @@ class Visit(NamedTuple):
     steps: Sequence[Step]
 
     def spans(self) -> Iterator[Span]:
-        """Yield the queue, the stage and its steps; equal visits yield equal spans."""
+        """Yield the stage, the queue and the steps; equal visits yield equal spans."""
         own = int(self.span_id, 16)
         ids = (f"{(own + number) % (1 << 64):016x}" for number in count(1))
         more: dict[str, AttributeValue] = {Key.MODEL: self.model}
@@ -181,18 +183,20 @@ class Visit(NamedTuple):
             self.root_id,
             self.began_ns,
             self.ended_ns,
-            SpanKind.CONSUMER,
-            messaging("process", self.stream, more=more),
+            SpanKind.CONSUMER if self.stream else SpanKind.SERVER,
+            messaging("process", self.stream, more=more) if self.stream else more,
             ok=not self.error,
         )
-        if self.sent_ns:
+        arrival = SpanName.receive(self.stream)
+        arrived_ns = next((s.start_ns for s in self.steps if s.name == arrival), self.began_ns)
+        if self.sent_ns and self.stream:
             yield Span(
                 SpanName.queue(self.stream),
                 self.trace_id,
                 next(ids),
                 self.root_id,
                 self.sent_ns,
-                self.began_ns,
+                arrived_ns,
                 attributes={Key.DESTINATION: self.stream},
             )
         for name, start_ns, end_ns, attributes, links in self.steps:
@@ -202,7 +206,8 @@ class Visit(NamedTuple):
                 name,
                 self.trace_id,
                 next(ids),
-                self.span_id,
+                # The delivery arrives before the stage begins.
+                self.root_id if name == arrival else self.span_id,
                 start_ns,
                 end_ns,
                 _MESSAGE_KINDS[verb] if of_message else SpanKind.INTERNAL,

@@ -11,7 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from visionmesh.telemetry.kept import KeptSpan
+from visionmesh.telemetry.kept import KeptSpan, descendants
 from visionmesh.telemetry.spans import Key, Span, SpanName
 
 # Columns: of the time axis, and of the numbers and the gaps beside it.
@@ -33,6 +33,27 @@ class Row(NamedTuple):
     duration_ms: float
     shared_by: int
     """Images that this span served, 0 unless it is linked to them."""
+
+
+def by_image(spans: Sequence[KeptSpan], wanted: str | None = None) -> list[list[KeptSpan]]:
+    """Return the spans of each image, by their start; what several images share is with each.
+
+    A producer may give one trace to many images. If ``wanted`` is an event's id among them, the
+    images of other events are left out. What has no root that is kept is told apart by its parent.
+    """
+    known = {kept.span.span_id for kept in spans}
+    tops: dict[str, set[str]] = {}
+    for kept in sorted(spans, key=lambda kept: kept.span.start_ns):
+        span = kept.span
+        if _parent(span, known) is None:
+            alone = span.name == SpanName.IMAGE or span.parent_id is None
+            key = span.span_id if alone else str(span.parent_id)
+            tops.setdefault(key, set()).add(span.span_id)
+    images = [_with_shared(spans, top) for top in tops.values()]
+    ids = [_event_id(image) for image in images]
+    if wanted not in ids:
+        return images
+    return [image for image, id in zip(images, ids, strict=True) if id in {wanted, None}]
 
 
 def arrange(spans: Sequence[KeptSpan]) -> list[Row]:
@@ -116,6 +137,20 @@ def _table(rows: Sequence[Row], *, width: int) -> Table:
             Text(_bar(row, total_ms, bar_width), colour if row.kept.span.ok else "red"),
         )
     return table
+
+
+def _with_shared(spans: Sequence[KeptSpan], top: set[str]) -> list[KeptSpan]:
+    own = top | {kept.span.span_id for kept in descendants(spans, top)}
+    linked = {
+        kept.span.span_id for kept in spans if any(other in own for _, other in kept.span.links)
+    }
+    inside = own | linked | {kept.span.span_id for kept in descendants(spans, linked)}
+    return [kept for kept in spans if kept.span.span_id in inside]
+
+
+def _event_id(image: Sequence[KeptSpan]) -> str | None:
+    ids = (kept.span.attributes.get(Key.MESSAGE_ID) for kept in image)
+    return next((str(id) for id in ids if id is not None), None)
 
 
 def _parent(span: Span, known: set[str]) -> str | None:

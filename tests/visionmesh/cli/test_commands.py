@@ -6,11 +6,15 @@ import asyncio
 import filecmp
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
+import httpx
 import nats
 
-from tests.mesh.conftest import write_classifier
+from tests.mesh.conftest import picture, write_classifier
+from tests.polling import until
+from tests.references import new_traceparent
 from tests.visionmesh.cli.conftest import Run
 from visionmesh.local import SERVICES, LocalMesh
 
@@ -174,6 +178,31 @@ async def test_the_way_of_an_image_is_shown(visionmesh: Run, photos: Path) -> No
     assert data["trace_id"] == result["trace_id"]
     unknown = await visionmesh("trace", "0" * 32)
     assert (unknown.status, "[not_found]" in unknown.err) == (1, True)
+
+
+async def test_two_requests_of_one_trace_are_two_waterfalls_without_events(
+    visionmesh: Run, running: LocalMesh
+) -> None:
+    traceparent = new_traceparent()
+    trace_id = traceparent.split("-")[1]
+    async with httpx.AsyncClient(base_url=running.http_url, timeout=30) as http:
+        for id in ("first", "second"):
+            headers = {"traceparent": traceparent, "ce-id": id}
+            path = "/v1/models/classifier/infer"
+            assert (await http.post(path, content=picture(), headers=headers)).status_code == 200
+
+    async def shown() -> list[dict[str, Any]] | None:
+        found = (await visionmesh("trace", trace_id, "--json")).documents
+        names = {span["name"] for image in found for span in image["spans"]}
+        return found if "process postprocess" in names and len(found) == 2 else None
+
+    images = await until(shown, within=30)
+    assert len({image["spans"][0]["span_id"] for image in images}) == 2
+    names = {span["name"] for image in images for span in image["spans"]}
+    assert "process ingest" in names
+    assert not [name for name in names if "EVENTS" in name]
+    drawn = (await visionmesh("trace", trace_id)).out
+    assert drawn.count(f"trace {trace_id}") == 2
 
 
 async def test_results_reach_a_plain_client_too(

@@ -78,6 +78,22 @@ def test_each_span_has_the_times_and_the_kind_of_what_it_is() -> None:
     }
 
 
+def test_the_queue_ends_when_the_delivery_arrives_before_the_stage_begins() -> None:
+    receive = Step("receive IMAGES", 15, 20, {}, ())
+    spans = by_name(make_visit(steps=(receive, *STEPS)))
+    assert [
+        (spans[name].parent_id, spans[name].start_ns, spans[name].end_ns)
+        for name in ("queue IMAGES", "receive IMAGES", "process preprocess")
+    ] == [(ROOT, 10, 15), (ROOT, 15, 20), (ROOT, 20, 32)]
+
+
+def test_what_a_request_brought_is_served_and_lay_in_no_stream() -> None:
+    spans = by_name(make_visit()._replace(stream=""))
+    assert spans.keys() == {"process preprocess", *(step.name for step in STEPS)}
+    stage = spans["process preprocess"]
+    assert (stage.kind, stage.attributes) == (SpanKind.SERVER, {Key.MODEL: "faces"})
+
+
 def test_spans_say_what_the_visit_recorded() -> None:
     spans = by_name(make_visit())
     assert spans["decode image"].attributes == {Key.BATCH_COUNT: 7}

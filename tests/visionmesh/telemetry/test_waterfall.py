@@ -4,9 +4,10 @@ import json
 import pytest
 from rich.console import Console
 
+from visionmesh.telemetry.context import new_span_id
 from visionmesh.telemetry.kept import KeptSpan
 from visionmesh.telemetry.spans import Key, SpanName
-from visionmesh.telemetry.waterfall import Waterfall, arrange, as_data
+from visionmesh.telemetry.waterfall import Waterfall, arrange, as_data, by_image
 
 
 def draw(spans: list[KeptSpan], *, width: int = 100) -> list[str]:
@@ -75,6 +76,53 @@ def test_a_span_that_took_no_time_is_still_seen(journey: list[KeptSpan]) -> None
         if line.startswith("visionmesh image")
     ]
     assert row.rstrip().endswith("▏")
+
+
+def second(journey: list[KeptSpan]) -> list[KeptSpan]:
+    """Return another image of the same trace, ten seconds later but in the batch of the first."""
+    own = [kept for kept in journey if kept.span.trace_id == journey[0].span.trace_id]
+    ids = {kept.span.span_id: new_span_id() for kept in own}
+    later = [
+        kept.span._replace(
+            span_id=ids[kept.span.span_id],
+            parent_id=ids.get(kept.span.parent_id or ""),
+            start_ns=kept.span.start_ns + 10**10,
+            end_ns=kept.span.end_ns + 10**10,
+        )
+        for kept in own
+    ]
+    later[0] = later[0]._replace(attributes={Key.MESSAGE_ID: "cam-7/000124"})
+    batch = next(kept for kept in journey if kept.span.name == SpanName.BATCH)
+    infer = next(kept.span for kept in own if kept.span.name == "process infer")
+    link = (infer.trace_id, ids[infer.span_id])
+    journey[journey.index(batch)] = batch._replace(
+        span=batch.span._replace(links=(*batch.span.links[:-1], link))
+    )
+    return [KeptSpan(kept.service, span) for kept, span in zip(own, later, strict=True)]
+
+
+def test_images_of_one_trace_are_told_apart_and_share_their_batch(journey: list[KeptSpan]) -> None:
+    other = second(journey)
+    first, last = by_image([*other, *journey])
+    assert sorted(kept.span.span_id for kept in first) == sorted(k.span.span_id for k in journey)
+    assert {as_data(image)["id"] for image in (first, last)} == {"cam-7/000123", "cam-7/000124"}
+    assert as_data(first)["duration_ms"] == pytest.approx(18.4)
+    names = [row.stem + row.kept.span.name for row in arrange(last)]
+    at = names.index("├─ process infer")
+    assert names[at + 1 : at + 3] == ["│  ╰─ batch", "│     ╰─ engine"]
+    assert len(last) == len(other) + 2
+
+
+def test_an_event_s_id_asks_for_its_image_alone(journey: list[KeptSpan]) -> None:
+    spans = [*journey, *second(journey)]
+    [found] = by_image(spans, "cam-7/000124")
+    assert as_data(found)["id"] == "cam-7/000124"
+    assert len(by_image(spans, journey[0].span.trace_id)) == 2
+
+
+def test_spans_of_an_image_that_has_not_ended_stay_together(journey: list[KeptSpan]) -> None:
+    unended = journey[1:]
+    assert by_image(unended) == [unended]
 
 
 def test_nothing_kept_is_said_so() -> None:
