@@ -184,6 +184,7 @@ def describe_ultralytics(model: onnx.ModelProto, draft: Draft) -> dict[str, Any]
         return {}
     known = {key: _literal(value) for key, value in written.items()}
     size = known.get("imgsz")
+    size = [size, size] if isinstance(size, int) else size
     if isinstance(size, (list, tuple)) and len(size) == 2:  # noqa: PLR2004 - height and width
         for key, pixels in zip(("input.height", "input.width"), size, strict=True):
             if isinstance(pixels, int) and pixels > 0 and draft.get(key) is None:

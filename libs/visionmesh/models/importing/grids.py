@@ -11,6 +11,8 @@ from visionmesh.models.spec import Task
 
 _STRIDES = (4, 8, 16, 32, 64, 128)
 _USUAL = (8, 16, 32)
+_COARSEST = 16
+"""A detector's finest grid is at least as fine; 300 boxes of another kind are no grid of 64."""
 _BOX = 4
 _HEAD = 5
 """Values of a box and its objectness."""
@@ -104,10 +106,15 @@ def _guess(decoder: str, name: str, classes: int, output: Array, own: dict[str, 
 
 
 def _grid(count: int, seen: Seen) -> _Grid | None:
-    runs = [_STRIDES[first:last] for last in range(len(_STRIDES), 0, -1) for first in range(last)]
+    runs = [
+        _STRIDES[first:last]
+        for first in range(len(_STRIDES))
+        for last in range(first + 1, len(_STRIDES) + 1)
+        if _STRIDES[first] <= _COARSEST
+    ]
     for strides in sorted(runs, key=lambda run: run != _USUAL):
         cells = sum((seen.width // stride) * (seen.height // stride) for stride in strides)
-        for anchors in (1, _ANCHORS):
+        for anchors in (1, _ANCHORS) if len(strides) > 1 else (1,):
             if cells and cells * anchors == count:
                 return _Grid(strides, anchors)
     return None

@@ -10,7 +10,7 @@ import sys
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -194,34 +194,48 @@ def _require_plain_expressions(file: Path, archive: zipfile.ZipFile) -> None:
 
 
 def _export(network: Any, shape: tuple[int, ...], target: Path) -> None:
+    """Write ``network`` to ``target``, with a free batch if that can be."""
     import torch  # noqa: PLC0415 - as above
 
-    example = (torch.from_numpy(images(2, shape, "float32")),)
+    first, *others = _ways(network, shape)
+    failures = (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError)
+    try:
+        _write(network, target, **first)
+    except failures as error:
+        for way in others:
+            with suppress(*failures):
+                return _write(network, target, **way)
+        raise misfit(f"the network cannot be exported to ONNX: {_reason(error)}") from error
+
+
+def _write(network: Any, target: Path, *, example: Any, **options: Any) -> None:
+    import torch  # noqa: PLC0415 - as above
+
+    torch.onnx.export(network, example, str(target), external_data=False, verbose=False, **options)
+
+
+def _ways(network: Any, shape: tuple[int, ...]) -> Iterator[dict[str, Any]]:
+    """Yield options of the exporter, the best first."""
+    import torch  # noqa: PLC0415 - as above
+
+    several = torch.from_numpy(images(2, shape, "float32"))
     if isinstance(network, torch.jit.ScriptModule):
         # The newer exporter takes no TorchScript.
-        options: dict[str, Any] = {
+        yield {
+            "example": (several,),
             "dynamo": False,
             "opset_version": OPSET,
             "dynamic_axes": {_INPUT: {0: _BATCH}},
             "input_names": [_INPUT],
         }
     elif isinstance(network, torch.nn.Module):
+        names = {"input_names": [_INPUT], "output_names": _output_names(network, (several,))}
         batch = torch.export.Dim(_BATCH)
-        options = {
-            "dynamo": True,
-            "dynamic_shapes": ({0: batch},),
-            "input_names": [_INPUT],
-            "output_names": _output_names(network, example),
-        }
+        free = {"dynamo": True, "dynamic_shapes": ({0: batch},)}
+        yield {"example": (several,), **free, **names}
+        yield {"example": (several[:1],), "dynamo": True, **names}
     else:
-        options = {"dynamo": True}
-        example = None  # type: ignore[assignment]  # an exported program has its own
-    try:
-        torch.onnx.export(
-            network, example, str(target), external_data=False, verbose=False, **options
-        )
-    except (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError) as error:
-        raise misfit(f"the network cannot be exported to ONNX: {_reason(error)}") from error
+        yield {"example": None, "dynamo": True}  # an exported program has its own
 
 
 def _output_names(network: Any, example: Any) -> list[str] | None:

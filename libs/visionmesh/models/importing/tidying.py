@@ -81,16 +81,18 @@ def _settle_batch(work: Tidied, images: NDArray[Any]) -> None:
     """Free a batch of one if the network allows it, and fix a free one if it does not."""
     if work.batch not in (None, 1):
         return
-    try:
-        freed = free_batch(work.model) if work.batch else work.model
-        if agrees_in_batches(Runner(work.model), Runner(freed), images):
-            work.model, work.batch = freed, None
-            return
-        why = "says something else of an image when others are beside it"
-    except ConfigurationError as error:
-        why = f"fails ({error.message.rstrip('.')})"
+    single = Runner(work.model)
+    candidates = [free_batch(work.model)] if work.batch else [work.model, free_batch(work.model)]
+    for candidate in candidates:
+        try:
+            if agrees_in_batches(single, Runner(candidate), images):
+                work.model, work.batch = candidate, None
+                return
+            why = "says something else of an image when others are beside it"
+        except ConfigurationError as error:
+            why = f"fails: {error.message.rstrip('.')}"
     work.model, work.batch = with_batch(work.model, 1), 1
-    work.notes.append(f"the batch is 1: with several images the network {why}")
+    work.notes.append(f"the batch is 1, as with several images the network {why}")
 
 
 def _without_weights_as_inputs(model: onnx.ModelProto) -> onnx.ModelProto:

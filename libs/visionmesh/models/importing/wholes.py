@@ -26,7 +26,8 @@ def softmax(seen: Seen) -> Guess | None:
         uses=(name,),
         classes=output.size,
         why=f"{name} is {output.shape}; {why}",
-        parameters={"activation": activation},
+        parameters={"activation": activation} if activation == "none" else {},
+        assumed={} if activation == "none" else {"activation": activation},
     )
 
 
