@@ -11,22 +11,28 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.api import ObjectInfo, ObjectMeta, ObjectMetaOptions, StorageType
 from nats.js.errors import BadRequestError, NotFoundError, ObjectNotFoundError
 from nats.js.object_store import ObjectStore
 
+from visionmesh.bus.api import stored_message
 from visionmesh.errors import Code, Refused, Retry
 from visionmesh.subjects import ARTIFACTS_BUCKET
 
 _STREAM = f"OBJ_{ARTIFACTS_BUCKET}"
+_OBJECTS = f"$O.{ARTIFACTS_BUCKET}"
+"""How subjects begin: of chunks by the upload, of descriptions by the object's name."""
 _CHUNK_BYTES = 256 * 1024
 """Far below any server's max_payload, and few enough round trips for 100 MB."""
 _CACHE_BYTES = 4 << 30
+_BROKEN_OFF = timedelta(minutes=10)
+"""After this an upload that does not grow will never be whole."""
 _ABANDONED = timedelta(hours=1)
 """After this a partial download is nobody's any more."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -36,13 +42,18 @@ class ArtifactStore:
     """The object store `vm_artifacts`; an object's name is the SHA-256 of its bytes."""
 
     def __init__(self, nc: Client, *, replicas: int = 1) -> None:
+        self._nc = nc
         self._js = nc.jetstream()
         self._replicas = replicas
         self._opened: ObjectStore | None = None
 
     async def has(self, sha256: str) -> bool:
         """Say whether the object is there, whole."""
-        return await self._info(sha256) is not None
+        info = await self._info(sha256)
+        if info is None:
+            return False
+        subject = _chunks_of(info)
+        return (await self._messages(subject)).get(subject, 0) == (info.chunks or 0)
 
     async def put(self, sha256: str, file: Path) -> None:
         """Store ``file``, streamed; nothing is visible until all of it is there."""
@@ -54,6 +65,9 @@ class ArtifactStore:
         if _hex_digest(info) != sha256:
             await store.delete(sha256)
             raise Refused(Code.MODEL_INVALID, f"{file} changed while it was uploaded; push again.")
+        if not await self.has(sha256):
+            await store.delete(sha256)
+            raise Retry(f"{file} was not stored whole; push again.", code=Code.MESH_UNREACHABLE)
 
     async def delete(self, sha256: str) -> None:
         """Remove the object and free its space; one that is not there is no error."""
@@ -61,6 +75,22 @@ class ArtifactStore:
             await (await self._store()).delete(sha256)
         except ObjectNotFoundError:
             return
+
+    async def sweep(self, *, older_than: timedelta = _BROKEN_OFF) -> int:
+        """Free what belongs to no object and has not grown for a while; return how many uploads.
+
+        An upload that was broken off leaves such chunks, and so does a removal.
+        """
+        names = await self._messages(f"{_OBJECTS}.M.>")
+        infos = [await self._info(_name_in(subject)) for subject in names]
+        known = {_chunks_of(info) for info in infos if info is not None}
+        freed = 0
+        for subject in (await self._messages(f"{_OBJECTS}.C.>")).keys() - known:
+            last = await stored_message(self._nc, _STREAM, last_by_subj=subject)
+            if last is not None and _age(last) > older_than:
+                await self._js.purge_stream(_STREAM, subject=subject)
+                freed += 1
+        return freed
 
     async def fetch(self, sha256: str, directory: Path, *, limit: int = _CACHE_BYTES) -> Path:
         """Return the object as a file in ``directory``, downloaded if it is not there or broken.
@@ -104,7 +134,7 @@ class ArtifactStore:
 
     async def _chunks(self, info: ObjectInfo) -> AsyncIterator[bytes]:
         """Read chunk by chunk: bounded in memory, and no consumer that a lost connection stalls."""
-        subject = f"$O.{ARTIFACTS_BUCKET}.C.{info.nuid}"
+        subject = _chunks_of(info)
         sequence = 0
         for _ in range(info.chunks or 0):
             try:
@@ -122,6 +152,12 @@ class ArtifactStore:
         except ObjectNotFoundError:
             return None
 
+    async def _messages(self, subjects: str) -> dict[str, int]:
+        """Return the number of messages by subject."""
+        await self._store()
+        info = await self._js.stream_info(_STREAM, subjects_filter=subjects)
+        return info.state.subjects or {}
+
     async def _store(self) -> ObjectStore:
         if self._opened is None:
             try:
@@ -137,6 +173,20 @@ class ArtifactStore:
             )
         except BadRequestError:  # somebody else was quicker, with other settings
             return await self._js.object_store(ARTIFACTS_BUCKET)
+
+
+def _chunks_of(info: ObjectInfo) -> str:
+    return f"{_OBJECTS}.C.{info.nuid}"
+
+
+def _name_in(subject: str) -> str:
+    """Return the object's name that the subject of its description carries."""
+    return base64.urlsafe_b64decode(subject.rpartition(".")[2]).decode()
+
+
+def _age(message: Msg) -> timedelta:
+    stored = (message.headers or {})["Nats-Time-Stamp"]
+    return datetime.now(UTC) - datetime.fromisoformat(stored)
 
 
 def file_sha256(file: Path) -> str:

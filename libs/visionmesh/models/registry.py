@@ -204,7 +204,8 @@ class Registry:
         return True
 
     async def _free(self, old: ModelRecord | None) -> None:
-        """Delete the files of ``old`` that no record uses now."""
+        """Delete the files of ``old`` that no record uses now, and what broken uploads left."""
+        await self._artifacts.sweep()
         if old is None:
             return
         used = {sha256 for record in await self.list() for sha256 in _objects(record)}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import nats
@@ -14,6 +15,7 @@ import psutil
 import pytest
 from nats.aio.client import Client
 
+from tests.polling import until
 from visionmesh.models.artifacts import ArtifactStore, file_sha256
 
 MEBIBYTE = 1 << 20
@@ -34,11 +36,15 @@ def noise(file: Path, size: int) -> str:
 
 
 async def test_a_large_file_travels_in_bounded_memory(nc: Client, tmp_path: Path) -> None:
-    sha256 = await asyncio.to_thread(noise, tmp_path / "large", 100 * MEBIBYTE)
+    large = tmp_path / "large"
+    with large.open("wb") as file:  # sparse: it takes no room on the disk
+        file.seek(300 * MEBIBYTE - 1)
+        file.write(b"\1")
     store = ArtifactStore(nc)
     before = psutil.Process().memory_info().rss
 
-    await store.put(sha256, tmp_path / "large")
+    sha256 = await asyncio.to_thread(file_sha256, large)
+    await store.put(sha256, large)
     fetched = await store.fetch(sha256, tmp_path / "cache")
 
     grown = psutil.Process().memory_info().rss - before
@@ -48,13 +54,81 @@ async def test_a_large_file_travels_in_bounded_memory(nc: Client, tmp_path: Path
     assert not await store.has(sha256)
 
 
+async def stored_bytes(nc: Client) -> int:
+    return int((await nc.jetstream().stream_info("OBJ_vm_artifacts")).state.bytes)
+
+
+async def test_what_is_deleted_frees_its_space(nc: Client, tmp_path: Path) -> None:
+    store = ArtifactStore(nc)
+    await store.has("0" * 64)  # the store is made with its first use
+    before = await stored_bytes(nc)
+    sha256 = noise(tmp_path / "file", 5 * MEBIBYTE)
+    await store.put(sha256, tmp_path / "file")
+    assert await stored_bytes(nc) > before + 5 * MEBIBYTE
+    await store.delete(sha256)
+    assert await stored_bytes(nc) < before + MEBIBYTE // 64
+
+
+async def test_an_upload_that_was_broken_off_is_removed(
+    nc: Client, nats_url: str, tmp_path: Path
+) -> None:
+    sha256 = noise(tmp_path / "file", 40 * MEBIBYTE)
+    store = ArtifactStore(nc)
+    kept = noise(tmp_path / "kept", MEBIBYTE)
+    await store.put(kept, tmp_path / "kept")
+    await store.sweep(older_than=timedelta(0))
+    before = await stored_bytes(nc)
+    program = (
+        "import asyncio, nats, pathlib, sys\n"
+        "from tests.polling import until
+from visionmesh.models.artifacts import ArtifactStore\n"
+        "async def main(url, sha256, file):\n"
+        "    nc = await nats.connect(url)\n"
+        "    await ArtifactStore(nc).put(sha256, pathlib.Path(file))\n"
+        "asyncio.run(main(*sys.argv[1:]))\n"
+    )
+    uploading = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, nats_url, sha256, str(tmp_path / "file")
+    )
+
+    async def begun() -> bool:
+        return await stored_bytes(nc) > before + MEBIBYTE
+
+    await until(begun)
+    uploading.kill()
+    await uploading.wait()
+    assert not await store.has(sha256)
+
+    assert await store.sweep() == 0, "it may still go on"
+    assert await store.sweep(older_than=timedelta(0)) == 1
+
+    assert await stored_bytes(nc) == before
+    assert await store.has(kept)
+    await store.put(sha256, tmp_path / "file")
+    assert await store.has(sha256)
+
+
+async def test_an_object_that_has_lost_chunks_is_not_there(nc: Client, tmp_path: Path) -> None:
+    sha256 = noise(tmp_path / "file", MEBIBYTE)
+    store = ArtifactStore(nc)
+    await store.put(sha256, tmp_path / "file")
+    info = await (await nc.jetstream().object_store("vm_artifacts")).get_info(sha256)
+    js = nc.jetstream()
+    await js.purge_stream("OBJ_vm_artifacts", subject=f"$O.vm_artifacts.C.{info.nuid}", keep=2)
+    assert not await store.has(sha256)
+    await store.put(sha256, tmp_path / "file")
+    fetched = await store.fetch(sha256, tmp_path / "cache")
+    assert file_sha256(fetched) == sha256
+
+
 async def test_two_processes_may_fetch_at_once(nc: Client, nats_url: str, tmp_path: Path) -> None:
     sha256 = noise(tmp_path / "file", 3 * MEBIBYTE + 17)
     store = ArtifactStore(nc)
     await store.put(sha256, tmp_path / "file")
     program = (
         "import asyncio, nats, pathlib, sys\n"
-        "from visionmesh.models.artifacts import ArtifactStore\n"
+        "from tests.polling import until
+from visionmesh.models.artifacts import ArtifactStore\n"
         "async def main(url, sha256, cache):\n"
         "    nc = await nats.connect(url)\n"
         "    await ArtifactStore(nc).fetch(sha256, pathlib.Path(cache))\n"
