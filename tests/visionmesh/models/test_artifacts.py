@@ -80,8 +80,7 @@ async def test_an_upload_that_was_broken_off_is_removed(
     before = await stored_bytes(nc)
     program = (
         "import asyncio, nats, pathlib, sys\n"
-        "from tests.polling import until
-from visionmesh.models.artifacts import ArtifactStore\n"
+        "from visionmesh.models.artifacts import ArtifactStore\n"
         "async def main(url, sha256, file):\n"
         "    nc = await nats.connect(url)\n"
         "    await ArtifactStore(nc).put(sha256, pathlib.Path(file))\n"
@@ -127,8 +126,7 @@ async def test_two_processes_may_fetch_at_once(nc: Client, nats_url: str, tmp_pa
     await store.put(sha256, tmp_path / "file")
     program = (
         "import asyncio, nats, pathlib, sys\n"
-        "from tests.polling import until
-from visionmesh.models.artifacts import ArtifactStore\n"
+        "from visionmesh.models.artifacts import ArtifactStore\n"
         "async def main(url, sha256, cache):\n"
         "    nc = await nats.connect(url)\n"
         "    await ArtifactStore(nc).fetch(sha256, pathlib.Path(cache))\n"
