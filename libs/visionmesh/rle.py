@@ -40,10 +40,14 @@ def encode(
     upper left pixel lies, and all around it is background.
     """
     height, width = size or mask.shape
-    columns = np.zeros((mask.shape[1], mask.shape[0] + 2), np.int8)
+    # Column by column with background at both ends: so each run starts and ends within its column.
+    columns = np.zeros((mask.shape[1], mask.shape[0] + 2), bool)
     columns[:, 1:-1] = mask.T
-    steps = np.diff(columns, axis=1)
-    starts, ends = (_positions(steps == step, height, corner) for step in (1, -1))
+    pixels = columns.reshape(-1)
+    changes = np.flatnonzero(pixels[1:] != pixels[:-1])
+    across, down = np.divmod(changes, columns.shape[1])
+    edges = (across + corner[0]) * height + down + corner[1]
+    starts, ends = edges[0::2], edges[1::2]
     # A run that ends a full column goes on in the next.
     joined = starts[1:] == ends[:-1]
     starts = starts[np.concatenate(([True], ~joined))[: len(starts)]]
@@ -72,12 +76,6 @@ def decode(rle: Rle) -> NDArray[np.bool_]:
         raise ValueError(f"the counts do not tell a mask of {height} by {width} pixels")
     foreground = np.arange(len(counts)) % 2 == 1
     return np.repeat(foreground, counts).reshape(width, height).T
-
-
-def _positions(changes: NDArray[np.bool_], height: int, corner: tuple[int, int]) -> _Integers:
-    """Return where in the image's columns, one behind the other, the changes (W, H + 1) lie."""
-    columns, rows = np.nonzero(changes)
-    return (columns + corner[0]) * height + rows + corner[1]
 
 
 def _told(starts: _Integers, ends: _Integers, size: tuple[int, int]) -> Rle:
