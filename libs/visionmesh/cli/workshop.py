@@ -12,7 +12,9 @@ from visionmesh.cli import options
 from visionmesh.cli.console import aside, print_json, print_table, screen
 
 if TYPE_CHECKING:
+    from visionmesh.models.agreement import Agreement
     from visionmesh.models.optimizing import Report
+    from visionmesh.models.verifying import Verification
 
 
 class Smaller(StrEnum):
@@ -127,12 +129,91 @@ def _make_smaller(
         print_json(report.model_dump(mode="json"))
     else:
         _show(report)
-    if not report.promoted:
+    left = [one for one in report.made if one.file not in report.promoted]
+    if left:
+        lost = ", ".join(f"{one.file} ({one.lost:.1%} lost)" for one in left)
         raise Refused(
             Code.AGREEMENT_LOST,
-            "More than 1 % is lost, so nothing was promoted: calibrate with more images or other "
+            f"Not promoted, for more than 1 % is lost: {lost}. Calibrate with more images or other "
             "ones, try --precision fp16, or insist with --force.",
         )
+
+
+def verify(
+    *,
+    folder: Folder,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="IMAGES",
+            help="A folder of images to compare answers on; without it some are made up.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE|DIR",
+            help="What the network came from, and must equal: an ONNX file, or a model's folder.",
+            exists=True,
+        ),
+    ] = None,
+    version: Version = None,
+    limit: Limit = 200,
+    json: options.AsJson = False,
+) -> None:
+    """Look whether a network and what was made of it are right; exit with 1 if one is not.
+
+    Outputs must be finite, the same each time and in any batch, and those of smaller networks must
+    lead to the same answers.
+    """
+    from visionmesh.errors import Code, Refused
+    from visionmesh.models.folder import load_folder
+    from visionmesh.models.verifying import verify as examine
+
+    with aside().status("reading images") as status:
+        found = examine(
+            load_folder(folder),
+            version=version,
+            images=images,
+            against=against,
+            most=limit,
+            said=status.update,
+        )
+    if json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        _show_checks(found)
+    if not found.passed:
+        wrong = ", ".join(network.file for network in found.networks if not network.passed)
+        raise Refused(
+            Code.VERIFICATION_FAILED, f"{found.model}, version {found.version}: wrong: {wrong}"
+        )
+
+
+def _show_checks(found: Verification) -> None:
+    rows = [
+        (network.file, check.name, "ok" if check.passed else "FAILED", check.told)
+        for network in found.networks
+        for check in network.checks
+    ]
+    print_table(["FILE", "CHECK", "", "FOUND"], rows, empty="")
+    compared = [
+        (
+            network.file,
+            network.against or "",
+            *(_errors(network.trial.agreement) if network.trial else ("", "")),
+            ", ".join(f"{size}: {ms:.2f}" for size, ms in network.ms.items()),
+            _megabytes(network.memory_bytes),
+        )
+        for network in found.networks
+    ]
+    screen().print()
+    columns = ["FILE", "AGAINST", "MAX ERROR", "MEAN ERROR", "MS BY BATCH", "MEMORY MB"]
+    print_table(columns, compared, empty="")
+    kind = "images" if found.real else "made-up images, on which answers mean little"
+    screen().print(f"{found.images} {kind}; times with one thread on {found.cpu}.")
 
 
 def _show(report: Report) -> None:
@@ -149,8 +230,7 @@ def _show(report: Report) -> None:
             f"{one.smaller:.2f}x",
             _percent(one.trial.accuracy),
             _percent(one.trial.agreement.answers),
-            f"{one.trial.agreement.max_error:.3g}",
-            f"{one.trial.agreement.mean_error:.3g}",
+            *_errors(one.trial.agreement),
             f"{one.ms:.2f}",
             f"{one.faster:.2f}x",
         )
@@ -174,7 +254,12 @@ def _show(report: Report) -> None:
     if report.skipped:
         out.print(f"No images: {', '.join(report.skipped)}")
     if report.promoted:
-        out.print(f"Promoted in {report.model}, version {report.version}.")
+        files = ", ".join(report.promoted)
+        out.print(f"Promoted in {report.model}, version {report.version}: {files}")
+
+
+def _errors(agreement: Agreement) -> tuple[str, str]:
+    return f"{agreement.max_error:.2g} of {agreement.largest:.3g}", f"{agreement.mean_error:.2g}"
 
 
 def _megabytes(size: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -15,7 +15,20 @@ from visionmesh.rle import decode
 SAME_OBJECT_IOU = 0.5
 """Boxes that overlap at least so much mean the same object."""
 
+SCORE_SLACK = 0.05
+
 Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+class Seen(NamedTuple):
+    """What was made of one image."""
+
+    outputs: Arrays
+    """Empty if the network failed."""
+    answer: Answer | None
+    """`None` if none can be made of the outputs."""
+    wider: Answer | None
+    """With boxes that score up to `SCORE_SLACK` less than is asked for, too."""
 
 
 class Agreement(Frozen):
@@ -23,7 +36,8 @@ class Agreement(Frozen):
 
     images: int
     answers: float
-    """From 0 to 1, see `likeness`."""
+    """How much of them is equal, from 0 to 1; see `likeness`. A box that scores just enough in one
+    answer may score just too little in the other."""
     max_error: float
     """Of any output value."""
     mean_error: float
@@ -31,30 +45,30 @@ class Agreement(Frozen):
     """The largest absolute output value of the reference: what an error is to be seen against."""
     broken: int
     """Images with a NaN or an infinity where the reference is finite, or without an answer."""
+    unanswered: int
+    """Images that the reference itself has no answer for."""
 
 
 class Tally:
     """Adds up comparisons, image by image."""
 
     def __init__(self) -> None:
-        self._images = self._values = self._broken = 0
+        self._images = self._values = self._broken = self._unanswered = 0
         self._equal = self._compared = 0.0
         self._sum = self._max = self._largest = 0.0
 
-    def add(
-        self, expected: Arrays, wanted: Answer | None, outputs: Arrays, answer: Answer | None
-    ) -> None:
-        """Compare the outputs of an image, and what was made of them (`None`: nothing could be).
+    def add(self, wanted: Seen, given: Seen) -> None:
+        """Compare what was seen in one image.
 
-        An image that the reference has no answer for says nothing of the other's answer.
+        One that the reference has no answer for says nothing of the other's answer.
         """
-        sound = self._add_outputs(expected, outputs)
+        sound = self._add_outputs(wanted.outputs, given.outputs)
         self._images += 1
-        if not sound or (answer is None and wanted is not None):
-            self._broken += 1
-        if wanted is None:
+        if wanted.answer is None:
+            self._unanswered += 1
             return
-        equal, compared = likeness(wanted, answer) if answer and sound else (0.0, 1.0)
+        self._broken += not sound or given.answer is None
+        equal, compared = _likeness(wanted, given) if sound else (0.0, 1.0)
         self._equal += equal
         self._compared += compared
 
@@ -83,6 +97,7 @@ class Tally:
             mean_error=self._sum / self._values if self._values else 0.0,
             largest=self._largest,
             broken=self._broken,
+            unanswered=self._unanswered,
         )
 
 
@@ -106,6 +121,19 @@ def likeness(reference: Answer, other: Answer) -> tuple[float, float]:
     if reference.heatmap is not None:
         return _heat(reference.heatmap, other.heatmap), 1.0
     return 1.0, 1.0
+
+
+def _likeness(wanted: Seen, given: Seen) -> tuple[float, float]:
+    """Return the `likeness` of two answers, with `SCORE_SLACK`."""
+    if wanted.answer is None or given.answer is None:
+        return 0.0, 1.0
+    ours, theirs = wanted.answer.detections, given.answer.detections
+    if ours is None or theirs is None:
+        return likeness(wanted.answer, given.answer)
+    wider_ours = (wanted.wider or wanted.answer).detections or ()
+    wider_theirs = (given.wider or given.answer).detections or ()
+    equal = pairs(ours, wider_theirs) + pairs(theirs, wider_ours)
+    return float(equal), float(len(ours) + len(theirs))
 
 
 def pairs(ours: tuple[Detection, ...], theirs: tuple[Detection, ...]) -> int:

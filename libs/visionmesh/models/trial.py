@@ -13,12 +13,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from services.infer.engines import Engine, Image, Outputs
+from services.infer.engines import Engine, Image
 from visionmesh.contracts import Answer, Frozen, Params
 from visionmesh.errors import Reject
-from visionmesh.models.agreement import Agreement, Tally
+from visionmesh.models.agreement import SCORE_SLACK, Agreement, Seen, Tally
 from visionmesh.models.pictures import Picture
-from visionmesh.workbench import Sample, Workbench
+from visionmesh.models.spec import InputSpec
+from visionmesh.workbench import Workbench
 
 _ROUNDS = (5, 50)
 """At least and at most, of all engines in turns …"""
@@ -42,17 +43,22 @@ class Subject:
     bench: Workbench
     engine: Engine
 
-    def look(self, encoded: bytes) -> tuple[Outputs, Answer | None]:
-        """Return outputs and answer for one image, `None` if none can be made of the outputs."""
+    def look(self, encoded: bytes) -> Seen:
+        """Return what comes of one image."""
         sample = self.bench.sample(encoded)
         try:
             outputs = self.engine.run([sample.pixels])
         except Reject:
-            return {}, None
+            return Seen({}, None, None)
+        least = max(0.0, self.bench.spec.output.confidence - SCORE_SLACK)
         try:
-            return outputs, self.bench.read(outputs, 0, sample, Params())
+            answer, wider = (
+                self.bench.read(outputs, 0, sample, params)
+                for params in (Params(), Params(confidence=least))
+            )
         except Reject:
-            return outputs, None
+            return Seen(outputs, None, None)
+        return Seen(outputs, answer, wider)
 
 
 def compare(
@@ -63,16 +69,15 @@ def compare(
     own = Tally()
     hits: dict[str | None, list[bool]] = {name: [] for name in (None, *others)}
     for encoded, truth in pictures:
-        expected, wanted = reference.look(encoded)
-        own.add(expected, wanted, expected, wanted)
-        seen: dict[str | None, Answer | None] = {None: wanted}
-        for name, subject in others.items():
-            outputs, answer = subject.look(encoded)
-            tallies[name].add(expected, wanted, outputs, answer)
-            seen[name] = answer
+        wanted = reference.look(encoded)
+        own.add(wanted, wanted)
+        seen = {name: subject.look(encoded) for name, subject in others.items()}
+        for name, given in seen.items():
+            tallies[name].add(wanted, given)
         if truth is not None:
-            for who, answer in seen.items():
-                hits[who].append(_says(answer, truth))
+            hits[None].append(_says(wanted.answer, truth))
+            for name, given in seen.items():
+                hits[name].append(_says(given.answer, truth))
     trials = {
         name: Trial(agreement=tally.result(), accuracy=_mean(hits[name]))
         for name, tally in tallies.items()
@@ -99,16 +104,25 @@ def in_turns(engines: Mapping[str, Engine], image: Image, *, batch: int = 1) -> 
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def synthetic(bench: Workbench, seed: int = 0) -> Sample:
-    """Return an image without meaning but with all brightnesses, coarse and fine, in any colour."""
-    size = bench.spec.input
+def drawn(spec: InputSpec, seed: int) -> bytes:
+    """Return a PNG without meaning, coarse and fine, with all brightnesses and any colour."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (4, 4, 3), np.uint8)
-    pixels = cv2.resize(coarse, (size.width, size.height), interpolation=cv2.INTER_CUBIC)
-    noise = random.normal(0, 16, pixels.shape)
-    drawn = np.clip(pixels + noise, 0, 255).astype(np.uint8)
-    _, encoded = cv2.imencode(".png", drawn)
-    return bench.sample(encoded.tobytes())
+    smooth = cv2.resize(coarse, (spec.width, spec.height), interpolation=cv2.INTER_CUBIC)
+    noise = random.normal(0, 16, smooth.shape)
+    _, encoded = cv2.imencode(".png", np.clip(smooth + noise, 0, 255).astype(np.uint8))
+    return encoded.tobytes()
+
+
+def lost(trial: Trial, original: float | None) -> float:
+    """Return the share of what was right in the reference and is not in ``trial``.
+
+    Of the accuracy (``original`` is the reference's), where the truth is known, else of the equal
+    answers.
+    """
+    if trial.accuracy is None or original is None:
+        return 1 - trial.agreement.answers
+    return max(0.0, original - trial.accuracy)
 
 
 def cpu_name() -> str:

@@ -26,7 +26,7 @@ from visionmesh.models.optimizing.report import Made, Original, Report
 from visionmesh.models.optimizing.search import Search
 from visionmesh.models.pictures import Pictures, gather
 from visionmesh.models.spec import Batching, ModelSpec
-from visionmesh.models.trial import Subject, Trial, compare, cpu_name, in_turns
+from visionmesh.models.trial import Subject, Trial, compare, cpu_name, in_turns, lost
 from visionmesh.models.variants import (
     Artifact,
     Precision,
@@ -96,6 +96,12 @@ class Workshop:
         subjects = {draft.file.name: other for draft, other in zip(drafts, others, strict=True)}
         self.said(f"comparing answers on {len(self.held_out)} other images")
         own, trials = compare(original, subjects, self.held_out)
+        if own.agreement.unanswered:
+            raise ConfigurationError(
+                Code.MODEL_INVALID,
+                f"{self.weights.name} itself has no answer for {own.agreement.unanswered} of "
+                f"{own.agreement.images} images; see what `visionmesh verify` finds.",
+            )
         image = self.bench.sample(next(iter(self.held_out)).encoded).pixels
         engines = {name: subject.engine for name, subject in subjects.items()}
         times = in_turns({self.weights.name: original.engine} | engines, image)
@@ -123,9 +129,9 @@ def optimize(
 ) -> Report:
     """Make a version (by default the newest) smaller, and promote what is right.
 
-    A third of up to ``most`` images below ``images`` calibrates, the others judge. Artefacts appear
-    in the version's folder together with ``variants.json``, and only if all of them are right or
-    ``force`` is given. ``said`` is told what is being done.
+    A third of up to ``most`` images below ``images`` calibrates, the others judge. An artefact
+    appears in the version's folder and in its ``variants.json`` only if it is right, or ``force``
+    is given. ``said`` is told what is being done.
 
     Raises
     ------
@@ -154,9 +160,9 @@ def optimize(
         )
         drafts = workshop.drafts(precision, method)
         original, made = workshop.judge(drafts)
-        promoted = force or all(one.is_right for one in made)
+        promoted = tuple(one.file for one in made if force or one.is_right)
         if promoted:
-            promote(weights, drafts)
+            promote(weights, [draft for draft in drafts if draft.file.name in promoted])
     return Report(
         model=folder.spec.name,
         version=number,
@@ -205,10 +211,6 @@ def _artifact(draft: Draft) -> Artifact:
 
 def _made(draft: Draft, original: Original, trial: Trial, ms: float) -> Made:
     size = draft.file.stat().st_size
-    if trial.accuracy is None or original.accuracy is None:
-        lost = 1 - trial.agreement.answers
-    else:
-        lost = max(0.0, original.accuracy - trial.accuracy)
     return Made(
         file=draft.file.name,
         precision=draft.precision,
@@ -216,7 +218,7 @@ def _made(draft: Draft, original: Original, trial: Trial, ms: float) -> Made:
         size_bytes=size,
         smaller=original.size_bytes / size,
         trial=trial,
-        lost=lost,
+        lost=lost(trial, original.accuracy),
         ms=ms,
         faster=original.ms / ms,
         in_float=draft.in_float,

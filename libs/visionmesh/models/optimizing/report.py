@@ -62,9 +62,5 @@ class Report(Frozen):
     """Where the times were measured, with one thread."""
     original: Original
     made: tuple[Made, ...]
-    promoted: bool
-    """Whether the version's ``variants.json`` names the artefacts now."""
-
-    @property
-    def is_right(self) -> bool:
-        return all(one.is_right for one in self.made)
+    promoted: tuple[str, ...]
+    """The files that the version's ``variants.json`` names now."""

@@ -43,7 +43,7 @@ def test_int8_of_a_residual_network_is_a_quarter_and_as_good(int8: Report) -> No
 
 
 def test_what_is_right_is_promoted(int8: Report, folder: Path) -> None:
-    assert int8.promoted
+    assert int8.promoted == ("model.int8.onnx", "model.int8-s8.onnx")
     variants = read_variants(folder / "1")
     assert variants is not None
     for artifact in variants.artifacts:
