@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import cv2
 import numpy as np
+from pydantic import FiniteFloat
 
 from services.postprocess.decoders.maps import Original, require_map, sample
 from services.postprocess.decoders.protocol import (
@@ -41,12 +42,12 @@ _DECIMALS = 6
 class _Parameters(Parameters):
     score: str | None = None
     """The name of the output with the image's score; by default the one with a single value."""
-    threshold: float = 0.5
+    threshold: FiniteFloat = 0.5
     """From this value on a place, or an image, is anomalous."""
-    low: float | None = None
+    low: FiniteFloat | None = None
     """The value of what is as normal as can be, and that of what is surely anomalous. Needed if the
     network's values are not between 0 and 1."""
-    high: float | None = None
+    high: FiniteFloat | None = None
 
 
 class Anomaly:
@@ -190,6 +191,8 @@ def _read(features: Arrays) -> tuple[Array, float, float, Array]:
     except KeyError as error:
         raise FeaturesError(f"an anomaly's features have {error}") from error
     require_map(steps, "u", _PLANE)
-    if scale.shape != (2,) or score.ndim != 1 or not scale[1] > 0:
+    numbers = np.concatenate((scale.reshape(-1), score.reshape(-1)))
+    whole = scale.shape == (2,) and score.ndim == 1 and scale[1] > 0
+    if not whole or not np.isfinite(numbers).all():
         raise FeaturesError("the features are not those of an anomaly")
     return steps, float(scale[0]), float(scale[1]), score

@@ -53,4 +53,6 @@ class Embedding:
         vector = features.get("vector")
         if vector is None or vector.dtype != np.float32 or vector.ndim != 1:
             raise FeaturesError("the features are not a vector")
+        if not np.isfinite(vector).all():
+            raise FeaturesError("the features are not finite")
         return Answer(embedding=tuple(vector.astype(str).astype(np.float64).tolist()))

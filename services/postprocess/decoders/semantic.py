@@ -6,6 +6,7 @@ from typing import Literal
 
 import cv2
 import numpy as np
+from pydantic import FiniteFloat
 
 from services.postprocess.decoders.maps import Axis, Original, require_map, sample
 from services.postprocess.decoders.protocol import (
@@ -41,7 +42,7 @@ _DECIMALS = 6
 class _Parameters(Parameters):
     channels: Literal["first", "last"] = "first"
     """Where the classes of a map with three dimensions are."""
-    threshold: float = 0.0
+    threshold: FiniteFloat = 0.0
     """Of a network with one plane: where that is larger lies the class. 0 suits logits, 0.5 what
     went through a sigmoid."""
     drop: tuple[str, ...] = ()

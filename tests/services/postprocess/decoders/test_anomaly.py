@@ -204,6 +204,8 @@ def test_outputs_that_do_not_fit_are_refused(
     [
         (["good"], {}, "two labels"),
         ([], {"threshold": 1.5}, "ascend"),
+        ([], {"high": float("inf")}, "high"),
+        ([], {"low": float("nan")}, "low"),
         ([], {"low": 3, "threshold": 2, "high": 4}, "ascend"),
     ],
 )
@@ -223,6 +225,8 @@ def test_a_wrong_description_says_what_is_wrong(
         {"map": np.zeros((1, 8, 12), np.uint16)},
         {"range": np.zeros(2)},
         {"range": np.ones(3)},
+        {"range": np.array([np.nan, 1])},
+        {"score": np.array([np.inf])},
         {"score": np.zeros((1, 1))},
     ],
 )

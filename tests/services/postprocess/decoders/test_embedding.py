@@ -81,7 +81,13 @@ def test_a_vector_without_direction_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "features", [{}, {"vector": np.zeros(3)}, {"vector": np.zeros((3, 1), np.float32)}]
+    "features",
+    [
+        {},
+        {"vector": np.zeros(3)},
+        {"vector": np.zeros((3, 1), np.float32)},
+        {"vector": np.full(3, np.nan, np.float32)},
+    ],
 )
 def test_features_of_something_else_are_refused(features: dict[str, NDArray[Any]]) -> None:
     with pytest.raises(FeaturesError):
