@@ -11,7 +11,18 @@ from typing import Annotated, Any
 
 import typer
 
-from visionmesh.cli import bench, dead, demo, images, importing, lifecycle, models, trace, traffic
+from visionmesh.cli import (
+    bench,
+    dead,
+    demo,
+    images,
+    importing,
+    lifecycle,
+    models,
+    trace,
+    traffic,
+    workshop,
+)
 from visionmesh.cli.console import failed, screen
 from visionmesh.errors import ConfigurationError, VisionmeshError
 
@@ -31,6 +42,8 @@ _RUN: tuple[Command, ...] = (
 )
 _MODELS: tuple[Command, ...] = (
     ("import", importing.import_model, "visionmesh import best.onnx --task detection --name parts"),
+    ("optimize", workshop.optimize, "visionmesh optimize models/cats --calibrate photos/"),
+    ("verify", workshop.verify, "visionmesh verify models/cats --images photos/"),
     ("push", models.push, "visionmesh push models/board-defects"),
     ("list", models.list_models, "visionmesh list"),
     ("show", models.show, "visionmesh show board-defects"),
