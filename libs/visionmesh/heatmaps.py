@@ -14,7 +14,6 @@ from nats.aio.client import Client
 from nats.js.object_store import ObjectStore
 
 from visionmesh.bus.api import stored_message
-from visionmesh.bus.topology import ensure_stream
 from visionmesh.errors import Code, Retry, VisionmeshError
 
 BUCKET = "vm_heatmaps"
@@ -83,6 +82,8 @@ class HeatmapStore:
         return png if hashlib.sha256(png).hexdigest() == sha256 else None
 
     async def _declare(self) -> ObjectStore:
+        from visionmesh.bus.topology import ensure_stream  # noqa: PLC0415 - clients lack settings
+
         # Not by nats-py: its buckets refuse what is new once they are full, and with it a result.
         config = {
             "name": _STREAM,
