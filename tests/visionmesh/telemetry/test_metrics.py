@@ -98,3 +98,21 @@ def test_two_processes_in_one_test_do_not_share_counters(metrics: Metrics) -> No
     other = Metrics(stage="infer", registry=CollectorRegistry())
     metrics.redelivered()
     assert scrape(other)["visionmesh_redeliveries_total", (("stage", "infer"),)] == 0
+
+
+def test_versions_are_told_apart_and_forgotten_with_their_model(metrics: Metrics) -> None:
+    faces = metrics.model("faces")
+    faces.engine(1, 0.02)
+    faces.engine(2, 0.01)
+    faces.shadowed(3, "compared", 0.5)
+    faces.shadowed(3, "compared", 1.0)
+    faces.shadowed(3, "skipped")
+    seen = scrape(metrics)
+    model, third = ("model", "faces"), ("version", "3")
+    assert seen["visionmesh_engine_seconds_sum", (model, ("version", "1"))] == 0.02
+    assert seen["visionmesh_engine_seconds_count", (model, ("version", "2"))] == 1
+    assert seen["visionmesh_agreement_sum", (model, third)] == 1.5
+    assert seen["visionmesh_agreement_count", (model, third)] == 2
+    assert seen["visionmesh_shadow_total", (model, ("outcome", "skipped"), third)] == 1
+    metrics.forget("faces")
+    assert not any(model in labels for _, labels in scrape(metrics))
