@@ -1,0 +1,208 @@
+"""Writes a network with what comes before and behind it as one ONNX file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto, checker, helper, shape_inference, version_converter
+
+from visionmesh.contracts import Frozen, TensorMeta
+from visionmesh.errors import Code, ConfigurationError
+from visionmesh.models.artifacts import file_sha256
+from visionmesh.models.check import Signature, inspect
+from visionmesh.models.completing import parts
+from visionmesh.models.completing.entry import write_entry, write_factor
+from visionmesh.models.completing.exits import DETECTORS, write_scores
+from visionmesh.models.completing.naming import first_dimension, rename, told_of
+from visionmesh.models.completing.parts import Part, spec_digest
+from visionmesh.models.completing.suppression import write_suppression
+from visionmesh.models.completing.wiring import Wiring
+from visionmesh.models.folder import ModelFolder
+from visionmesh.models.heads import class_count
+from visionmesh.models.spec import ModelSpec, Resize
+from visionmesh.workbench import Workbench
+
+COMPLETE_FILE = "complete.onnx"
+"""Beside ``model.onnx``, `verify` compares it."""
+
+_FOUND = (
+    (parts.BOXES, TensorProto.FLOAT, ("found", 4)),
+    (parts.SCORES, TensorProto.FLOAT, ("found",)),
+    (parts.CLASSES, TensorProto.INT64, ("found",)),
+    (parts.BATCH, TensorProto.INT64, ("found",)),
+)
+
+_OPSETS = (13, 17)
+"""The oldest that the operators are written for, and what older networks become."""
+
+
+class Completed(Frozen):
+    """What was written, and what it takes and gives."""
+
+    model: str
+    version: int
+    file: Path
+    size_bytes: int
+    parts: tuple[Part, ...]
+    inputs: tuple[TensorMeta, ...]
+    outputs: tuple[TensorMeta, ...]
+
+
+def complete(
+    folder: ModelFolder,
+    embed: Collection[Part],
+    *,
+    version: int | None = None,
+    target: Path | None = None,
+) -> Completed:
+    """Write the network of a version, by default the newest, with the parts ``embed`` around it.
+
+    ``target`` is by default `COMPLETE_FILE` beside the network.
+
+    Raises
+    ------
+    ConfigurationError
+        (model_invalid) if the network does not fit its spec, or a part cannot be put into it.
+    Refused
+        (unknown_version) if the folder lacks the version.
+    """
+    number, weights = folder.pick(version)
+    target = target or weights.with_name(COMPLETE_FILE)
+    spec = folder.spec
+    Workbench(spec)  # whose decoder refuses wrong parameters
+    signature = inspect(weights, spec)
+    wanted = tuple(part for part in Part if part in embed)
+    _require_possible(spec, wanted)
+    model = _load(weights, spec)
+    resize = Part.RESIZE in wanted
+    try:
+        if Part.PREPROCESS in wanted:
+            _enter(model, spec, resize=resize)
+        if Part.POSTPROCESS in wanted:
+            _leave(model, spec, signature, resize=resize)
+        checker.check_model(model, full_check=True)
+    except (checker.ValidationError, shape_inference.InferenceError) as error:
+        raise _impossible(spec, f"the whole would not be valid: {error}") from error
+    _describe(model, spec, wanted, file_sha256(weights))
+    onnx.save(model, target)
+    return Completed(
+        model=spec.name,
+        version=number,
+        file=target,
+        size_bytes=target.stat().st_size,
+        parts=wanted,
+        inputs=tuple(map(told_of, model.graph.input)),
+        outputs=tuple(map(told_of, model.graph.output)),
+    )
+
+
+def _require_possible(spec: ModelSpec, wanted: tuple[Part, ...]) -> None:
+    if not wanted:
+        raise _impossible(spec, f"nothing is to be embedded; name some of {', '.join(Part)}")
+    if Part.RESIZE in wanted and Part.PREPROCESS not in wanted:
+        raise _impossible(spec, "resize comes before preprocess; embed that, too")
+    if Part.RESIZE in wanted and spec.input.resize is not Resize.STRETCH:
+        raise _impossible(
+            spec,
+            f"only input.resize: stretch can be embedded, and it is {spec.input.resize}; leave "
+            f"resize out, and give images of {spec.input.width} x {spec.input.height}",
+        )
+    if Part.POSTPROCESS not in wanted:
+        return
+    known = ("softmax", *DETECTORS)
+    if spec.output.decoder not in known:
+        raise _impossible(
+            spec,
+            f"the decoder {spec.output.decoder} cannot be embedded, only {', '.join(known)}; leave "
+            "postprocess out",
+        )
+    if spec.output.nms == "soft":
+        raise _impossible(
+            spec, "ONNX has no soft-NMS; leave postprocess out, or let output.nms be per_class"
+        )
+
+
+def _load(weights: Path, spec: ModelSpec) -> onnx.ModelProto:
+    model = onnx.load(weights)
+    opset = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 1)
+    oldest, newer = _OPSETS
+    if opset >= oldest:
+        return model
+    try:
+        return version_converter.convert_version(model, newer)
+    except (RuntimeError, ValueError) as error:
+        raise _impossible(spec, f"its opset {opset} cannot be raised: {error}") from error
+
+
+def _enter(model: onnx.ModelProto, spec: ModelSpec, *, resize: bool) -> None:
+    """Let ``model`` take uint8 images."""
+    graph, wiring = model.graph, Wiring("entry")
+    rename(graph, (parts.IMAGE,))
+    (taken,) = graph.input
+    wiring.give(write_entry(wiring, parts.IMAGE, spec.input, resize=resize), taken.name)
+    sides = ("image_height", "image_width") if resize else (spec.input.height, spec.input.width)
+    shape = (first_dimension(taken), *sides, spec.input.channels)
+    graph.input.pop()
+    graph.input.append(helper.make_tensor_value_info(parts.IMAGE, TensorProto.UINT8, shape))
+    nodes = [*wiring.nodes, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(wiring.constants)
+
+
+def _leave(model: onnx.ModelProto, spec: ModelSpec, signature: Signature, *, resize: bool) -> None:
+    """Let ``model`` give scores or boxes."""
+    graph, wiring = model.graph, Wiring("exit")
+    place = _decoded(spec, signature)
+    rename(graph, (parts.SCORES, parts.BOXES, parts.CLASSES, parts.BATCH))
+    output = wiring.add("Cast", graph.output[place].name, to=TensorProto.FLOAT)
+    batch = first_dimension(graph.input[0])
+    infos = [(parts.SCORES, TensorProto.FLOAT, (batch, "scores"))]
+    if spec.output.decoder in DETECTORS:
+        count = len(spec.labels) or class_count(spec, signature.output_images)
+        if not count:
+            raise _impossible(spec, "its classes cannot be counted; name the labels in model.yaml")
+        candidates = DETECTORS[spec.output.decoder](wiring, output, spec)
+        found = write_suppression(wiring, candidates, spec, count)
+        if resize:
+            factor = write_factor(wiring, parts.IMAGE, spec.input)
+            found = found._replace(boxes=wiring.add("Mul", found.boxes, factor))
+        infos = _FOUND
+        for value, (name, _, _) in zip(found, infos, strict=True):
+            wiring.give(value, name)
+    else:
+        wiring.give(write_scores(wiring, output, spec), parts.SCORES)
+    del graph.output[:]
+    graph.output.extend(helper.make_tensor_value_info(*info) for info in infos)
+    graph.node.extend(wiring.nodes)
+    graph.initializer.extend(wiring.constants)
+
+
+def _decoded(spec: ModelSpec, signature: Signature) -> int:
+    """Return the place of the output that the decoder reads."""
+    names = [meta.name for meta in signature.outputs]
+    wanted = spec.output.parameters.get("tensor") or (names[0] if len(names) == 1 else None)
+    if wanted not in names:
+        raise _impossible(
+            spec, f"its outputs are {', '.join(names)}; let output.tensor name the one to decode"
+        )
+    return names.index(wanted)
+
+
+def _describe(
+    model: onnx.ModelProto, spec: ModelSpec, wanted: tuple[Part, ...], network: str
+) -> None:
+    told = {one.key: one.value for one in model.metadata_props} | {
+        parts.PARTS_KEY: ",".join(wanted),
+        parts.NETWORK_KEY: network,
+        parts.SPEC_KEY: spec_digest(spec),
+        parts.LABELS_KEY: json.dumps(spec.labels),
+    }
+    helper.set_model_props(model, told)
+
+
+def _impossible(spec: ModelSpec, why: str) -> ConfigurationError:
+    return ConfigurationError(Code.MODEL_INVALID, f"{spec.name} cannot be completed: {why}.")
