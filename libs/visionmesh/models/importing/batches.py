@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 _FREE = "N"
 
@@ -32,6 +33,26 @@ def with_batch(model: onnx.ModelProto, size: int | None) -> onnx.ModelProto:
             dims[0].dim_param = _FREE
         else:
             dims[0].dim_value = size
+    return copy
+
+
+def with_batched_outputs(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
+    """Return a copy of a network for one image whose outputs ``names`` get a batch dimension."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    graph = copy.graph
+    axes = "batch/axes"
+    graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.int64), axes))
+    inner = {name: f"{name}/of-one-image" for name in names}
+    for node in graph.node:
+        for values in (node.input, node.output):
+            values[:] = [inner.get(value, value) for value in values]
+    for output in [output for output in graph.output if output.name in inner]:
+        name, old = output.name, output.type.tensor_type
+        graph.node.append(helper.make_node("Unsqueeze", [inner[name], axes], [name]))
+        dims = [dim.dim_value or dim.dim_param or None for dim in old.shape.dim]
+        wider = helper.make_tensor_value_info(name, old.elem_type, [1, *dims])
+        output.CopyFrom(wider)
     return copy
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickletools
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,9 @@ _DEPTH = 3
 def require_harmless(file: Path) -> None:
     """Raise `ConfigurationError` (model_unsafe) if a pickle in ``file`` calls more than tensors
     need; the message names what."""
-    wanted = sorted(set(_wanted_by(file)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of weights that look like texts
+        wanted = sorted(set(_wanted_by(file)))
     if wanted:
         more = f" and {len(wanted) - _SHOWN} more" if len(wanted) > _SHOWN else ""
         raise unsafe(
@@ -64,42 +67,67 @@ def _archive(source: IO[bytes], depth: int) -> Iterator[str]:
 
 def _calls(source: IO[bytes]) -> Iterator[str]:
     """Yield the names that pickles look up, one after the other, up to where there is no more."""
-    while True:
-        seen = _Reader()
-        try:
+    try:
+        while True:
+            stack = _Stack()
             for operation, argument, _ in pickletools.genops(source):
-                yield from seen.read(operation.name, argument)
-        except (ValueError, IndexError, OverflowError):
-            return  # where it ends as a pickle, whoever loads it ends, too
+                if operation.name in {"GLOBAL", "INST"}:
+                    yield from _suspicious(str(argument).replace(" ", "."))
+                elif operation.name == "STACK_GLOBAL":
+                    yield from _suspicious(".".join(stack.names()))
+                stack.follow(operation, argument)
+    except (ValueError, IndexError, KeyError, OverflowError):
+        return  # where it ends as a pickle, whoever loads it ends, too
 
 
-class _Reader:
-    """Follows the texts of a pickle to where they name what is called."""
+class _Stack:
+    """The texts on the stack of whoever loads a pickle; other values are `None`.
+
+    Errors are those of a loader: `IndexError` and `KeyError` for what is not there, `ValueError`
+    for a name that is no text.
+    """
 
     def __init__(self) -> None:
-        self._pushed: list[str | None] = [None, None]
-        self._memo: dict[int, str | None] = {}
+        self._values: list[Any] = []
+        self._memo: dict[int, Any] = {}
 
-    def read(self, operation: str, argument: Any) -> Iterator[str]:
-        """Take in one operation; yield what it looks up, unless tensors need that."""
-        match operation:
-            case "GLOBAL" | "INST":
-                yield from _suspicious(str(argument).replace(" ", "."))
-            case "STACK_GLOBAL":
-                module, name = self._pushed[-2:]
-                known = module is not None and name is not None
-                yield from _suspicious(f"{module}.{name}" if known else "a name that it computes")
-            case "EXT1" | "EXT2" | "EXT4":
-                yield f"the registered extension {argument}"
+    def names(self) -> tuple[str, str]:
+        """Return the module and the name that STACK_GLOBAL takes."""
+        module, name = self._values[-2], self._values[-1]
+        if not (isinstance(module, str) and isinstance(name, str)):
+            raise ValueError("no text")
+        return module, name
+
+    def follow(self, operation: pickletools.OpcodeInfo, argument: Any) -> None:
+        """Do to the stack what an operation does."""
+        match operation.name:
             case "MEMOIZE":
-                self._memo[len(self._memo)] = self._pushed[-1]
-                return
+                self._memo[len(self._memo)] = self._values[-1]
             case "PUT" | "BINPUT" | "LONG_BINPUT":
-                self._memo[int(argument)] = self._pushed[-1]
-                return
+                self._memo[int(argument)] = self._values[-1]
             case "GET" | "BINGET" | "LONG_BINGET":
-                argument = self._memo.get(int(argument))
-        self._pushed = [self._pushed[-1], argument if isinstance(argument, str) else None]
+                self._values.append(self._memo[int(argument)])
+            case "DUP":
+                self._values.append(self._values[-1])
+            case _:
+                self._pop(operation)
+                made = argument if isinstance(argument, str) else None
+                self._values += [
+                    _MARK if kind is pickletools.markobject else made
+                    for kind in operation.stack_after
+                ]
+
+    def _pop(self, operation: pickletools.OpcodeInfo) -> None:
+        before = operation.stack_before
+        if pickletools.markobject in before:
+            while self._values.pop() is not _MARK:
+                pass
+            before = before[: before.index(pickletools.markobject)]
+        for _ in before:
+            self._values.pop()
+
+
+_MARK = object()
 
 
 def _suspicious(name: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ import sys
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from visionmesh.errors import Code, ConfigurationError
+from visionmesh.models.importing.batches import fixed_batch
 from visionmesh.models.importing.pickles import require_harmless
 from visionmesh.models.importing.probe import BATCHES, Outputs, Runner, agree, first_line, images
 from visionmesh.models.importing.reading import read_onnx
@@ -197,21 +198,18 @@ def _export(network: Any, shape: tuple[int, ...], target: Path) -> None:
     """Write ``network`` to ``target``, with a free batch if that can be."""
     import torch  # noqa: PLC0415 - as above
 
-    first, *others = _ways(network, shape)
-    failures = (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError)
-    try:
-        _write(network, target, **first)
-    except failures as error:
-        for way in others:
-            with suppress(*failures):
-                return _write(network, target, **way)
-        raise misfit(f"the network cannot be exported to ONNX: {_reason(error)}") from error
-
-
-def _write(network: Any, target: Path, *, example: Any, **options: Any) -> None:
-    import torch  # noqa: PLC0415 - as above
-
-    torch.onnx.export(network, example, str(target), external_data=False, verbose=False, **options)
+    failure: Exception | None = None
+    for way in _ways(network, shape):
+        try:
+            torch.onnx.export(network, f=str(target), external_data=False, verbose=False, **way)
+        except (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError) as error:
+            failure = failure or error
+            continue
+        # A network that computes with the batch's size may get that of the example for good.
+        if fixed_batch(read_onnx(target)) in (None, 1):
+            return
+    if failure is not None:
+        raise misfit(f"the network cannot be exported to ONNX: {_reason(failure)}") from failure
 
 
 def _ways(network: Any, shape: tuple[int, ...]) -> Iterator[dict[str, Any]]:
@@ -222,7 +220,7 @@ def _ways(network: Any, shape: tuple[int, ...]) -> Iterator[dict[str, Any]]:
     if isinstance(network, torch.jit.ScriptModule):
         # The newer exporter takes no TorchScript.
         yield {
-            "example": (several,),
+            "args": (several,),
             "dynamo": False,
             "opset_version": OPSET,
             "dynamic_axes": {_INPUT: {0: _BATCH}},
@@ -232,10 +230,10 @@ def _ways(network: Any, shape: tuple[int, ...]) -> Iterator[dict[str, Any]]:
         names = {"input_names": [_INPUT], "output_names": _output_names(network, (several,))}
         batch = torch.export.Dim(_BATCH)
         free = {"dynamo": True, "dynamic_shapes": ({0: batch},)}
-        yield {"example": (several,), **free, **names}
-        yield {"example": (several[:1],), "dynamo": True, **names}
+        yield {"args": (several,), **free, **names}
+        yield {"args": (several[:1],), "dynamo": True, **names}
     else:
-        yield {"example": None, "dynamo": True}  # an exported program has its own
+        yield {"args": (), "dynamo": True}  # an exported program has its own
 
 
 def _output_names(network: Any, example: Any) -> list[str] | None:
@@ -257,9 +255,8 @@ def _reason(error: Exception) -> str:
 def _require_parity(network: Any, shape: tuple[int, ...], file: Path) -> None:
     """Raise `ConfigurationError` (model_invalid) unless ONNX says what PyTorch says."""
     model = read_onnx(file)
-    fixed = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
-    runner = Runner(model)
-    for size in [fixed] if fixed else BATCHES:
+    fixed, runner = fixed_batch(model), Runner(model)
+    for size in BATCHES if fixed is None else (fixed,):
         batch = images(size, shape, "float32")
         answer = runner(batch)
         if not agree(_answers(network, batch, list(answer)), answer):

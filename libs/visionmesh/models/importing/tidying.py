@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,19 @@ from onnx import TensorProto, shape_inference, version_converter
 
 from visionmesh.errors import ConfigurationError
 from visionmesh.models.check import ort_errors
-from visionmesh.models.importing.batches import fixed_batch, free_batch, with_batch
+from visionmesh.models.importing.batches import (
+    fixed_batch,
+    free_batch,
+    with_batch,
+    with_batched_outputs,
+)
 from visionmesh.models.importing.probe import Outputs, Runner, agree, agrees_in_batches
 from visionmesh.models.importing.reading import tensors
 
 OPSET = 17
 """The oldest that a kept network has: the first with all operators of the usual layers."""
+_AXES_AS_INPUT = 13
+"""From this opset on Unsqueeze takes its axes as an input."""
 _IR_VERSION = 8
 """That of the opset's time; from 4 on initialisers need not be inputs."""
 _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -69,12 +77,23 @@ def tidy(model: onnx.ModelProto, images: NDArray[Any]) -> Tidied:
     version = _opset(model)
     if version < OPSET:
         work.apply(_upgraded, first, f"the operators stay those of opset {version}")
+    if batch == 1:
+        _batch_outputs(work, first)
     _settle_batch(work, images)
     # ONNX Runtime would add conversions for a CPU that cannot compute with halves.
     if not any(tensor.data_type in _HALVES for tensor in tensors(work.model)):
         work.apply(_folded, first, "the constants are not folded")
-    work.apply(_inferred, first, "the shapes are not inferred")
+    with suppress(shape_inference.InferenceError):  # shapes between the layers are a courtesy
+        work.model = shape_inference.infer_shapes(work.model, data_prop=True)
     return work
+
+
+def _batch_outputs(work: Tidied, image: NDArray[Any]) -> None:
+    """Give outputs a batch of one that have none, as those of torchvision's detectors."""
+    bare = [name for name, array in work.outputs.items() if array.shape[:1] != (1,)]
+    if bare and _opset(work.model) >= _AXES_AS_INPUT:
+        work.model = with_batched_outputs(work.model, bare)
+        work.outputs = Runner(work.model)(image)
 
 
 def _settle_batch(work: Tidied, images: NDArray[Any]) -> None:
@@ -134,10 +153,6 @@ def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
     return _with_metadata(folded, model)
 
 
-def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
-    return shape_inference.infer_shapes(model, data_prop=True)
-
-
 def _with_metadata(model: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
     known = {entry.key for entry in model.metadata_props}
     model.metadata_props.extend(entry for entry in source.metadata_props if entry.key not in known)
@@ -151,6 +166,5 @@ def _cannot() -> tuple[type[Exception], ...]:
         RuntimeError,
         ValueError,
         version_converter.ConvertError,
-        shape_inference.InferenceError,
         *ort_errors(),
     )

@@ -10,7 +10,7 @@ import numpy as np
 from visionmesh.contracts import Params
 from visionmesh.errors import Reject
 from visionmesh.models.importing.wishes import misfit
-from visionmesh.models.spec import ModelSpec
+from visionmesh.models.spec import Batching, ModelSpec
 from visionmesh.workbench import Workbench
 
 _HEIGHT, _WIDTH = 360, 480
@@ -20,7 +20,7 @@ _CELL = 24
 
 def require_answer(network: Path, spec: ModelSpec) -> None:
     """Raise `ConfigurationError` (model_invalid) unless ``network`` answers as ``spec`` says."""
-    bench = Workbench(spec)
+    bench = Workbench(spec.model_copy(update={"batching": Batching(max_size=1)}))
     sample = bench.sample(_picture())
     engine = bench.open(network)
     try:

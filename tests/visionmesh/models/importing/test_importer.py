@@ -94,7 +94,7 @@ def test_a_classifier_of_ultralytics_takes_pixels_from_0_to_1(tmp_path: Path) ->
 def test_a_network_that_normalises_itself_is_left_to_it(
     tmp_path: Path, operation: str, constant: list[float], scale: float
 ) -> None:
-    operand = from_array(np.float32(constant).reshape(1, -1, 1, 1), "constant")
+    operand = from_array(np.array(constant, np.float32).reshape(1, -1, 1, 1), "constant")
     entry = [helper.make_node(operation, ["images", "constant"], ["pixels"])]
     model = network(CLASSES, entry=entry, constants=[operand])
     done = imported(model, tmp_path, task=Task.CLASSIFICATION)
@@ -145,7 +145,7 @@ def test_several_readings_of_one_output_are_told(tmp_path: Path) -> None:
 
 def test_a_decoder_that_cannot_read_the_outputs_is_refused(tmp_path: Path) -> None:
     values = {"output.decoder": "yolox"}
-    with pytest.raises(ConfigurationError, match="cannot serve as yolox: .* sees"):
+    with pytest.raises(ConfigurationError, match=r"cannot serve as yolox: .* sees"):
         imported(detector(), tmp_path, task=Task.DETECTION, values=values)
 
 
@@ -178,7 +178,7 @@ def test_a_known_name_gets_one_more_version_and_keeps_its_words(tmp_path: Path) 
 def test_a_known_name_with_another_network_is_refused(tmp_path: Path) -> None:
     first = imported(detector(metadata=ULTRALYTICS), tmp_path)
     metadata = {**ULTRALYTICS, "names": "['bolt', 'screw']"}
-    with pytest.raises(ConfigurationError, match="its labels is .*'nut'.* where .*'screw'"):
+    with pytest.raises(ConfigurationError, match=r"its labels is .*'nut'.* where .*'screw'"):
         imported(detector(metadata=metadata), tmp_path)
     assert list(load_folder(first.folder).versions) == [1]
 
@@ -225,5 +225,5 @@ def test_what_is_no_network_is_told_what_to_do(tmp_path: Path, name: str, messag
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="nowhere.onnx is not there"):
+    with pytest.raises(ConfigurationError, match=r"nowhere\.onnx is not there"):
         import_model(str(tmp_path / "nowhere.onnx"), Wishes(name="parts"), models=tmp_path / "m")

@@ -60,14 +60,13 @@ def reshaping(target: list[int], batch: int | str = 1) -> ModelProto:
 
 def test_old_operators_become_newer_ones() -> None:
     model = network(
-        helper.make_node("Slice", ["image"], ["x"], axes=[2], starts=[0], ends=[4]),
-        helper.make_node("Squeeze", ["x"], ["out"], axes=[0]),
+        helper.make_node("Slice", ["image"], ["out"], axes=[2], starts=[0], ends=[4]),
         opset=9,
-        out=(3, 4, 6),
+        out=(1, 3, 4, 6),
     )
     done = tidy(model, IMAGES)
     assert done.model.opset_import[0].version == OPSET
-    assert np.array_equal(run(done.model, IMAGES[:1]), IMAGES[0, :, :4])
+    assert np.array_equal(run(done.model, IMAGES[:1]), IMAGES[:1, :, :4])
 
 
 def test_weights_are_no_inputs_and_constants_are_folded() -> None:
@@ -77,8 +76,8 @@ def test_weights_are_no_inputs_and_constants_are_folded() -> None:
         shape=("n", 3, 8, 6),
         out=("n", 3, 8, 6),
         inputs=True,
-        a=np.float32([2]),
-        b=np.float32([3]),
+        a=np.array([2], np.float32),
+        b=np.array([3], np.float32),
     )
     done = tidy(model, IMAGES)
     assert [value.name for value in done.model.graph.input] == ["image"]
@@ -150,7 +149,18 @@ def test_half_precision_stays_half() -> None:
         helper.make_node("Mul", ["half", "w"], ["x"]),
         helper.make_node("Cast", ["x"], ["out"], to=TensorProto.FLOAT),
         out=(1, 3, 8, 6),
-        w=np.float16([2]),
+        w=np.array([2], np.float16),
     )
     done = tidy(model, IMAGES)
     assert [node.op_type for node in done.model.graph.node] == ["Cast", "Mul", "Cast"]
+
+
+def test_outputs_without_a_batch_get_one() -> None:
+    model = network(
+        helper.make_node("Squeeze", ["image", "first"], ["out"]),
+        out=(3, 8, 6),
+        first=np.array([0], np.int64),
+    )
+    done = tidy(model, IMAGES)
+    assert done.batch == 1
+    assert np.array_equal(run(done.model, IMAGES[:1]), IMAGES[:1])
