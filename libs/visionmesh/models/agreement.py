@@ -82,7 +82,7 @@ class Tally:
             wanted, got = array.astype(np.float64), other.astype(np.float64)
             sound &= not (np.isfinite(wanted) & ~np.isfinite(got)).any()
             both = np.isfinite(wanted) & np.isfinite(got)
-            error = np.abs(wanted - got)[both]
+            error = np.abs(wanted[both] - got[both])
             self._values += error.size
             self._sum += float(error.sum())
             self._max = max(self._max, float(error.max(initial=0)))

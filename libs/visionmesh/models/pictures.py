@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import NamedTuple, Self
 
 from visionmesh.errors import Code, ConfigurationError, Reject
@@ -14,7 +16,8 @@ from visionmesh.workbench import Workbench
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 _CALIBRATION = 3
-"""Every third image: the ranges of values settle soon, the share of equal answers late."""
+"""One image of so many: the ranges of values settle soon, the share of equal answers late."""
+_SEED = 1
 
 
 class Picture(NamedTuple):
@@ -56,8 +59,8 @@ class Pictures:
                 "needed to calibrate with and others to judge the result: name a folder with a few "
                 "hundred.",
             )
-        held_out = (file for n, file in enumerate(self.files) if n % _CALIBRATION)
-        return self.of(self.files[::_CALIBRATION]), self.of(tuple(held_out))
+        count = math.ceil(len(self) / _CALIBRATION)
+        return self.of(self.files[:count]), self.of(self.files[count:])
 
     def of(self, files: tuple[Path, ...]) -> Self:
         """Return only these of the images."""
@@ -65,7 +68,7 @@ class Pictures:
 
 
 def gather(root: Path, bench: Workbench, *, most: int) -> Pictures:
-    """Return up to ``most`` different images below ``root``, evenly chosen in the order of names.
+    """Return up to ``most`` different images below ``root``, shuffled, but each time alike.
 
     They are labelled if each lies in a folder of ``root`` that is called like a label of the model.
 
@@ -77,7 +80,9 @@ def gather(root: Path, bench: Workbench, *, most: int) -> Pictures:
     found = [file for file in sorted(root.rglob("*")) if file.suffix.lower() in SUFFIXES]
     chosen: dict[str, Path] = {}
     skipped: list[str] = []
-    for file in _evenly(found, most):
+    # In the order of names neighbours are alike, and every third may be of the same camera.
+    Random(_SEED).shuffle(found)
+    for file in found[:most]:
         encoded = file.read_bytes()
         try:
             bench.sample(encoded)
@@ -95,12 +100,6 @@ def gather(root: Path, bench: Workbench, *, most: int) -> Pictures:
     files = tuple(chosen.values())
     labelled = all(_folder(file, root) in bench.spec.labels for file in files)
     return Pictures(root=root, files=files, labelled=labelled, skipped=tuple(skipped))
-
-
-def _evenly(files: list[Path], most: int) -> list[Path]:
-    if len(files) <= most:
-        return files
-    return [files[n * len(files) // most] for n in range(most)]
 
 
 def _folder(file: Path, root: Path) -> str:

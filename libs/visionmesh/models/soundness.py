@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from services.infer.engines import Engine, Outputs
 from visionmesh.contracts import Frozen, Params
 from visionmesh.errors import Reject
-from visionmesh.models.spec import ModelSpec
 from visionmesh.models.variants import Precision
 from visionmesh.workbench import Sample, Workbench
 
@@ -59,25 +54,6 @@ def sizes_of(engine: Engine) -> tuple[int, ...]:
     """Return the batch sizes to try: powers of two, and the largest."""
     sizes = engine.batch_sizes
     return tuple(size for size in sizes if size & (size - 1) == 0 or size == sizes[-1])
-
-
-def memory(weights: Path, spec: ModelSpec) -> int:
-    """Return by how many bytes a process of its own grows with a warm engine."""
-    # Memory that a process has freed before would hide what it takes now.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as process:
-        return process.submit(_growth, weights, spec).result()
-
-
-def _growth(weights: Path, spec: ModelSpec) -> int:
-    import onnxruntime  # noqa: F401, PLC0415 - its code is not the network's
-
-    bench, process = Workbench(spec), psutil.Process()
-    before = process.memory_info().rss
-    engine = bench.open(weights)
-    grown: int = process.memory_info().rss - before
-    engine.close()
-    return grown
 
 
 def _finite(alone: Sequence[Outputs]) -> Check:

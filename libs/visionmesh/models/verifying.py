@@ -11,8 +11,9 @@ from visionmesh.contracts import Frozen
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.models.artifacts import file_sha256
 from visionmesh.models.folder import WEIGHTS_FILE, ModelFolder, load_folder
+from visionmesh.models.footprint import footprint
 from visionmesh.models.pictures import Picture, Pictures, gather
-from visionmesh.models.soundness import Check, engine_checks, memory, sizes_of
+from visionmesh.models.soundness import Check, engine_checks, sizes_of
 from visionmesh.models.spec import Batching, ModelSpec
 from visionmesh.models.trial import Subject, Trial, compare, cpu_name, drawn, in_turns, lost
 from visionmesh.models.variants import VARIANTS_FILE, Precision, read_variants
@@ -60,6 +61,13 @@ class Verification(Frozen):
     cpu: str
     networks: tuple[Verified, ...]
     passed: bool
+
+
+_OUTDATED = Check(
+    name="current",
+    passed=False,
+    told=f"not what {VARIANTS_FILE} tells of, or made from another network: optimize again",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,9 +118,9 @@ def verify(
     for artifact in variants.artifacts if variants else ():
         file = weights.parent / artifact.file
         if stale or file_sha256(file) != artifact.sha256:
-            networks.append(_outdated(artifact.file))
+            networks.append(_failed(artifact.file, _OUTDATED))
         else:
-            networks.append(examiner.examine(file, artifact.precision, reference))
+            networks.append(_examined(examiner, file, artifact.precision, reference))
     return Verification(
         model=folder.spec.name,
         version=number,
@@ -181,7 +189,7 @@ class _Examiner:
             trial=trial,
             checks=checks,
             ms=times,
-            memory_bytes=memory(weights, self.bench.spec),
+            memory_bytes=footprint(weights, self.bench.spec),
         )
 
     def _alike(self, reference: _Reference, own: Trial, trial: Trial) -> Iterator[Check]:
@@ -205,6 +213,15 @@ class _Examiner:
         yield Check(name="answers", passed=passed, told=told)
 
 
+def _examined(
+    examiner: _Examiner, file: Path, precision: Precision, reference: _Reference
+) -> Verified:
+    try:
+        return examiner.examine(file, precision, reference)
+    except ConfigurationError as error:
+        return _failed(file.name, Check(name="loads", passed=False, told=error.message))
+
+
 def _origin(against: Path, bench: Workbench) -> _Reference:
     if not against.is_dir():
         subject = Subject(bench=bench, engine=bench.open(against))
@@ -222,10 +239,5 @@ def _made_up(spec: ModelSpec) -> list[Picture]:
     return [Picture(drawn(spec.input, seed), None) for seed in range(_DRAWN)]
 
 
-def _outdated(file: str) -> Verified:
-    check = Check(
-        name="current",
-        passed=False,
-        told=f"not what {VARIANTS_FILE} tells of, or made from another network: optimize again",
-    )
+def _failed(file: str, check: Check) -> Verified:
     return Verified(file=file, against=None, trial=None, checks=(check,), ms={}, memory_bytes=0)

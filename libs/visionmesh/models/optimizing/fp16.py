@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 FILE = "model.fp16.onnx"
@@ -36,8 +36,31 @@ def write(network: Path, target: Path, in_float: tuple[str, ...]) -> Path:
     model = convert_float_to_float16(
         onnx.load(network), keep_io_types=True, node_block_list=list(in_float)
     )
+    _straighten(model)
     onnx.save(model, target)
     return target
+
+
+def _straighten(model: onnx.ModelProto) -> None:
+    """Let float32 go from one float32 operator to the next without a detour.
+
+    The converter takes it to FP16 and back, which is where it overflows.
+    """
+    narrowed = {
+        node.output[0]: node.input[0]
+        for node in model.graph.node
+        if _casts_to(node) == TensorProto.FLOAT16
+    }
+    for node in model.graph.node:
+        if _casts_to(node) == TensorProto.FLOAT:
+            node.input[0] = narrowed.get(node.input[0], node.input[0])
+
+
+def _casts_to(node: onnx.NodeProto) -> int | None:
+    if node.op_type != "Cast":
+        return None
+    kind: int = next(one.i for one in node.attribute if one.name == "to")
+    return kind
 
 
 def _largest(constant: onnx.TensorProto) -> float:

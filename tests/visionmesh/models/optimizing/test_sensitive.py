@@ -1,0 +1,151 @@
+"""Layers that lose too much in fewer bits: found by measuring, kept in float, or told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from onnx.numpy_helper import from_array
+
+from visionmesh.models.folder import load_folder
+from visionmesh.models.optimizing import optimize
+from visionmesh.models.variants import VARIANTS_FILE, Precision, read_variants
+
+CHANNELS = 8
+Kernels = list[NDArray[np.float32]]
+
+
+def save_chain(folder: Path, kernels: Kernels) -> Path:
+    """Write a classifier of 1x1 convolutions one behind the other, and the means of the last."""
+    nodes, constants, last = [], [], "image"
+    for number, kernel in enumerate(kernels):
+        constants.append(from_array(kernel.astype(np.float32)[:, :, None, None], f"w{number}"))
+        nodes.append(
+            helper.make_node("Conv", [last, f"w{number}"], [f"c{number}"], name=f"conv{number}")
+        )
+        last = f"c{number}"
+    nodes.append(helper.make_node("GlobalAveragePool", [last], ["means"], name="pool"))
+    nodes.append(helper.make_node("Flatten", ["means"], ["scores"], axis=1, name="flat"))
+    graph = helper.make_graph(
+        nodes,
+        "chain",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 4, 4])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", CHANNELS])],
+        constants,
+    )
+    (folder / "1").mkdir(parents=True)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    onnx.save(model, folder / "1" / "model.onnx")
+    (folder / "model.yaml").write_text(
+        "task: classification\n"
+        "input: {width: 4, height: 4, resize: stretch, scale: 0.00392}\n"
+        "output: {decoder: softmax}\n"
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write pictures of one colour each, all nearly pure."""
+    folder = tmp_path_factory.mktemp("colours")
+    random = np.random.default_rng(1)
+    for number in range(90):
+        colour = np.eye(3)[number % 3] * 200 + random.integers(0, 50, 3)
+        cv2.imwrite(str(folder / f"{number:02}.png"), np.broadcast_to(colour, (4, 4, 3)))
+    return folder
+
+
+def mixing(random: np.random.Generator, inputs: int = CHANNELS) -> NDArray[np.float32]:
+    """Return a rotation: what differs before differs as much behind it."""
+    rotation, _ = np.linalg.qr(random.normal(size=(CHANNELS, CHANNELS)))
+    return rotation[:, :inputs].astype(np.float32)
+
+
+def with_outlier(random: np.random.Generator) -> Kernels:
+    """Return a chain in whose middle one channel is 2,000 times as large as what matters.
+
+    The next convolution ignores it, but the scale of 8 bits has to cover it.
+    """
+    calm = [mixing(random, 3), mixing(random), mixing(random)]
+    loud, deaf = mixing(random), mixing(random)
+    loud[0] *= 2000
+    deaf[:, 0] = 0
+    return [*calm, loud, deaf, mixing(random), mixing(random), mixing(random)]
+
+
+def test_a_layer_that_8_bits_destroy_stays_in_float(tmp_path: Path, images: Path) -> None:
+    folder = load_folder(save_chain(tmp_path / "chain", with_outlier(np.random.default_rng(2))))
+    told: list[str] = []
+
+    report = optimize(folder, precision=Precision.INT8, images=images, said=told.append)
+
+    throughout = [line for line in told if "with 0 layers" in line]
+    assert len(throughout) == 2
+    for line, one in zip(throughout, report.made, strict=True):
+        assert float(line.split()[1].rstrip("%")) < 80
+        assert one.trial.agreement.answers > 0.98
+        names = {name.partition(":")[2] for name in one.in_float}
+        assert names & {"conv3", "conv4"}
+        assert len(names) <= 4
+
+
+def test_what_cannot_be_kept_right_is_not_promoted(tmp_path: Path, images: Path) -> None:
+    random = np.random.default_rng(2)
+    loud, deaf = mixing(random, 3), mixing(random)
+    loud[0] *= 2000
+    deaf[:, 0] = 0
+    # Of two layers one may be left out, and then the other one hurts.
+    path = save_chain(tmp_path / "chain", [loud, deaf])
+    version = path / "1"
+
+    refused = optimize(load_folder(path), precision=Precision.INT8, images=images)
+    files = {file.name for file in version.iterdir()}
+    forced = optimize(load_folder(path), precision=Precision.INT8, images=images, force=True)
+
+    assert all(one.lost > 0.01 for one in refused.made)
+    assert refused.promoted == ()
+    assert files == {"model.onnx"}
+    assert forced.promoted == ("model.int8.onnx", "model.int8-s8.onnx")
+    assert {file.name for file in version.iterdir()} == {
+        *files, *forced.promoted, VARIANTS_FILE,
+    }  # fmt: skip
+
+
+def growing(random: np.random.Generator) -> Kernels:
+    """Return a chain whose values leave the range of FP16 and come back."""
+    return [mixing(random, 3), mixing(random) * 3e5, mixing(random) * 3e-5, mixing(random)]
+
+
+@pytest.mark.parametrize(
+    ("kernels", "in_float"), [(growing, {"conv1", "conv2"}), (with_outlier, set())]
+)
+def test_what_overflows_in_fp16_stays_in_float32(
+    tmp_path: Path,
+    images: Path,
+    kernels: Callable[[np.random.Generator], Kernels],
+    in_float: set[str],
+) -> None:
+    folder = save_chain(tmp_path / "chain", kernels(np.random.default_rng(3)))
+
+    report = optimize(load_folder(folder), precision=Precision.FP16, images=images)
+
+    (made,) = report.made
+    assert {name.partition(":")[2] for name in made.in_float} == in_float
+    assert made.trial.agreement.broken == 0
+    assert made.trial.agreement.answers >= 0.99
+    assert report.promoted == ("model.fp16.onnx",)
+    variants = read_variants(folder / "1")
+    assert variants is not None
+    assert [one.scheme for one in variants.artifacts] == ["fp16"]
+    model = onnx.load(folder / "1" / "model.fp16.onnx")
+    for value in (model.graph.input[0], model.graph.output[0]):
+        assert value.type.tensor_type.elem_type == TensorProto.FLOAT
+    kinds = {one.name: one.data_type for one in model.graph.initializer if one.name[0] == "w"}
+    wide = {f"w{name[-1]}" for name in in_float}
+    assert {name for name, kind in kinds.items() if kind == TensorProto.FLOAT} == wide
