@@ -47,6 +47,8 @@ class Infer(Worker):
         self._news = asyncio.Event()
         self._announcing: asyncio.Task[None] | None = None
         self._changes: dict[str, asyncio.Task[None]] = {}
+        self._listening: set[str] = set()
+        """The models whose images this worker takes."""
 
     @property
     def in_hand(self) -> int:
@@ -78,11 +80,13 @@ class Infer(Worker):
             await asyncio.wait((before,))
         await self._pool.apply(name, record)
         if record is None:
+            self._listening.discard(name)
             await self._stage.unlisten_lanes(f"infer_{name}")
         else:
             await self._stage.listen_lanes(
                 subjects.TENSORS, f"vm.tensors.{name}", name=f"infer_{name}"
             )
+            self._listening.add(name)
         await self._announce()
 
     def _followed(self, task: asyncio.Task[None]) -> None:
@@ -105,7 +109,8 @@ class Infer(Worker):
         pool = self._pool
         failed = {f"{name}/{version}": why for (name, version), why in pool.failures.items()}
         loaded = tuple(model.told() for model in pool.loaded)
-        await self._context.nodes.update(models=pool.versions, failed=failed, loaded=loaded)
+        models = {name: told for name, told in pool.versions.items() if name in self._listening}
+        await self._context.nodes.update(models=models, failed=failed, loaded=loaded)
 
     def _count(self, model: LoadedModel, batch: Batch) -> None:
         metrics = self._context.metrics.model(model.name)
