@@ -87,7 +87,7 @@ class Show:
         Refused
             If no image was answered.
         """
-        for old in self._out.glob("board-[0-9][0-9].jpg"):
+        for old in self._pictures():
             old.unlink()
         self._console.print("starting NATS, Valkey and the four services …")
         async with self._mesh, Mesh(self._mesh.nats_url, name="visionmesh demo") as client:
@@ -118,10 +118,13 @@ class Show:
     def sum_up(self) -> None:
         """Print what was measured."""
         if self._measured.answered:
-            count = min(self._drawn, _PICTURES)
+            count = len(self._pictures())
             pictures = "1 annotated picture is" if count == 1 else f"{count} annotated pictures are"
             self._console.print(summary(self._measured, rate=self._measured.rate()))
             self._console.print(f"{pictures} in {self._out}")
+
+    def _pictures(self) -> list[Path]:
+        return list(self._out.glob("board-[0-9][0-9].jpg"))
 
     def _note(self, result: Result, image: bytes) -> None:
         self._latest = result, image
