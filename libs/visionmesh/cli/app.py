@@ -13,6 +13,7 @@ import typer
 
 from visionmesh.cli import (
     bench,
+    completing,
     dead,
     demo,
     images,
@@ -44,6 +45,7 @@ _MODELS: tuple[Command, ...] = (
     ("import", importing.import_model, "visionmesh import best.onnx --task detection --name parts"),
     ("optimize", workshop.optimize, "visionmesh optimize models/cats --calibrate photos/"),
     ("verify", workshop.verify, "visionmesh verify models/cats --images photos/"),
+    ("complete", completing.complete, "visionmesh complete models/cats --output cats.onnx"),
     ("push", models.push, "visionmesh push models/board-defects"),
     ("list", models.list_models, "visionmesh list"),
     ("show", models.show, "visionmesh show board-defects"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from visionmesh.contracts import Frozen
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.models.artifacts import file_sha256
+from visionmesh.models.completing import COMPLETE_FILE, complete_checks
 from visionmesh.models.folder import WEIGHTS_FILE, ModelFolder, load_folder
 from visionmesh.models.footprint import footprint
 from visionmesh.models.pictures import Picture, Pictures, gather
@@ -118,9 +119,11 @@ def verify(
     for artifact in variants.artifacts if variants else ():
         file = weights.parent / artifact.file
         if stale or file_sha256(file) != artifact.sha256:
-            networks.append(_failed(artifact.file, _OUTDATED))
+            networks.append(_checked(artifact.file, _OUTDATED))
         else:
             networks.append(_examined(examiner, file, artifact.precision, reference))
+    if checks := complete_checks(bench, reference.subject.engine, weights, pictures):
+        networks.append(_checked(COMPLETE_FILE, *checks))
     return Verification(
         model=folder.spec.name,
         version=number,
@@ -219,7 +222,7 @@ def _examined(
     try:
         return examiner.examine(file, precision, reference)
     except ConfigurationError as error:
-        return _failed(file.name, Check(name="loads", passed=False, told=error.message))
+        return _checked(file.name, Check(name="loads", passed=False, told=error.message))
 
 
 def _origin(against: Path, bench: Workbench) -> _Reference:
@@ -239,5 +242,5 @@ def _made_up(spec: ModelSpec) -> list[Picture]:
     return [Picture(drawn(spec.input, seed), None) for seed in range(_DRAWN)]
 
 
-def _failed(file: str, check: Check) -> Verified:
-    return Verified(file=file, against=None, trial=None, checks=(check,), ms={}, memory_bytes=0)
+def _checked(file: str, *checks: Check) -> Verified:
+    return Verified(file=file, against=None, trial=None, checks=checks, ms={}, memory_bytes=0)

@@ -31,7 +31,7 @@ _TOGETHER = 3
 """Images in a batch, where any number may be."""
 
 
-class CompleteFile:
+class _CompleteFile:
     """A file that `complete` wrote, run by ONNX Runtime alone.
 
     Raises ONNX Runtime's own errors (`ort_errors`) if it cannot be loaded or run.
@@ -48,12 +48,13 @@ class CompleteFile:
         self._input = self._session.get_inputs()[0]
 
     @property
-    def batch(self) -> int:
-        """How many images to give at once."""
+    def batch(self) -> int | None:
+        """The only batch size that it takes; `None`: any."""
         size = self._input.shape[0]
-        return size if isinstance(size, int) else _TOGETHER
+        return size if isinstance(size, int) else None
 
     def run(self, images: NDArray[Any]) -> Outputs:
+        """Return the outputs by name."""
         names = [output.name for output in self._session.get_outputs()]
         answers = self._session.run(names, {self._input.name: images})
         return dict(zip(names, answers, strict=True))
@@ -64,14 +65,14 @@ def complete_checks(
 ) -> tuple[Check, ...]:
     """Compare `COMPLETE_FILE` beside ``weights`` with ``engine``, which runs ``weights``.
 
-    Boxes must have the same class, scores within 1e-4 and edges within half a pixel of the image;
+    _Boxes must have the same class, scores within 1e-4 and edges within half a pixel of the image;
     one within 1e-4 of the least score may be missing. Returns nothing if there is no such file.
     """
     file = weights.with_name(COMPLETE_FILE)
     if not file.is_file():
         return ()
     try:
-        whole = CompleteFile(file)
+        whole = _CompleteFile(file)
         expected = {
             parts.NETWORK_KEY: file_sha256(weights),
             parts.SPEC_KEY: spec_digest(bench.spec),
@@ -79,8 +80,12 @@ def complete_checks(
         if not expected.items() <= whole.told.items():
             told = "made of another network or model.yaml: run `visionmesh complete` again"
             return (Check(name="current", passed=False, told=told),)
-        comparison = Comparison(bench=bench, engine=engine, whole=whole)
-        alike = [same for group in _groups(pictures, whole.batch) for same in comparison.of(group)]
+        comparison = _Comparison(bench=bench, engine=engine, whole=whole)
+        alike = [
+            same
+            for group in _groups(pictures, whole.batch or _TOGETHER)
+            for same in comparison.of(group)
+        ]
     except ort_errors() as error:
         return (Check(name="runs", passed=False, told=str(error)),)
     told = f"{sum(alike)} of {len(alike)} images lead to the same"
@@ -88,43 +93,41 @@ def complete_checks(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class _Comparison:
     """Looks at images through a complete file and through the parts of the mesh."""
 
     bench: Workbench
     engine: Engine
-    whole: CompleteFile
+    whole: _CompleteFile
 
     def of(self, encoded: list[bytes]) -> Iterator[bool]:
         """Say of each image whether both ways lead to the same."""
         samples = [self.bench.sample(each) for each in encoded]
-        # A fixed batch may be larger than what is left.
-        missing = self.whole.batch - len(samples) if self.whole.batch != _TOGETHER else 0
-        padded = [*samples, *samples[:1] * missing]
-        given = self.whole.run(self._input(padded))
+        missing = (self.whole.batch or 0) - len(samples)
+        given = self.whole.run(self._input([*samples, *samples[:1] * missing]))
         for number, sample in enumerate(samples):
-            wanted = self.engine.run([sample.pixels])
-            yield self._same(wanted, given, number, sample)
+            try:
+                yield self._same(given, number, sample)
+            except Reject:
+                yield False
 
     def _input(self, samples: list[Sample]) -> NDArray[Any]:
         if Part.PREPROCESS in self.whole.parts:
             return np.stack([sample.pixels for sample in samples])
         return self.bench.tensor(samples)
 
-    def _same(self, wanted: Outputs, given: Outputs, number: int, sample: Sample) -> bool:
+    def _same(self, given: Outputs, number: int, sample: Sample) -> bool:
+        wanted = self.engine.run([sample.pixels])
         if Part.POSTPROCESS not in self.whole.parts:
             return all(_near(wanted[name][0], given[name][number]) for name in wanted)
-        try:
-            answer = self.bench.read(wanted, 0, sample, Params())
-        except Reject:
-            return False
+        answer = self.bench.read(wanted, 0, sample, Params())
         if parts.BOXES not in given:
             return _same_scores(answer, given[parts.SCORES][number], self.bench.spec)
         found = _placed(given, number, sample, self.bench.spec)
         return _same_boxes(_columns(answer.detections, self.bench.spec), found, self.bench.spec)
 
 
-class Boxes(NamedTuple):
+class _Boxes(NamedTuple):
     boxes: NDArray[Any]
     """(K, 4) in pixels of the original."""
     scores: NDArray[Any]
@@ -154,16 +157,16 @@ def _class(label: str, spec: ModelSpec) -> int:
     return spec.labels.index(label) if spec.labels else int(label)
 
 
-def _columns(detections: tuple[Detection, ...] | None, spec: ModelSpec) -> Boxes:
+def _columns(detections: tuple[Detection, ...] | None, spec: ModelSpec) -> _Boxes:
     found = detections or ()
-    return Boxes(
+    return _Boxes(
         np.array([one.box for one in found]).reshape(-1, 4),
         np.array([one.score for one in found]),
         np.array([_class(one.label, spec) for one in found], np.int64),
     )
 
 
-def _placed(given: Outputs, number: int, sample: Sample, spec: ModelSpec) -> Boxes:
+def _placed(given: Outputs, number: int, sample: Sample, spec: ModelSpec) -> _Boxes:
     """Return the boxes of one image where they lie in the original, without what lies beside it."""
     own = given[parts.BATCH] == number
     place = sample.facts.placement
@@ -172,10 +175,12 @@ def _placed(given: Outputs, number: int, sample: Sample, spec: ModelSpec) -> Box
     boxes /= (place.scale_x, place.scale_y) * 2
     boxes = np.clip(boxes, 0, (sample.facts.width, sample.facts.height) * 2).round(2)
     inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    return Boxes(boxes[inside], given[parts.SCORES][own][inside], given[parts.CLASSES][own][inside])
+    return _Boxes(
+        boxes[inside], given[parts.SCORES][own][inside], given[parts.CLASSES][own][inside]
+    )
 
 
-def _same_boxes(wanted: Boxes, given: Boxes, spec: ModelSpec) -> bool:
+def _same_boxes(wanted: _Boxes, given: _Boxes, spec: ModelSpec) -> bool:
     near = np.abs(wanted.boxes[:, None] - given.boxes[None]).max(axis=2, initial=0) <= _PIXELS
     near &= np.abs(wanted.scores[:, None] - given.scores[None]) <= _VALUE
     near &= wanted.classes[:, None] == given.classes[None]
@@ -186,8 +191,9 @@ def _same_boxes(wanted: Boxes, given: Boxes, spec: ModelSpec) -> bool:
     )
 
 
-def _borderline(found: Boxes, spec: ModelSpec) -> NDArray[np.bool_]:
+def _borderline(found: _Boxes, spec: ModelSpec) -> NDArray[np.bool_]:
     least = np.full(len(found.scores), spec.output.confidence)
     for label, confidence in spec.output.class_confidence.items():
         least[found.classes == _class(label, spec)] = confidence
-    return np.abs(found.scores - least) <= _VALUE
+    near: NDArray[np.bool_] = np.abs(found.scores - least) <= _VALUE
+    return near

@@ -18,7 +18,7 @@ from visionmesh.models.completing.entry import write_entry, write_factor
 from visionmesh.models.completing.exits import DETECTORS, write_scores
 from visionmesh.models.completing.naming import first_dimension, rename, told_of
 from visionmesh.models.completing.parts import Part, spec_digest
-from visionmesh.models.completing.suppression import write_suppression
+from visionmesh.models.completing.suppression import Found, write_suppression
 from visionmesh.models.completing.wiring import Wiring
 from visionmesh.models.folder import ModelFolder
 from visionmesh.models.heads import class_count
@@ -28,12 +28,8 @@ from visionmesh.workbench import Workbench
 COMPLETE_FILE = "complete.onnx"
 """Beside ``model.onnx``, `verify` compares it."""
 
-_FOUND = (
-    (parts.BOXES, TensorProto.FLOAT, ("found", 4)),
-    (parts.SCORES, TensorProto.FLOAT, ("found",)),
-    (parts.CLASSES, TensorProto.INT64, ("found",)),
-    (parts.BATCH, TensorProto.INT64, ("found",)),
-)
+_Info = tuple[str, int, tuple[int | str | None, ...]]
+"""An output's value in the graph, its dtype and its shape."""
 
 _OPSETS = (13, 17)
 """The oldest that the operators are written for, and what older networks become."""
@@ -159,8 +155,6 @@ def _leave(model: onnx.ModelProto, spec: ModelSpec, signature: Signature, *, res
     place = _decoded(spec, signature)
     rename(graph, (parts.SCORES, parts.BOXES, parts.CLASSES, parts.BATCH))
     output = wiring.add("Cast", graph.output[place].name, to=TensorProto.FLOAT)
-    batch = first_dimension(graph.input[0])
-    infos = [(parts.SCORES, TensorProto.FLOAT, (batch, "scores"))]
     if spec.output.decoder in DETECTORS:
         count = len(spec.labels) or class_count(spec, signature.output_images)
         if not count:
@@ -170,15 +164,25 @@ def _leave(model: onnx.ModelProto, spec: ModelSpec, signature: Signature, *, res
         if resize:
             factor = write_factor(wiring, parts.IMAGE, spec.input)
             found = found._replace(boxes=wiring.add("Mul", found.boxes, factor))
-        infos = _FOUND
-        for value, (name, _, _) in zip(found, infos, strict=True):
-            wiring.give(value, name)
+        infos = _found(found)
     else:
-        wiring.give(write_scores(wiring, output, spec), parts.SCORES)
+        scores = write_scores(wiring, output, spec)
+        infos = {parts.SCORES: (scores, TensorProto.FLOAT, (first_dimension(graph.input[0]), None))}
     del graph.output[:]
-    graph.output.extend(helper.make_tensor_value_info(*info) for info in infos)
+    for name, (value, dtype, shape) in infos.items():
+        wiring.give(value, name)
+        graph.output.append(helper.make_tensor_value_info(name, dtype, shape))
     graph.node.extend(wiring.nodes)
     graph.initializer.extend(wiring.constants)
+
+
+def _found(found: Found) -> dict[str, _Info]:
+    return {
+        parts.BOXES: (found.boxes, TensorProto.FLOAT, ("found", 4)),
+        parts.SCORES: (found.scores, TensorProto.FLOAT, ("found",)),
+        parts.CLASSES: (found.classes, TensorProto.INT64, ("found",)),
+        parts.BATCH: (found.batch, TensorProto.INT64, ("found",)),
+    }
 
 
 def _decoded(spec: ModelSpec, signature: Signature) -> int:
