@@ -89,7 +89,7 @@ def _merge_external(model: onnx.ModelProto, file: Path) -> None:
     outside = [tensor for tensor in tensors(model) if uses_external_data(tensor)]
     if not outside:
         return
-    folder = file.resolve().parent
+    folder = file.parent.resolve()
     locations: set[Path] = set()
     for tensor in outside:
         entries = {entry.key: entry.value for entry in tensor.external_data}
@@ -98,7 +98,11 @@ def _merge_external(model: onnx.ModelProto, file: Path) -> None:
         locations.add(location)
     sizes = (part.stat().st_size for part in locations)
     require_size(file, file.stat().st_size + sum(sizes))
-    load_external_data_for_model(model, str(folder))
+    try:
+        load_external_data_for_model(model, str(folder))
+    except onnx.checker.ValidationError as error:
+        why = str(error).strip().rstrip(".")
+        raise unsafe(f"{file}: {why}; put a copy of the weights beside the network") from error
 
 
 def _inside(folder: Path, location: str, file: Path, name: str) -> Path:

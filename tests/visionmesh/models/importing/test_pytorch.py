@@ -83,14 +83,24 @@ def test_a_network_that_a_function_makes_and_a_checkpoint_fills(tmp_path: Path) 
     assert done.facts["output.decoder"].value == "softmax"
 
 
-@pytest.mark.parametrize("free", [True, False])
-def test_an_exported_program(tmp_path: Path, free: bool) -> None:
-    network = trees().eval()
-    shapes = {"dynamic_shapes": ({0: torch.export.Dim("batch")},)} if free else {}
-    images = (torch.rand(2 if free else 1, 3, HEIGHT, WIDTH),)
-    torch.export.save(torch.export.export(network, images, **shapes), tmp_path / "trees.pt2")
-    done = brought(tmp_path / "trees.pt2", tmp_path, values={})
-    require_same(done, network)
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`trees` as an exported program with a free batch."""
+    file = tmp_path_factory.mktemp("program") / "trees.pt2"
+    shapes = ({0: torch.export.Dim("batch")},)
+    images = (torch.rand(2, 3, HEIGHT, WIDTH),)
+    torch.export.save(torch.export.export(trees().eval(), images, dynamic_shapes=shapes), file)
+    return file
+
+
+def test_an_exported_program(tmp_path: Path, program: Path) -> None:
+    require_same(brought(program, tmp_path, values={}), trees())
+
+
+def test_an_exported_program_for_one_image(tmp_path: Path) -> None:
+    alone = torch.export.export(trees().eval(), (torch.rand(1, 3, HEIGHT, WIDTH),))
+    torch.export.save(alone, tmp_path / "trees.pt2")
+    require_same(brought(tmp_path / "trees.pt2", tmp_path, values={}), trees())
 
 
 def test_torchscript(tmp_path: Path) -> None:
@@ -125,13 +135,10 @@ def test_weights_alone_are_no_network(tmp_path: Path) -> None:
         brought(tmp_path / "w.pth", tmp_path)
 
 
-def test_a_program_that_computes_sizes_by_calls_is_refused(tmp_path: Path) -> None:
-    shapes = {"dynamic_shapes": ({0: torch.export.Dim("batch")},)}
-    program = torch.export.export(trees(), (torch.rand(2, 3, HEIGHT, WIDTH),), **shapes)
-    torch.export.save(program, tmp_path / "good.pt2")
+def test_a_program_that_computes_sizes_by_calls_is_refused(tmp_path: Path, program: Path) -> None:
     attack = f"__import__('os').system('touch {tmp_path}/touched')"
     with (
-        zipfile.ZipFile(tmp_path / "good.pt2") as good,
+        zipfile.ZipFile(program) as good,
         zipfile.ZipFile(tmp_path / "bad.pt2", "w") as bad,
     ):
         changed = 0

@@ -53,6 +53,17 @@ def test_weights_outside_the_folder_are_refused(tmp_path: Path, location: str) -
     assert raised.value.code is Code.MODEL_UNSAFE
 
 
+def test_weights_behind_a_link_are_refused(tmp_path: Path) -> None:
+    """Also one within the folder: where it leads to can change between a check and the reading."""
+    file = external(tmp_path)
+    kernel = file.parent / "kernel.bin"
+    kernel.rename(file.parent / "real.bin")
+    kernel.symlink_to("real.bin")
+    with pytest.raises(ConfigurationError, match="put a copy of the weights beside") as raised:
+        read_onnx(file)
+    assert raised.value.code is Code.MODEL_UNSAFE
+
+
 def test_weights_that_are_missing_or_cut_short_are_named(tmp_path: Path) -> None:
     file = external(tmp_path)
     kernel = file.parent / "kernel.bin"
