@@ -41,11 +41,11 @@ make more of a rounding error than of the image."""
 Array = NDArray[np.float32]
 
 
-def views(number: int) -> list[Picture]:
+def views(number: int, *, most: int | None = None) -> list[Picture]:
     """Return a section of each photo in some light, called like the photo: others each time."""
     random = np.random.default_rng(number)
     found = []
-    for file in sorted(PHOTOS.glob("*.jpg")):
+    for file in sorted(PHOTOS.glob("*.jpg"))[:most]:
         pixels = np.asarray(cv2.imread(str(file)))
         height, width = (round(size * random.uniform(0.85, 1)) for size in pixels.shape[:2])
         top = random.integers(pixels.shape[0] - height + 1)
