@@ -18,6 +18,8 @@ from visionmesh.models.record import ModelRecord
 from visionmesh.nodes import NodeRecord, list_nodes
 
 _POLL = timedelta(milliseconds=200)
+_HEARSAY = timedelta(milliseconds=250)
+"""Ingest reads what workers announce at the same moment, and does not say when it has."""
 
 Failures = dict[str, str]
 """Why a worker cannot load a version, by ``worker/model/version``."""
@@ -59,6 +61,7 @@ async def _until_served(
             return
         waiting = [record for record in pushed if not any(_serves(w, record) for w in workers)]
         if not waiting:
+            await asyncio.sleep(_HEARSAY.total_seconds())
             return
         late = time.monotonic() > deadline
         for record in waiting:

@@ -16,10 +16,11 @@ from visionmesh.local import LocalMesh
 async def test_the_first_request_after_a_push_is_answered(
     visionmesh: Run, running: LocalMesh, tmp_path: Path
 ) -> None:
-    assert (await visionmesh("push", write_classifier(tmp_path, name="fresh"))).status == 0
+    pushed = await visionmesh("push", write_classifier(tmp_path, name="fresh"))
+    assert (pushed.status, pushed.err) == (0, "")
     async with httpx.AsyncClient(base_url=running.http_url, timeout=30) as http:
         answer = await http.post("/v1/models/fresh/infer", content=picture())
-    assert answer.status_code == 200
+    assert answer.status_code == 200, answer.text
 
 
 async def test_a_model_that_no_worker_can_load_fails_the_push_until_it_is_mended(
