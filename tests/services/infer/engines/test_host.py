@@ -89,7 +89,21 @@ def test_a_fixed_batch_is_filled_up(opened: Open, tmp_path: Path, fixed: int, co
     np.testing.assert_allclose(scores, expected(planar(images), 3), rtol=1e-4, atol=1e-3)
 
 
-def test_bytes_reach_a_network_that_takes_bytes(opened: Open, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [(TensorProto.UINT8, "uint8"), (TensorProto.FLOAT16, "float16")]
+)
+def test_a_network_gets_the_type_that_it_takes(
+    opened: Open, tmp_path: Path, kind: int, dtype: str
+) -> None:
+    file = save_network(tmp_path / "m.onnx", dtype=kind, seed=5)
+    (engine,) = opened(file, spec_of(dtype=dtype))
+    images = images_of(2)
+    np.testing.assert_allclose(
+        engine.run(images)["scores"], expected(planar(images), 5), rtol=1e-4, atol=1e-3
+    )
+
+
+def test_pixels_reach_a_network_that_takes_bytes_as_they_are(opened: Open, tmp_path: Path) -> None:
     file = save_network(tmp_path / "m.onnx", dtype=TensorProto.UINT8, seed=5)
     (engine,) = opened(file, spec_of(dtype="uint8", scale=9, mean=(7.0,)))
     images = images_of(2)
