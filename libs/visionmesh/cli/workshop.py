@@ -205,7 +205,7 @@ def _show_checks(found: Verification) -> None:
             network.against or "",
             *(_errors(network.trial.agreement) if network.trial else ("", "")),
             ", ".join(f"{size}: {ms:.2f}" for size, ms in network.ms.items()),
-            _megabytes(network.memory_bytes),
+            _megabytes(network.memory_bytes) if network.memory_bytes else "",
         )
         for network in found.networks
     ]

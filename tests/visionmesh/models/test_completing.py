@@ -7,14 +7,23 @@ from typing import Any
 
 import cv2
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import yaml
+from onnx import TensorProto, helper
+from typer.testing import CliRunner
 
+from tests.networks import save_folder
 from tests.visionmesh.models.importing.heads import CELLS, SIDE, Head, boxes, logits, network, save
-from visionmesh.contracts import Params
-from visionmesh.models.completing import Part, complete
+from visionmesh.cli.app import build
+from visionmesh.contracts import Detection, Params
+from visionmesh.errors import Code, ConfigurationError
+from visionmesh.models.completing import COMPLETE_FILE, Part, complete, complete_checks
 from visionmesh.models.folder import ModelFolder, load_folder
+from visionmesh.models.pictures import Picture
+from visionmesh.models.trial import drawn
+from visionmesh.models.verifying import verify
 from visionmesh.workbench import Workbench
 
 Array = np.ndarray[Any, Any]
@@ -57,7 +66,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def folder(
     root: Path,
-    outputs: Array | dict[str, Head],
+    outputs: Array,
     decoder: str,
     *,
     batch: int | str = "n",
@@ -65,8 +74,8 @@ def folder(
     input: dict[str, Any] | None = None,
     **output: Any,
 ) -> ModelFolder:
-    """Make a model's folder with a network that gives ``outputs``, a little changed by the image."""
-    heads = outputs if isinstance(outputs, dict) else {"output": Head(outputs, 0.02)}
+    """Make a folder whose network gives ``outputs``, a little changed by the image."""
+    heads = {"output": Head(outputs, 0.02)}
     save(network(heads, shape=(batch, 3, SIDE, SIDE)), root / "1" / "model.onnx")
     description = {
         "task": task,
@@ -104,29 +113,218 @@ def png(image: Array) -> bytes:
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("detector", DETECTORS)
-@pytest.mark.parametrize("count", [1, 3])
-def test_boxes_are_those_of_the_mesh(
-    tmp_path: Path, detector: str, settings: dict[str, Any], count: int
+def test_boxes_are_those_of_the_mesh_in_any_batch(
+    tmp_path: Path, detector: str, settings: dict[str, Any]
 ) -> None:
     outputs, parameters = DETECTORS[detector]
     model = folder(tmp_path, outputs, detector.split(maxsplit=1)[0], **parameters, **settings)
-    given = images(count)
-    found = run(complete(model, BOTH).file, given)
-    assert found["batch"].tolist() == sorted(found["batch"])
+    file = complete(model, BOTH).file
     bench = Workbench(model.spec)
     engine = bench.open(model.versions[1])
-    for number, image in enumerate(given):
+    for given in (images(1), images(3)):
+        found = run(file, given)
+        assert found["batch"].tolist() == sorted(found["batch"])
+        for number, image in enumerate(given):
+            sample = bench.sample(png(image))
+            answers = engine.run([sample.pixels])
+            detections = bench.read(answers, 0, sample, Params()).detections or ()
+            assert (len(detections) > 0) == (settings.get("confidence") != 1.0)
+            assert_same(detections, found, number)
+
+
+def assert_same(detections: tuple[Detection, ...], found: dict[str, Array], number: int) -> None:
+    """The mesh cuts boxes at the image's edges, and the file leaves them as they are."""
+    own = found["batch"] == number
+    cut = found["boxes"][own].clip(0, SIDE).round(2)
+    inside = (cut[:, 2:] > cut[:, :2]).all(axis=1)
+    assert len(detections) == inside.sum()
+    wanted = np.array([one.box for one in detections]).reshape(-1, 4)
+    np.testing.assert_allclose(cut[inside], wanted, atol=0.02)
+    scores = found["scores"][own][inside]
+    np.testing.assert_allclose(scores, [one.score for one in detections], atol=2e-6)
+    labels = [LABELS[index] for index in found["classes"][own][inside]]
+    assert labels == [one.label for one in detections]
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid", "none"])
+@pytest.mark.parametrize("shape", [(3,), (3, 1, 1)])
+def test_scores_are_those_of_the_mesh(
+    tmp_path: Path, activation: str, shape: tuple[int, ...]
+) -> None:
+    values = np.array([0.2, 0.1, 0.6], np.float32).reshape(shape)
+    model = folder(tmp_path, values, "softmax", task="classification", activation=activation)
+    given = images(3)
+    found = run(complete(model, BOTH).file, given)
+    bench = Workbench(model.spec)
+    engine = bench.open(model.versions[1])
+    for image, scores in zip(given, found["scores"], strict=True):
         sample = bench.sample(png(image))
-        detections = bench.read(engine.run([sample.pixels]), 0, sample, Params()).detections or ()
-        # The mesh cuts boxes at the image's edges, and the file leaves them as they are.
-        own = found["batch"] == number
-        cut = found["boxes"][own].clip(0, SIDE).round(2)
-        inside = (cut[:, 2:] > cut[:, :2]).all(axis=1)
-        assert (len(detections) > 0) == (settings.get("confidence") != 1.0)
-        assert len(detections) == inside.sum()
-        wanted = np.array([one.box for one in detections]).reshape(-1, 4)
-        np.testing.assert_allclose(cut[inside], wanted, atol=0.02)
-        scores = found["scores"][own][inside]
-        np.testing.assert_allclose(scores, [one.score for one in detections], atol=2e-6)
-        labels = [LABELS[index] for index in found["classes"][own][inside]]
-        assert labels == [one.label for one in detections]
+        classes = bench.read(engine.run([sample.pixels]), 0, sample, Params()).classes or ()
+        wanted = {one.label: one.score for one in classes}
+        assert dict(zip(LABELS, scores.tolist(), strict=True)) == pytest.approx(wanted, abs=1e-6)
+
+
+def pixels_folder(root: Path, **input: Any) -> ModelFolder:
+    """Make a folder whose network gives what it takes."""
+    channels = 1 if input.get("color") == "GRAY" else 3
+    shape = ["n", 6, 8, channels] if input.get("layout") == "NHWC" else ["n", channels, 6, 8]
+    dtype = helper.np_dtype_to_tensor_dtype(np.dtype(input.get("dtype", "float32")))
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["image"], ["same"])],
+        "pixels",
+        [helper.make_tensor_value_info("image", dtype, shape)],
+        [helper.make_tensor_value_info("same", dtype, shape)],
+    )
+    imports = [helper.make_opsetid("", 17)]
+    save(helper.make_model(graph, opset_imports=imports, ir_version=8), root / "1" / "model.onnx")
+    description = {
+        "task": "classification",
+        "input": {"width": 8, "height": 6, "resize": "stretch", **input},
+        "output": {"decoder": "softmax"},
+    }
+    (root / "model.yaml").write_text(yaml.safe_dump(description))
+    return load_folder(root)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"scale": 1 / 255, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+        {"color": "GRAY", "scale": 1 / 255, "std": [0.5]},
+    ],
+)
+def test_pixels_become_bit_for_bit_what_the_workers_make_of_them(
+    tmp_path: Path, layout: str, dtype: str, settings: dict[str, Any]
+) -> None:
+    model = pixels_folder(tmp_path, layout=layout, dtype=dtype, **settings)
+    bench = Workbench(model.spec)
+    samples = [bench.sample(png(image)) for image in images(3, 6, 8)]
+    file = complete(model, [Part.PREPROCESS]).file
+    found = run(file, np.stack([sample.pixels for sample in samples]))
+    np.testing.assert_array_equal(found["same"], bench.tensor(samples), strict=True)
+
+
+@pytest.mark.parametrize(("height", "width"), [(17, 5), (3, 4), (6, 8), (40, 90)])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_images_of_any_size_are_stretched(
+    tmp_path: Path, height: int, width: int, layout: str
+) -> None:
+    model = pixels_folder(tmp_path, layout=layout, dtype="uint8")
+    file = complete(model, [Part.PREPROCESS, Part.RESIZE]).file
+    given = images(2, height, width)
+    found = run(file, given)["same"].astype(int)
+    stretched = np.stack([cv2.resize(one, (8, 6), interpolation=cv2.INTER_LINEAR) for one in given])
+    wanted = stretched if layout == "NHWC" else stretched.transpose(0, 3, 1, 2)
+    assert np.abs(found - wanted).max() <= 1
+
+
+def test_boxes_of_stretched_images_are_in_pixels_of_these(tmp_path: Path) -> None:
+    model = folder(tmp_path, DETECTORS["yolov8"][0], "yolov8", input={"resize": "stretch"})
+    given = np.full((1, SIDE, SIDE, 3), 90, np.uint8)
+    as_it_is = run(complete(model, BOTH).file, given)
+    stretched = run(complete(model, tuple(Part)).file, given.repeat(2, axis=1).repeat(3, axis=2))
+    assert len(as_it_is["boxes"]) > 0
+    np.testing.assert_allclose(stretched["boxes"], as_it_is["boxes"] * (3, 2, 3, 2), rtol=1e-4)
+    np.testing.assert_allclose(stretched["scores"], as_it_is["scores"], atol=1e-5)
+
+
+def test_a_fixed_batch_stays_fixed(tmp_path: Path) -> None:
+    model = folder(tmp_path, DETECTORS["yolox"][0], "yolox", batch=2)
+    assert complete(model, BOTH).inputs[0].shape == (2, SIDE, SIDE, 3)
+    assert checks(model, count=3) == [("answers", True)]
+
+
+@pytest.mark.parametrize("embed", [BOTH, BOTH[:1], BOTH[1:]])
+def test_values_may_be_called_as_the_file_calls_its_own(
+    tmp_path: Path, embed: tuple[Part, ...]
+) -> None:
+    model = load_folder(save_folder(tmp_path))
+    complete(model, embed)
+    assert checks(model) == [("answers", True)]
+
+
+def test_names_are_changed_in_inner_graphs_too(tmp_path: Path) -> None:
+    model = load_folder(save_folder(tmp_path))
+    network = onnx.load(model.versions[1])
+    inner = helper.make_graph(
+        [helper.make_node("Add", ["scores", "scores"], ["twice"])],
+        "inner",
+        [],
+        [helper.make_tensor_value_info("twice", TensorProto.FLOAT, None)],
+    )
+    network.graph.initializer.append(helper.make_tensor("yes", TensorProto.BOOL, [], [True]))
+    network.graph.node.append(
+        helper.make_node("If", ["yes"], ["answer"], then_branch=inner, else_branch=inner)
+    )
+    network.graph.output[0].name = "answer"
+    onnx.save(network, model.versions[1])
+    complete(model, BOTH)
+    assert checks(model) == [("answers", True)]
+
+
+@pytest.mark.parametrize(
+    ("embed", "decoder", "changes", "told"),
+    [
+        ((), "yolov8", {}, "name some of preprocess, resize, postprocess"),
+        ((Part.RESIZE,), "yolov8", {}, "embed that, too"),
+        ((Part.PREPROCESS, Part.RESIZE), "yolov8", {}, "it is letterbox; leave resize out"),
+        (BOTH, "yolov8", {"nms": "soft"}, "has no soft-NMS"),
+        (BOTH, "yolov8", {"tensor": "other"}, "let output.tensor name the one to decode"),
+        (BOTH, "end2end", {}, "leave postprocess out"),
+        (BOTH, "yolov8", {"floor": 3}, "parameter floor"),
+    ],
+)
+def test_what_cannot_be_embedded_is_told(
+    tmp_path: Path, embed: tuple[Part, ...], decoder: str, changes: dict[str, Any], told: str
+) -> None:
+    model = folder(tmp_path, DETECTORS["yolov8"][0], decoder, **changes)
+    with pytest.raises(ConfigurationError, match=told) as raised:
+        complete(model, embed)
+    assert raised.value.code is Code.MODEL_INVALID
+    assert not (tmp_path / "1" / COMPLETE_FILE).exists()
+
+
+def checks(model: ModelFolder, count: int = 4) -> list[tuple[str, bool]]:
+    bench = Workbench(model.spec)
+    engine = bench.open(model.versions[1])
+    pictures = [Picture(drawn(model.spec.input, seed), None) for seed in range(count)]
+    found = complete_checks(bench, engine, model.versions[1], pictures)
+    return [(check.name, check.passed) for check in found]
+
+
+def test_verify_compares_the_file_if_it_is_there(tmp_path: Path) -> None:
+    model = folder(tmp_path, DETECTORS["yolov8"][0], "yolov8", confidence=0.6)
+    assert checks(model) == []
+    file = complete(model, BOTH).file
+    compared = verify(model).networks[1]
+    assert (compared.file, compared.passed) == (COMPLETE_FILE, True)
+    whole = onnx.load(file)
+    for node in whole.graph.node:
+        if node.op_type == "Sub":
+            node.op_type = "Add"
+    onnx.save(whole, file)
+    assert checks(model) == [("answers", False)]
+    file.write_bytes(b"no network")
+    assert checks(model) == [("runs", False)]
+
+
+def test_a_file_that_was_made_with_other_thresholds_is_told(tmp_path: Path) -> None:
+    model = folder(tmp_path, DETECTORS["yolov8"][0], "yolov8")
+    complete(model, BOTH)
+    changed = folder(tmp_path, DETECTORS["yolov8"][0], "yolov8", iou=0.1)
+    assert checks(changed) == [("current", False)]
+
+
+def test_the_command_writes_the_file_and_tells_its_ends(tmp_path: Path) -> None:
+    folder(tmp_path, DETECTORS["yolov8"][0], "yolov8")
+    target = tmp_path / "whole.onnx"
+    told = CliRunner().invoke(build(), ["complete", str(tmp_path), "--output", str(target)])
+    assert told.exit_code == 0, told.output
+    assert "(any, 64, 64, 3)" in told.output
+    assert onnx.load(target).graph.input[0].name == "image"
+    wrong = CliRunner().invoke(build(), ["complete", str(tmp_path), "--embed", "everything"])
+    assert wrong.exit_code == 2
+    assert "'everything' is none of" in wrong.output
