@@ -52,4 +52,5 @@ def test_a_stored_answer_gives_what_was_recognised_and_nothing_else() -> None:
     found = Detection(label="dog", score=0.5, box=(0, 0, 1, 1))
     recognised = StoredAnswer(width=4, height=3, detections=(found,)).recognised()
     assert recognised == Answer(detections=(found,)).recognised()
-    assert recognised == {"detections": (found,), "classes": None, "embedding": None}
+    rest = dict.fromkeys(("classes", "regions", "heatmap", "embedding"))
+    assert recognised == {"detections": (found,), **rest}

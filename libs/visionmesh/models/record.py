@@ -175,10 +175,13 @@ def feature_digest(
 ) -> str:
     """Return the digest of what makes features out of input pixels: weights and decoder.
 
-    Other precisions of the weights give slightly other features.
+    Other precisions of the weights give slightly other features, and a decoder drops what scores
+    less than any threshold of the model.
     """
     precisions = [variants.model_dump_json()] if variants else []
-    return _digest(weights_sha256, output.model_dump_json(exclude=_OF_THE_ANSWER), *precisions)
+    least = min(output.confidence, *output.class_confidence.values(), 1.0)
+    settings = output.model_dump_json(exclude=_OF_THE_ANSWER)
+    return _digest(weights_sha256, settings, str(least), *precisions)
 
 
 def _digest(*parts: str) -> str:
