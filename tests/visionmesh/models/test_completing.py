@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import onnx
 import onnxruntime
+import openvino
 import pytest
 import yaml
 from onnx import TensorProto, helper
@@ -144,6 +145,23 @@ def assert_same(detections: tuple[Detection, ...], found: dict[str, Array], numb
     np.testing.assert_allclose(scores, [one.score for one in detections], atol=2e-6)
     labels = [LABELS[index] for index in found["classes"][own][inside]]
     assert labels == [one.label for one in detections]
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_another_runtime_finds_the_same_boxes_in_the_same_order(
+    tmp_path: Path, detector: str
+) -> None:
+    outputs, parameters = DETECTORS[detector]
+    name = detector.split(maxsplit=1)[0]
+    model = folder(tmp_path, outputs, name, max_detections=5, **parameters)
+    file, given = complete(model, BOTH).file, images(3)
+    compiled = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    found = compiled({"image": given}).to_dict()
+    theirs = {output.get_any_name(): values for output, values in found.items()}
+    ours = run(file, given)
+    assert len(ours["batch"]) == 15
+    for key, values in ours.items():
+        np.testing.assert_allclose(theirs[key], values, atol=1e-3)
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid", "none"])

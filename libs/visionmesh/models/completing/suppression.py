@@ -87,12 +87,16 @@ def _least(spec: ModelSpec, count: int) -> NDArray[np.float32]:
 def _order(wiring: Wiring, found: Found) -> str:
     """Return the places of the boxes by image, and the best first.
 
-    TopK keeps equals in their order, so that the second keeps what the first has sorted.
+    Not every runtime's TopK keeps equals in their order: images are told apart by distinct numbers
+    that hold the first order, too.
     """
-    all_of_them = wiring.add("Shape", found.scores)
-    _, by_score = wiring.pair("TopK", found.scores, all_of_them, axis=0)
-    batch = wiring.add("Gather", found.batch, by_score, axis=0)
-    _, by_image = wiring.pair("TopK", batch, all_of_them, axis=0, largest=0)
+    shape = wiring.add("Shape", found.scores)
+    _, by_score = wiring.pair("TopK", found.scores, shape, axis=0)
+    count = wiring.add("Squeeze", shape, wiring.whole([0]))
+    ranks = wiring.add("Range", wiring.whole(0), count, wiring.whole(1))
+    images = wiring.add("Mul", wiring.add("Gather", found.batch, by_score, axis=0), shape)
+    keys = wiring.add("Add", images, ranks)
+    _, by_image = wiring.pair("TopK", keys, shape, axis=0, largest=0)
     return wiring.add("Gather", by_score, by_image, axis=0)
 
 
