@@ -5,66 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 import onnx
 import pytest
-from numpy.typing import NDArray
-from onnx import TensorProto, helper
-from onnx.numpy_helper import from_array
+from onnx import TensorProto
 
+from tests.chains import Kernels, fragile, mixing, save_chain, save_colours
 from visionmesh.models.folder import load_folder
 from visionmesh.models.optimizing import optimize
 from visionmesh.models.variants import VARIANTS_FILE, Precision, read_variants
 
-CHANNELS = 8
-Kernels = list[NDArray[np.float32]]
-
-
-def save_chain(folder: Path, kernels: Kernels) -> Path:
-    """Write a classifier of 1x1 convolutions one behind the other, and the means of the last."""
-    nodes, constants, last = [], [], "image"
-    for number, kernel in enumerate(kernels):
-        constants.append(from_array(kernel.astype(np.float32)[:, :, None, None], f"w{number}"))
-        nodes.append(
-            helper.make_node("Conv", [last, f"w{number}"], [f"c{number}"], name=f"conv{number}")
-        )
-        last = f"c{number}"
-    nodes.append(helper.make_node("GlobalAveragePool", [last], ["means"], name="pool"))
-    nodes.append(helper.make_node("Flatten", ["means"], ["scores"], axis=1, name="flat"))
-    graph = helper.make_graph(
-        nodes,
-        "chain",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 4, 4])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", CHANNELS])],
-        constants,
-    )
-    (folder / "1").mkdir(parents=True)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
-    onnx.save(model, folder / "1" / "model.onnx")
-    (folder / "model.yaml").write_text(
-        "task: classification\n"
-        "input: {width: 4, height: 4, resize: stretch, scale: 0.00392}\n"
-        "output: {decoder: softmax}\n"
-    )
-    return folder
-
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write pictures of one colour each, all nearly pure."""
-    folder = tmp_path_factory.mktemp("colours")
-    random = np.random.default_rng(1)
-    for number in range(90):
-        colour = np.eye(3)[number % 3] * 200 + random.integers(0, 50, 3)
-        cv2.imwrite(str(folder / f"{number:02}.png"), np.broadcast_to(colour, (4, 4, 3)))
-    return folder
-
-
-def mixing(random: np.random.Generator, inputs: int = CHANNELS) -> NDArray[np.float32]:
-    """Return a rotation: what differs before differs as much behind it."""
-    rotation, _ = np.linalg.qr(random.normal(size=(CHANNELS, CHANNELS)))
-    return rotation[:, :inputs].astype(np.float32)
+    return save_colours(tmp_path_factory.mktemp("colours"))
 
 
 def with_outlier(random: np.random.Generator) -> Kernels:
@@ -96,12 +50,7 @@ def test_a_layer_that_8_bits_destroy_stays_in_float(tmp_path: Path, images: Path
 
 
 def test_what_cannot_be_kept_right_is_not_promoted(tmp_path: Path, images: Path) -> None:
-    random = np.random.default_rng(2)
-    loud, deaf = mixing(random, 3), mixing(random)
-    loud[0] *= 2000
-    deaf[:, 0] = 0
-    # Of two layers one may be left out, and then the other one hurts.
-    path = save_chain(tmp_path / "chain", [loud, deaf])
+    path = save_chain(tmp_path / "chain", fragile(np.random.default_rng(2)))
     version = path / "1"
 
     refused = optimize(load_folder(path), precision=Precision.INT8, images=images)
