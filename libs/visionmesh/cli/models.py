@@ -27,7 +27,12 @@ def push(
     folders: Annotated[
         list[Path], typer.Argument(metavar="DIR…", help="Model folders, or folders of them.")
     ],
+    *,
     wait: options.Wait = 30.0,
+    check: Annotated[
+        bool,
+        typer.Option("--check/--no-check", help="Try each network on made-up images before."),
+    ] = True,
     nats: options.NatsUrl = None,
     state: options.State = None,
     json: options.AsJson = False,
@@ -35,8 +40,12 @@ def push(
     """Store models in the mesh; every worker loads them, beside what it serves now."""
     from visionmesh.cli.readiness import served
     from visionmesh.models.folder import load_folder
+    from visionmesh.models.verifying import quick
 
     loaded = [load_folder(folder) for given in folders for folder in model_folders(given)]
+    for folder in loaded if check else ():
+        for weights in folder.versions.values():
+            quick(folder.spec, weights)
 
     async def store() -> None:
         patience = timedelta(seconds=wait)

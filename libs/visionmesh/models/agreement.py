@@ -16,6 +16,10 @@ SAME_OBJECT_IOU = 0.5
 """Boxes that overlap at least so much mean the same object."""
 
 SCORE_SLACK = 0.05
+"""A box that scores just enough here may score so much less there and still be the same."""
+
+MOST_LOST = 0.01
+"""Of the accuracy, where the truth is known, else of the equal answers; more is not right."""
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 

@@ -11,18 +11,14 @@ from numpy.typing import NDArray
 from services.infer.engines import Engine
 from visionmesh.contracts import Answer, Detection, Params, Placement
 from visionmesh.errors import Reject
-from visionmesh.models.agreement import likeness
+from visionmesh.models.agreement import MOST_LOST, SCORE_SLACK, likeness
 from visionmesh.workbench import Sample, Workbench
 
-LEAST_AGREEMENT = 0.99
+LEAST_AGREEMENT = 1 - MOST_LOST
 """Of answers, where only those can be compared."""
-MOST_LOST = 0.01
-"""Of the accuracy, where the truth is known."""
 EDGE_PIXELS = 8.0
 """By how far an edge of the same box may lie elsewhere, in pixels of the network's input: a cell of
 the finest grid that detectors usually have."""
-SCORE_SLACK = 0.05
-"""A box that scores just enough here may score so much less there and still be the same."""
 
 
 class Reading(NamedTuple):

@@ -12,13 +12,13 @@ from services.infer.engines import Engine
 from visionmesh.contracts import Frozen
 from visionmesh.cpu import computes_bf16, cpu_features
 from visionmesh.errors import Code, ConfigurationError, Reject
+from visionmesh.models.agreement import MOST_LOST
 from visionmesh.models.artifacts import file_sha256
 from visionmesh.models.folder import WEIGHTS_FILE, ModelFolder
 from visionmesh.models.pictures import Picture
 from visionmesh.models.race import Speed, race
 from visionmesh.models.rightness import (
     LEAST_AGREEMENT,
-    MOST_LOST,
     Reading,
     accuracy,
     agreement,

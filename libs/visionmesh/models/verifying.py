@@ -9,6 +9,7 @@ from pathlib import Path
 
 from visionmesh.contracts import Frozen
 from visionmesh.errors import Code, ConfigurationError
+from visionmesh.models.agreement import MOST_LOST
 from visionmesh.models.artifacts import file_sha256
 from visionmesh.models.completing import COMPLETE_FILE, complete_checks
 from visionmesh.models.folder import WEIGHTS_FILE, ModelFolder, load_folder
@@ -20,8 +21,6 @@ from visionmesh.models.trial import Subject, Trial, compare, cpu_name, drawn, in
 from visionmesh.models.variants import VARIANTS_FILE, Precision, read_variants
 from visionmesh.workbench import Workbench
 
-MOST_LOST = 0.01
-"""Of the accuracy, where the truth is known, else of the equal answers."""
 _SAME = 1e-3
 """Largest error between two forms of one network, in parts of the largest output value."""
 _DRAWN = 8

@@ -29,7 +29,10 @@ async def test_a_model_that_no_worker_can_load_fails_the_push_until_it_is_mended
     folder = write_classifier(tmp_path, name="mended")
     file = folder / "1" / "model.onnx"
     spoil_network(file)
-    failed = await visionmesh("push", folder)
+    refused = await visionmesh("push", folder)
+    assert (refused.status, refused.out) == (2, "")
+    assert "[model_failed]" in refused.err or "[model_invalid]" in refused.err
+    failed = await visionmesh("push", folder, "--no-check")
     assert failed.status == 1
     assert "Version 1 of mended is stored, but cannot be loaded: " in failed.err
     assert "[model_failed]" in failed.err
@@ -41,9 +44,9 @@ async def test_a_model_that_no_worker_can_load_fails_the_push_until_it_is_mended
 async def test_the_wait_is_bounded_and_0_does_not_wait(visionmesh: Run, tmp_path: Path) -> None:
     folder = write_classifier(tmp_path, name="late")
     spoil_network(folder / "1" / "model.onnx")
-    assert (await visionmesh("push", folder, "--wait", "0")).status == 0
+    assert (await visionmesh("push", folder, "--no-check", "--wait", "0")).status == 0
     # Nothing changed, so no worker tries anew: what it said before is told in the end.
-    again = await visionmesh("push", folder, "--wait", "0.5")
+    again = await visionmesh("push", folder, "--no-check", "--wait", "0.5")
     assert (again.status, "late" in again.err) == (1, True)
 
 

@@ -2,6 +2,6 @@
 
 from visionmesh.models.optimizing.calibration import Method
 from visionmesh.models.optimizing.optimize import optimize, promote
-from visionmesh.models.optimizing.report import MOST_LOST, Made, Original, Report
+from visionmesh.models.optimizing.report import Made, Original, Report
 
-__all__ = ["MOST_LOST", "Made", "Method", "Original", "Report", "optimize", "promote"]
+__all__ = ["Made", "Method", "Original", "Report", "optimize", "promote"]

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from visionmesh.contracts import Frozen
+from visionmesh.models.agreement import MOST_LOST
 from visionmesh.models.trial import Trial
 from visionmesh.models.variants import Precision
-
-MOST_LOST = 0.01
-"""Of the accuracy, where the truth is known, else of the equal answers; more is not promoted."""
 
 
 class Original(Frozen):
