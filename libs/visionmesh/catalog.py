@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 
-from visionmesh.errors import Code, Fatal, Refused
+from visionmesh.errors import Code, Fatal, Retry
 from visionmesh.models.registry import ModelRecord, Registry
 from visionmesh.tasks import end
 
 log = logging.getLogger(__name__)
+
+NOT_YET = timedelta(milliseconds=200)
+"""When to deliver an image again whose model this worker has not heard of."""
+
+_HEARD_WITHIN = timedelta(seconds=5)
+"""By then the announcement of a push has come."""
 
 Listener = Callable[[str, ModelRecord | None], Awaitable[None]]
 
@@ -28,6 +36,7 @@ class Catalog:
         self._models: dict[str, ModelRecord] = {}
         self._listeners: list[Listener] = []
         self._known = asyncio.Event()
+        self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def on_change(self, listener: Listener) -> None:
@@ -60,14 +69,36 @@ class Catalog:
     def find(self, name: str) -> ModelRecord | None:
         return self._models.get(name)
 
-    def get(self, name: str) -> ModelRecord:
-        """Return the record of ``name``; raise `Refused` (unknown_model) if there is none."""
+    async def look_up(self, name: str) -> ModelRecord:
+        """Return a model that may have been pushed a moment ago.
+
+        Raises
+        ------
+        Refused
+            (unknown_model) if the registry has none of that name; (mesh_unreachable).
+        """
+        if name in self._models:
+            return self._models[name]
+        record = await self.registry.get(name)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_HEARD_WITHIN.total_seconds()):
+                while name not in self._models:
+                    self._news.clear()
+                    await self._news.wait()
+        return record
+
+    def admitted(self, name: str) -> ModelRecord:
+        """Return the record of a model that ingest has admitted an image for.
+
+        Raises
+        ------
+        Retry
+            (model_not_ready) if it is not known here: ingest may have heard of it earlier than this
+            worker, or of its removal later. Delivered again, the image is worked on or refused.
+        """
         record = self._models.get(name)
         if record is None:
-            raise Refused(
-                Code.UNKNOWN_MODEL,
-                f"There is no model {name!r} in the mesh; see `visionmesh list`.",
-            )
+            raise unheard(name)
         return record
 
     async def _follow(self) -> None:
@@ -79,5 +110,15 @@ class Catalog:
                 self._models.pop(change.name, None)
             else:
                 self._models[change.name] = change.record
+            self._news.set()
             for listener in self._listeners:
                 await listener(change.name, change.record)
+
+
+def unheard(name: str) -> Retry:
+    """Return the error of an image whose model this worker does not know, or not any more."""
+    return Retry(
+        f"The model {name!r} is not known here yet, or was removed.",
+        delay=NOT_YET,
+        code=Code.MODEL_NOT_READY,
+    )

@@ -25,6 +25,8 @@ from visionmesh.subjects import require_token
 
 MAX_TRIES = 3
 """An image that was lost with the process that held it is sent again so often."""
+PAUSE = timedelta(milliseconds=100)
+"""Before the second try, twice as long before the third."""
 RETRY_AFTER = "1"
 FRAMING = 4096
 """Bytes of a form around its file."""
@@ -108,9 +110,9 @@ class Gateway:
                 Code.TIMEOUT, f"No answer within {patience.total_seconds():g} s; try again later."
             ) from error
 
-    def require(self, model: str) -> None:
+    async def require(self, model: str) -> None:
         """Raise `Refused` if an image for ``model`` could not be worked on now."""
-        self._context.catalog.get(require_token("model", model))
+        await self._context.catalog.look_up(require_token("model", model))
         if len(self._callers) >= self._settings.max_requests:
             raise Refused(Code.MESH_FULL, "Too many requests are being worked on; try again.")
         if not self._context.nodes.serving(model):
@@ -147,6 +149,7 @@ class Gateway:
                 trail.fail(error.code)
                 self._context.metrics.redelivered()
                 last = error
+                await asyncio.sleep(attempt * PAUSE.total_seconds())
             finally:
                 trail.close()
                 self._callers.close(subject)
@@ -169,7 +172,7 @@ def build_app(*, gateway: Gateway, status: Any, max_bytes: int) -> FastAPI:
         """
         model = request.path_params["model"]
         try:
-            gateway.require(model)
+            await gateway.require(model)
             event = await _event(model, request, max_bytes)
             reply = await gateway.infer(event)
         except VisionmeshError as error:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from services.postprocess.decoders import Arrays, Decoder, load_decoder
 from services.postprocess.features import FeaturesError, pack, unpack
 from visionmesh import subjects
+from visionmesh.catalog import unheard
 from visionmesh.context import Context
 from visionmesh.contracts import Answer, CacheInfo, ImageInfo, Reference, Result, Status
 from visionmesh.errors import Code, ConfigurationError, Reject, Retry
@@ -76,11 +77,12 @@ class Postprocess(Worker):
 
     async def _answer(self, item: Item) -> Done:
         reference, began = item.reference, time.time_ns()
-        record = self._context.catalog.find(reference.model)
+        record = self._context.catalog.admitted(reference.model)
+        if (fault := self._faults.get(reference.model)) is not None:
+            raise Reject(Code.MODEL_INVALID, fault)
         decoder = self._decoders.get(reference.model)
-        if record is None or decoder is None:
-            why = self._faults.get(reference.model, f"The model {reference.model!r} was removed.")
-            raise Reject(Code.MODEL_INVALID if record else Code.UNKNOWN_MODEL, why)
+        if decoder is None:
+            raise unheard(reference.model)
         keys = (reference.result_key, reference.features_key)
         remembers = reference.result_key is not None and keys == cache_keys(reference, record)
         if record.spec.task in _SLOW:

@@ -17,7 +17,7 @@ from services.preprocess.pixels import Prepared, prepare
 from visionmesh import subjects
 from visionmesh.context import Context
 from visionmesh.contracts import TensorMeta
-from visionmesh.errors import Code, Miss, Reject, Retry
+from visionmesh.errors import Miss, Reject, Retry
 from visionmesh.models.spec import InputSpec
 from visionmesh.outbox import forward
 from visionmesh.service import Worker
@@ -79,9 +79,7 @@ class Preprocess(Worker):
 
     def _open(self, item: Item) -> _Job:
         model = item.reference.model
-        record = self._context.catalog.find(model)
-        if record is None:
-            raise Reject(Code.UNKNOWN_MODEL, f"The model {model!r} was removed.")
+        record = self._context.catalog.admitted(model)
         reference = item.reference
         keys = (reference.result_key, reference.features_key)
         if reference.result_key is not None and keys != cache_keys(reference, record):
