@@ -54,7 +54,10 @@ def traffic(
     if weights or newest:
         if weights and newest:
             raise typer.BadParameter("name weights, or --newest", param_hint="--newest")
-        changes["weights"] = dict(_weight(text) for text in weights or ())
+        named = [_weight(text) for text in weights or ()]
+        changes["weights"] = dict(named)
+        if len(named) > len(dict(named)):
+            raise typer.BadParameter("a version is named twice", param_hint="VERSION=WEIGHT")
     if sticky is not None:
         if sticky not in ("id", "source"):
             raise typer.BadParameter(f"{sticky!r} is neither id nor source", param_hint="--sticky")

@@ -256,6 +256,7 @@ def _show(report: Report) -> None:
     if report.promoted:
         files = ", ".join(report.promoted)
         out.print(f"Promoted in {report.model}, version {report.version}: {files}")
+        out.print("next: visionmesh optimize … --tune: workers run what was measured to be fastest")
 
 
 def _errors(agreement: Agreement) -> tuple[str, str]:

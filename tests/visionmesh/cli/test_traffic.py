@@ -117,6 +117,12 @@ async def test_two_versions_are_compared_on_images(
     assert "P99 MS" in table
 
 
+async def test_a_version_that_is_named_twice_is_refused(visionmesh: Run) -> None:
+    finished = await visionmesh("traffic", NAME, "1=90", "1=10")
+    assert finished.status == 2
+    assert "named twice" in finished.err
+
+
 async def test_variants_of_another_network_are_named(visionmesh: Run, tmp_path: Path) -> None:
     folder = write_classifier(tmp_path, name="changed")
     (folder / "1" / "variants.json").write_text('{"of": "' + "0" * 64 + '"}')

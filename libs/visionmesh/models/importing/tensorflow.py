@@ -30,7 +30,7 @@ def convert(source: Path, target: Path) -> None:
     if missing:
         raise ConfigurationError(
             Code.SETTINGS_INVALID,
-            f"{source} is TensorFlow's, and {' and '.join(missing)} is not installed: "
+            f"{source} is TensorFlow's, and this is not installed: {', '.join(missing)}; "
             "pip install 'visionmesh[tensorflow]'.",
         )
     kind = "--saved-model" if source.is_dir() else "--tflite"
