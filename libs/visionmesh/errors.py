@@ -47,6 +47,7 @@ class Code(StrEnum):
     MESH_INCOMPATIBLE = "mesh_incompatible"
     TIMEOUT = "timeout"
     NOT_FOUND = "not_found"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
     TOO_MANY_ATTEMPTS = "too_many_attempts"
     SETTINGS_INVALID = "settings_invalid"
     INTERNAL = "internal"

@@ -8,6 +8,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Any
 
 from granian.constants import Interfaces
@@ -37,6 +38,10 @@ IDLE = timedelta(seconds=30)
 
 BACKLOG = 1024
 """Connections that wait to be accepted, and requests that the application may hold."""
+
+
+_METHODS = ("GET", "HEAD")
+"""That the status endpoints take."""
 
 
 class HttpServer:
@@ -162,7 +167,7 @@ class StatusApp:
 
     ``/healthz`` is 200 while the event loop lives. ``/readyz`` is 200, or 503 with the reason
     that ``ready`` returns. ``/metrics`` is Prometheus's text format. A service with more to say
-    mounts it last, at ``/``.
+    has it answer what its own routes do not.
     """
 
     def __init__(self, *, metrics: Metrics, ready: Callable[[], str | None]) -> None:
@@ -178,6 +183,8 @@ class StatusApp:
             (b"content-length", str(len(body)).encode()),
             (b"cache-control", b"no-store"),
         ]
+        if status == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers.append((b"allow", ", ".join(_METHODS).encode()))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send(
             {"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body}
@@ -187,8 +194,8 @@ class StatusApp:
         text = "text/plain; charset=utf-8"
         if path not in {"/healthz", "/readyz", "/metrics"}:
             return 404, b"not found\n", text
-        if method not in {"GET", "HEAD"}:
-            return 405, b"method not allowed\n", text
+        if method not in _METHODS:
+            return HTTPStatus.METHOD_NOT_ALLOWED, b"method not allowed\n", text
         if path == "/metrics":
             return 200, *self._metrics.exposition()
         reason = self._ready() if path == "/readyz" else None

@@ -7,7 +7,6 @@ import time
 import uuid
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -21,6 +20,7 @@ from visionmesh.context import Context
 from visionmesh.contracts import ErrorInfo, Params, Result
 from visionmesh.errors import Code, Expired, Refused, Reject, Retry, VisionmeshError
 from visionmesh.events import Event, parse_deadline, parse_id, parse_params, parse_priority
+from visionmesh.http import App
 from visionmesh.subjects import require_token
 
 MAX_TRIES = 3
@@ -43,6 +43,7 @@ _STATUS = {
     Code.MESH_UNREACHABLE: 503,
     Code.TIMEOUT: 504,
     Code.DEADLINE_PASSED: 504,
+    Code.METHOD_NOT_ALLOWED: 405,
     Code.INVALID_NAME: 400,
     Code.INVALID_ID: 400,
     Code.INVALID_EVENT: 400,
@@ -159,9 +160,15 @@ class Gateway:
         )
 
 
-def build_app(*, gateway: Gateway, status: Any, max_bytes: int) -> FastAPI:
+def build_app(*, gateway: Gateway, status: App, max_bytes: int) -> FastAPI:
     """Return the application: inference, and ``status`` for everything else."""
-    app = FastAPI(title="visionmesh", docs_url="/docs", redoc_url=None)
+    app = FastAPI(
+        title="visionmesh",
+        docs_url="/docs",
+        redoc_url=None,
+        redirect_slashes=False,
+        exception_handlers={405: _other_method},
+    )
 
     @app.post("/v1/models/{model}/infer", response_model=Result, openapi_extra=_DOCUMENTATION)
     async def infer(request: Request) -> Response:
@@ -180,8 +187,18 @@ def build_app(*, gateway: Gateway, status: Any, max_bytes: int) -> FastAPI:
             return _refusal(error)
         return Response(reply.body, status_code=_status(reply), media_type="application/json")
 
-    app.mount("/", status)
+    # Not mounted: a mount at / would answer for the paths above when the method is another.
+    app.router.default = status
     return app
+
+
+async def _other_method(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    allowed = (error.headers or {}).get("Allow", "")
+    why = f"{request.url.path} takes {allowed}, not {request.method}."
+    response = _refusal(Refused(Code.METHOD_NOT_ALLOWED, why))
+    response.headers["Allow"] = allowed
+    return response
 
 
 async def _event(model: str, request: Request, max_bytes: int) -> Event:

@@ -184,6 +184,13 @@ async def test_a_form_that_cannot_be_read_is_refused(
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, Code.INVALID_EVENT)
 
 
+@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"])
+async def test_another_method_than_post_is_refused(http: httpx.AsyncClient, method: str) -> None:
+    answer = await http.request(method, f"/v1/models/{CLASSIFIER}/infer")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert answer.json()["error"]["code"] == Code.METHOD_NOT_ALLOWED
+
+
 async def test_a_source_that_is_no_token_is_answered_as_such(plain: Client) -> None:
     result = await publish(plain, picture(), {}, "BAD")
     assert result.error is not None

@@ -79,19 +79,21 @@ async def test_anything_else_is_refused(method: str, path: str, status: int) -> 
     async with serving(make_status()) as url, httpx.AsyncClient(base_url=url) as client:
         response = await client.request(method, path)
     assert response.status_code == status
+    assert response.headers.get("allow") == ("GET, HEAD" if status == 405 else None)
     assert (response.text == "") == (method == "HEAD")
 
 
-async def test_it_can_be_mounted_beside_the_routes_of_an_api() -> None:
+async def test_it_can_stand_behind_the_routes_of_an_api() -> None:
     api = FastAPI()
 
     @api.get("/v1/models")
     async def models() -> list[str]:
         return ["faces"]
 
-    api.mount("/", make_status(never_ready))
+    api.router.default = make_status(never_ready)
     async with serving(api) as url, httpx.AsyncClient(base_url=url) as client:
         assert (await client.get("/v1/models")).json() == ["faces"]
+        assert (await client.put("/v1/models")).status_code == 405
         assert (await client.get("/readyz")).status_code == 503
         assert (await client.get("/nowhere")).status_code == 404
 
