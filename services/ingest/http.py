@@ -7,6 +7,7 @@ import time
 import uuid
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -56,12 +57,13 @@ _STATUS = {
 _UNPROCESSABLE = 422
 
 _BINARY = {"type": "string", "format": "binary"}
+_PARAMETERS: dict[str, Any] = Params.model_json_schema()["properties"]
 _DOCUMENTATION = {
     "parameters": [
         {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}},
         *(
             {"name": name, "in": "query", "required": False, "schema": schema}
-            for name, schema in Params.model_json_schema()["properties"].items()
+            for name, schema in _PARAMETERS.items()
         ),
     ],
     "requestBody": {
@@ -71,7 +73,7 @@ _DOCUMENTATION = {
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "properties": {"image": _BINARY},
+                    "properties": {**_PARAMETERS, "image": _BINARY},
                     "required": ["image"],
                 }
             },
@@ -174,8 +176,9 @@ def build_app(*, gateway: Gateway, status: App, max_bytes: int) -> FastAPI:
     async def infer(request: Request) -> Response:
         """Recognise one image: the body itself, or the one file of a multipart form.
 
-        Parameters may also come as JSON in the header `Vm-Params`; those in the query win. The
-        headers `Vm-Deadline`, `Vm-Priority`, `ce-id` and `traceparent` are read as on an event.
+        Parameters may also come as fields of the form, or as JSON in the header `Vm-Params`; those
+        in the query win, then those of the form. The headers `Vm-Deadline`, `Vm-Priority`, `ce-id`
+        and `traceparent` are read as on an event.
         """
         model = request.path_params["model"]
         try:
@@ -203,12 +206,13 @@ async def _other_method(request: Request, error: Exception) -> Response:
 
 async def _event(model: str, request: Request, max_bytes: int) -> Event:
     headers = request.headers
+    image, fields = await _image(request, max_bytes)
     return Event(
         id=parse_id(headers["ce-id"]) if "ce-id" in headers else uuid.uuid4().hex,
         source="http",
         model=model,
-        image=await _image(request, max_bytes),
-        params=parse_params(headers.get("vm-params"), request.query_params),
+        image=image,
+        params=parse_params(headers.get("vm-params"), {**fields, **request.query_params}),
         priority=parse_priority(headers.get("vm-priority")),
         deadline_ns=parse_deadline(headers.get("vm-deadline")),
         traceparent=headers.get("traceparent"),
@@ -227,16 +231,20 @@ def _refusal(error: VisionmeshError) -> Response:
     return JSONResponse({"error": info.model_dump(mode="json")}, status, headers)
 
 
-async def _image(request: Request, max_bytes: int) -> bytes:
-    """Return the image in the body; raise `Reject` if it is too large, missing or malformed."""
+async def _image(request: Request, max_bytes: int) -> tuple[bytes, dict[str, str]]:
+    """Return the image in the body, and the fields beside it where that is a form.
+
+    Raises `Reject` if it is too large, missing or malformed.
+    """
     bounded = _bounded(request, max_bytes)
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        return await bounded.body()
+        return await bounded.body(), {}
     try:
         async with bounded.form(max_files=1) as form:
+            fields = {name: value for name, value in form.items() if isinstance(value, str)}
             for value in form.values():
                 if isinstance(value, UploadFile):
-                    return await value.read()
+                    return await value.read(), fields
     except HTTPException as error:
         why = f"The form cannot be read: {error.detail}"
         raise Reject(Code.INVALID_EVENT, why) from error

@@ -191,6 +191,22 @@ async def test_another_method_than_post_is_refused(http: httpx.AsyncClient, meth
     assert answer.json()["error"]["code"] == Code.METHOD_NOT_ALLOWED
 
 
+@pytest.mark.parametrize("field", [{"confidence": "2"}, {"params": "{}"}])
+async def test_a_field_of_a_form_that_is_no_parameter_is_refused(
+    http: httpx.AsyncClient, field: dict[str, str]
+) -> None:
+    answer = await http.post(
+        f"/v1/models/{CLASSIFIER}/infer", data=field, files={"image": ("a.jpg", picture())}
+    )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, Code.INVALID_PARAMS)
+    assert next(iter(field)) in answer.json()["error"]["message"]
+
+
+async def test_a_form_without_a_file_is_refused(http: httpx.AsyncClient) -> None:
+    answer = await http.post(f"/v1/models/{CLASSIFIER}/infer", files={"image": (None, "text")})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, Code.EMPTY_BODY)
+
+
 async def test_a_source_that_is_no_token_is_answered_as_such(plain: Client) -> None:
     result = await publish(plain, picture(), {}, "BAD")
     assert result.error is not None

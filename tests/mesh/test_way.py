@@ -82,6 +82,21 @@ async def test_http_takes_a_form(http: httpx.AsyncClient) -> None:
     assert (answer.status_code, answer.json()["status"]) == (200, "ok")
 
 
+async def test_parameters_come_in_the_query_before_the_form_before_the_header(
+    http: httpx.AsyncClient,
+) -> None:
+    async def asked(url: str, fields: dict[str, str]) -> int:
+        files = {"image": ("a.jpg", picture(), "image/jpeg")}
+        headers = {"Vm-Params": '{"top_k": 1}'}
+        answer = await http.post(url, files=files, data=fields, headers=headers)
+        return len(labels(Result.model_validate_json(answer.content)))
+
+    url = f"/v1/models/{CLASSIFIER}/infer"
+    assert await asked(url, {}) == 1
+    assert await asked(url, {"top_k": "3"}) == 3
+    assert await asked(f"{url}?top_k=4", {"top_k": "3"}) == 4
+
+
 async def test_http_and_events_agree(mesh: Mesh, http: httpx.AsyncClient) -> None:
     body = picture()
     by_event = await mesh.infer("uncached", body)
