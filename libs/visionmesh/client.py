@@ -78,6 +78,7 @@ class Mesh:
         deadline: datetime | timedelta | None = None,
         priority: Priority = Priority.NORMAL,
         traceparent: str | None = None,
+        tracestate: str | None = None,
     ) -> str:
         """Store an image event in the mesh and return its id.
 
@@ -89,6 +90,8 @@ class Mesh:
             Of the event; a second event with the same id gets no second result. By default new.
         deadline
             When the result is of no more use: a point in time with a zone, or a duration from now.
+        traceparent, tracestate
+            The W3C context of the caller's span; the trace goes on with the image and its result.
 
         Raises
         ------
@@ -107,6 +110,7 @@ class Mesh:
             priority=priority,
             event_id=id,
             traceparent=traceparent,
+            tracestate=tracestate,
         )
         await self._store(event)
         return event.id
@@ -204,6 +208,7 @@ class Mesh:
         priority: Priority,
         event_id: str | None = None,
         traceparent: str | None = None,
+        tracestate: str | None = None,
     ) -> Event:
         if isinstance(deadline, timedelta):
             deadline = datetime.now(UTC) + deadline
@@ -216,6 +221,7 @@ class Mesh:
             priority=priority,
             deadline_ns=int(deadline.timestamp() * 1e9) if deadline is not None else None,
             traceparent=traceparent,
+            tracestate=tracestate,
         )
 
     async def _store(self, event: Event) -> None:

@@ -106,6 +106,8 @@ class Reference(Frozen):
     """W3C context whose span id is that of the image's root span."""
     parent_span: str | None = None
     """The producer's span (16 hexadecimal digits), parent of the root span."""
+    tracestate: str | None = None
+    """What the producer's tracing system says besides."""
     received_ns: int = 0
     sent_ns: int = 0
     """When the reference was put into the present queue, Unix time in nanoseconds."""

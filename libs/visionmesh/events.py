@@ -43,6 +43,7 @@ class Event:
     priority: Priority = Priority.NORMAL
     deadline_ns: int | None = None
     traceparent: str | None = None
+    tracestate: str | None = None
 
     def headers(self) -> dict[str, str]:
         """Return the headers of the binary mode."""
@@ -62,6 +63,8 @@ class Event:
             headers["Vm-Deadline"] = deadline.isoformat()
         if self.traceparent is not None:
             headers["traceparent"] = self.traceparent
+        if self.tracestate is not None:
+            headers["tracestate"] = self.tracestate
         return headers
 
 
@@ -95,6 +98,7 @@ def parse(*, model: str, source: str, headers: Mapping[str, str], body: bytes) -
         priority=parse_priority(plain.get("vm-priority")),
         deadline_ns=parse_deadline(plain.get("vm-deadline")),
         traceparent=plain.get("traceparent"),
+        tracestate=plain.get("tracestate"),
     )
 
 
@@ -201,7 +205,7 @@ def _headers_of(document: dict[str, Any]) -> dict[str, str]:
         if key in {"data", "data_base64"} or value is None:
             continue
         text = value if isinstance(value, str) else orjson.dumps(value).decode()
-        if key == "traceparent":
+        if key in {"traceparent", "tracestate"}:
             headers[key] = text
         else:
             headers[_EXTENSIONS.get(key, f"ce-{key}").lower()] = text

@@ -65,7 +65,8 @@ class Settlement:
                 self.ended(reference, result)
             else:
                 subject = subjects.result(reference.model, reference.source, reference.id)
-                stored.append((reference, result, Message(subject, body, _result_headers(result))))
+                headers = _result_headers(reference, result)
+                stored.append((reference, result, Message(subject, body, headers)))
         if not stored:
             return
         fresh = await self._publisher.publish_once([message for _, _, message in stored])
@@ -105,6 +106,7 @@ class Settlement:
                 attributes,
                 (),
                 result.status is Status.OK,
+                reference.tracestate or "",
             )
         )
 
@@ -213,8 +215,8 @@ def total(received_ns: int, timings: Mapping[str, float]) -> dict[str, float]:
     return {**timings, "total": round(elapsed, 3)}
 
 
-def _result_headers(result: Result) -> dict[str, Any]:
-    return {
+def _result_headers(reference: Reference, result: Result) -> dict[str, Any]:
+    headers = {
         "Content-Type": "application/json",
         "ce-specversion": "1.0",
         "ce-id": result.id if result.id.isascii() else subjects.id_token(result.id),
@@ -222,3 +224,9 @@ def _result_headers(result: Result) -> dict[str, Any]:
         "ce-type": f"io.visionmesh.result.{result.status}",
         "ce-time": result.time.isoformat(),
     }
+    if reference.parent_span is not None and reference.traceparent is not None:
+        # Of a trace that began before the mesh: it may go on behind it.
+        headers["traceparent"] = reference.traceparent
+        if reference.tracestate is not None:
+            headers["tracestate"] = reference.tracestate
+    return headers

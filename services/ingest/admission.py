@@ -22,7 +22,7 @@ from visionmesh.models.record import ModelRecord
 from visionmesh.outbox import forward
 from visionmesh.settlement import total
 from visionmesh.stored import StoredAnswer, cache_keys, split_features
-from visionmesh.telemetry.context import format_traceparent, parse_traceparent
+from visionmesh.telemetry.context import format_traceparent, kept_tracestate, parse_traceparent
 from visionmesh.trail import Trail
 
 LARGE = 1 << 20
@@ -76,6 +76,7 @@ class Admission:
             attempt=arrival.attempt,
             traceparent=format_traceparent(self._context.tracing.begin(producer)),
             parent_span=producer.span_id if producer else None,
+            tracestate=kept_tracestate(event.tracestate) if producer else None,
             received_ns=arrival.received_ns,
             sent_ns=arrival.received_ns,
         )

@@ -177,8 +177,8 @@ def build_app(*, gateway: Gateway, status: App, max_bytes: int) -> FastAPI:
         """Recognise one image: the body itself, or the one file of a multipart form.
 
         Parameters may also come as fields of the form, or as JSON in the header `Vm-Params`; those
-        in the query win, then those of the form. The headers `Vm-Deadline`, `Vm-Priority`, `ce-id`
-        and `traceparent` are read as on an event.
+        in the query win, then those of the form. The headers `Vm-Deadline`, `Vm-Priority`, `ce-id`,
+        `traceparent` and `tracestate` are read as on an event.
         """
         model = request.path_params["model"]
         try:
@@ -216,6 +216,7 @@ async def _event(model: str, request: Request, max_bytes: int) -> Event:
         priority=parse_priority(headers.get("vm-priority")),
         deadline_ns=parse_deadline(headers.get("vm-deadline")),
         traceparent=headers.get("traceparent"),
+        tracestate=",".join(headers.getlist("tracestate")) or None,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 from tests.mesh.conftest import CLASSIFIER, SIZE, picture, write_classifier
 from tests.networks import expected
 from tests.polling import until
+from tests.references import new_traceparent
 from visionmesh.bus import Connection
 from visionmesh.client import Mesh
 from visionmesh.contracts import Params, Result, Status
@@ -66,6 +68,32 @@ async def test_a_plain_nats_client_needs_nothing_of_ours(local_mesh: LocalMesh) 
     assert message.headers is not None
     assert message.headers["ce-type"] == "io.visionmesh.result.ok"
     await client.close()
+
+
+async def test_the_trace_of_a_producer_goes_on_with_the_result(
+    local_mesh: LocalMesh, mesh: Mesh
+) -> None:
+    client = await nats.connect(local_mesh.nats_url)
+    results = await client.subscribe(f"vm.results.{CLASSIFIER}.traced.*")
+    await client.flush()
+    producer, state = new_traceparent(), "rojo=00f067aa0ba902b7,congo=t61"
+    for parent, beside in ((producer, state), (None, state), (None, None)):
+        await mesh.publish(
+            CLASSIFIER, picture(), source="traced", traceparent=parent, tracestate=beside
+        )
+    found = {}
+    for _ in range(3):
+        message = await results.next_msg(timeout=10)
+        assert message.headers is not None
+        told = message.headers.get("traceparent"), message.headers.get("tracestate")
+        found[json.loads(message.data)["trace_id"]] = told
+    await client.close()
+    _, trace_id, span_id, _ = producer.split("-")
+    continued, beside = found.pop(trace_id)
+    assert beside == state
+    assert re.fullmatch(rf"00-{trace_id}-(?!{span_id})[0-9a-f]{{16}}-01", continued or "")
+    # Without a producer's span nobody's trace is continued, and a state belongs to none.
+    assert list(found.values()) == 2 * [(None, None)]
 
 
 async def test_http_answers_in_one_round_trip(http: httpx.AsyncClient) -> None:

@@ -34,6 +34,7 @@ def test_reads_what_the_client_writes() -> None:
         priority=Priority.HIGH,
         deadline_ns=1_900_000_000_000_000_000,
         traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01",
+        tracestate="vendor=1,other=2",
     )
     assert read(event.headers()) == event
 
@@ -54,9 +55,11 @@ def test_takes_the_structured_mode() -> None:
         "data_base64": base64.b64encode(b"image").decode(),
         "vmparams": {"iou": 0.5},
         "vmdeadline": "2030-01-31T12:00:00Z",
+        "tracestate": "vendor=1",
     }
     event = read({"Content-Type": STRUCTURED}, json.dumps(document).encode())
     assert (event.id, event.image, event.params.iou) == ("e1", b"image", 0.5)
+    assert event.tracestate == "vendor=1"
     assert event.deadline_ns == int(datetime(2030, 1, 31, 12, tzinfo=UTC).timestamp()) * 10**9
 
 

@@ -15,6 +15,8 @@ _TRACEPARENT = re.compile(
     r"-(?P<flags>[0-9a-f]{2})"
     r"(?P<more>-.*)?"
 )
+_TRACESTATE = re.compile(r"[\t\x20-\x7e]{1,512}")
+"""As much as should be passed on at least; what it says is the business of those who wrote it."""
 _SAMPLED = 0x01
 _LOW_64_BITS = (1 << 64) - 1
 
@@ -45,6 +47,11 @@ def parse_traceparent(header: str | None) -> Context | None:
     if match is None or (match["version"] == "00" and match["more"] is not None):
         return None
     return Context(match["trace"], match["span"], bool(int(match["flags"], 16) & _SAMPLED))
+
+
+def kept_tracestate(header: str | None) -> str | None:
+    """Return a ``tracestate`` header that can be passed on, or `None`."""
+    return header if header is not None and _TRACESTATE.fullmatch(header) else None
 
 
 def format_traceparent(context: Context) -> str:

@@ -13,7 +13,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TraceState
 from opentelemetry.trace.status import Status, StatusCode
 
 from visionmesh.telemetry import spans
@@ -81,7 +81,7 @@ class OtlpSink:
     def _convert(self, span: spans.Span) -> ReadableSpan:
         return ReadableSpan(
             name=span.name,
-            context=_context(span.trace_id, span.span_id),
+            context=_context(span.trace_id, span.span_id, span.tracestate),
             parent=_context(span.trace_id, span.parent_id) if span.parent_id else None,
             resource=self._resource,
             attributes=span.attributes,
@@ -94,5 +94,6 @@ class OtlpSink:
         )
 
 
-def _context(trace_id: str, span_id: str) -> SpanContext:
-    return SpanContext(int(trace_id, 16), int(span_id, 16), False, _SAMPLED)
+def _context(trace_id: str, span_id: str, tracestate: str = "") -> SpanContext:
+    state = TraceState.from_header([tracestate]) if tracestate else None
+    return SpanContext(int(trace_id, 16), int(span_id, 16), False, _SAMPLED, state)

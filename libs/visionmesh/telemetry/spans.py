@@ -41,6 +41,7 @@ class Span(NamedTuple):
     attributes: Mapping[str, AttributeValue] = {}
     links: Sequence[Link] = ()
     ok: bool = True
+    tracestate: str = ""
 
 
 class SpanName:

@@ -8,6 +8,7 @@ from visionmesh.telemetry.context import (
     Context,
     format_traceparent,
     is_sampled,
+    kept_tracestate,
     new_span_id,
     new_trace_id,
     parse_traceparent,
@@ -99,3 +100,14 @@ def test_new_ids_are_valid_and_differ() -> None:
     assert [parse_traceparent(format_traceparent(context)) for context in made] == made
     assert len({context.trace_id for context in made}) == 1000
     assert len({context.span_id for context in made}) == 1000
+
+
+@pytest.mark.parametrize("header", ["", "a=é", "a=1\r\nce-id: x", "a" * 513])
+def test_a_tracestate_that_cannot_be_passed_on_is_dropped(header: str) -> None:
+    assert kept_tracestate(header) is None
+    assert kept_tracestate(None) is None
+
+
+def test_a_tracestate_is_passed_on_as_it_is() -> None:
+    for header in ("rojo=00f067aa0ba902b7, congo=t61\t", "a" * 512):
+        assert kept_tracestate(header) == header

@@ -161,6 +161,7 @@ def test_kept_spans_are_json_lines_that_other_tools_can_read(tmp_path: Path) -> 
         {"visionmesh.model": "faces"},
         [["a" * 32, "b" * 16]],
         True,
+        "",
     ]
 
 

@@ -110,12 +110,14 @@ def test_a_collector_receives_the_span_as_it_was_recorded(collector: Collector) 
         attributes=messaging("receive", "EVENTS", more={"messaging.batch.message_count": 6}),
         links=(link,),
         ok=False,
+        tracestate="rojo=00f067aa0ba902b7,congo=t61",
     )
     with closing(open_tracing(endpoint=collector.url)) as tracing:
         tracing.record(span)
         eventually(lambda: bool(collector.spans))
     (wire,) = collector.spans
     assert (wire.name, wire.trace_id.hex(), wire.span_id.hex()) == span[:1] + span[1:3]
+    assert wire.trace_state == span.tracestate
     assert wire.parent_span_id.hex() == span.parent_id
     assert (wire.start_time_unix_nano, wire.end_time_unix_nano) == (span.start_ns, span.end_ns)
     assert wire.kind == WireSpan.SPAN_KIND_CONSUMER
