@@ -17,7 +17,9 @@ from services.infer.cores import usable_cores
 from services.infer.engines import Engine, Outputs, open_engines
 from services.infer.pixels import PixelWriter
 from services.postprocess.decoders import load_decoder
+from services.preprocess.decode import open_image
 from services.preprocess.pixels import Prepared, prepare
+from services.preprocess.resize import fit
 from visionmesh.contracts import Answer, Params
 from visionmesh.models.spec import Instance, ModelSpec
 from visionmesh.models.variants import Precision
@@ -52,6 +54,25 @@ class Workbench:
         size = self.spec.input
         pixels = np.empty((size.height, size.width, size.channels), np.uint8)
         return Sample(pixels, prepare(encoded, size, pixels, max_pixels=MAX_PIXELS))
+
+    def original(self, encoded: bytes) -> NDArray[np.uint8]:
+        """Return an encoded image as large as it is, upright: ``(H, W, C) uint8``, as the input.
+
+        Raises `Reject` if it cannot be decoded.
+        """
+        image = open_image(encoded, max_pixels=MAX_PIXELS)
+        return image.unpack(self.spec.input.color, None)
+
+    def fit(self, original: NDArray[np.uint8]) -> Sample:
+        """Return what `original` returned as input pixels.
+
+        `sample` may differ: it decodes a JPEG smaller where that suffices.
+        """
+        height, width, channels = original.shape
+        size = self.spec.input
+        pixels = np.empty((size.height, size.width, channels), np.uint8)
+        place = fit(original, (width, height), size, pixels)
+        return Sample(pixels, Prepared(width, height, place))
 
     def tensor(self, samples: Sequence[Sample]) -> NDArray[Any]:
         """Return what the network takes, in the layout and dtype of its input, for these images."""

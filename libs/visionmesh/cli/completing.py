@@ -24,8 +24,8 @@ def complete(
         str,
         typer.Option(
             metavar="PART[,PART]",
-            help="preprocess takes uint8 images of the input's size; resize, of any, if they are "
-            "to be stretched; postprocess gives scores, or boxes that are not covered.",
+            help="preprocess takes uint8 images of the input's size, with resize of any; "
+            "postprocess gives scores, or boxes that are not covered.",
         ),
     ] = "preprocess,postprocess",
     output: Annotated[

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import onnx
 import onnxruntime
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
 from services.infer.engines import Engine, Outputs
 from visionmesh.contracts import Answer, Detection, Params
@@ -27,6 +29,8 @@ from visionmesh.workbench import Sample, Workbench
 
 _VALUE, _PIXELS = 1e-4, 0.5
 """Largest differences: of scores, or of other values in parts of the largest, and of edges."""
+_BRIGHTNESSES = 1
+"""Largest difference of resized pixels: OpenCV interpolates with whole numbers."""
 _TOGETHER = 3
 """Images in a batch, where any number may be."""
 
@@ -38,13 +42,12 @@ class _CompleteFile:
     """
 
     def __init__(self, file: Path) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        providers = ["CPUExecutionProvider"]
-        self._session = onnxruntime.InferenceSession(file, options, providers=providers)
+        self._session = _session(file)
         self.told: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         self.parts = frozenset(self.told.get(parts.PARTS_KEY, "").split(","))
+        self._pixels = self.told.get(parts.PIXELS_KEY)
+        if self._pixels is not None:
+            self._session = _session(_showing(file, self._pixels))
         self._input = self._session.get_inputs()[0]
 
     @property
@@ -53,11 +56,14 @@ class _CompleteFile:
         size = self._input.shape[0]
         return size if isinstance(size, int) else None
 
-    def run(self, images: NDArray[Any]) -> Outputs:
-        """Return the outputs by name."""
+    def run(self, images: NDArray[Any]) -> tuple[Outputs, NDArray[np.uint8] | None]:
+        """Return the outputs by name, and what it resized, (N, H, W, C) of the input's size."""
         names = [output.name for output in self._session.get_outputs()]
         answers = self._session.run(names, {self._input.name: images})
-        return dict(zip(names, answers, strict=True))
+        given = dict(zip(names, answers, strict=True))
+        if self._pixels is None:
+            return given, None
+        return given, given.pop(self._pixels).transpose(0, 2, 3, 1).astype(np.uint8)
 
 
 def complete_checks(
@@ -65,8 +71,10 @@ def complete_checks(
 ) -> tuple[Check, ...]:
     """Compare `COMPLETE_FILE` beside ``weights`` with ``engine``, which runs ``weights``.
 
-    _Boxes must have the same class, scores within 1e-4 and edges within half a pixel of the image;
-    one within 1e-4 of the least score may be missing. Returns nothing if there is no such file.
+    Boxes must have the same class, scores within 1e-4 and edges within half a pixel of the image;
+    one within 1e-4 of the least score may be missing. A file that resizes must make pixels that
+    differ by one brightness at most, and what it says of them is compared with what ``engine`` says
+    of them. Returns nothing if there is no such file.
     """
     file = weights.with_name(COMPLETE_FILE)
     if not file.is_file():
@@ -81,15 +89,30 @@ def complete_checks(
             told = "made of another network or model.yaml: run `visionmesh complete` again"
             return (Check(name="current", passed=False, told=told),)
         comparison = _Comparison(bench=bench, engine=engine, whole=whole)
-        alike = [
-            same
-            for group in _groups(pictures, whole.batch or _TOGETHER)
-            for same in comparison.of(group)
-        ]
+        # Images that are resized may each have another size.
+        together = whole.batch or (1 if Part.RESIZE in whole.parts else _TOGETHER)
+        found = [one for group in _groups(pictures, together) for one in comparison.of(group)]
     except ort_errors() as error:
         return (Check(name="runs", passed=False, told=str(error)),)
+    return tuple(_checks(found))
+
+
+class _Found(NamedTuple):
+    """What came of one image."""
+
+    same: bool
+    moved: int | None
+    """Largest difference of a resized pixel, in brightnesses of 255."""
+
+
+def _checks(found: list[_Found]) -> Iterator[Check]:
+    moved = [one.moved for one in found if one.moved is not None]
+    if moved:
+        told = f"pixels differ by {max(moved)} of 255 brightnesses at most"
+        yield Check(name="pixels", passed=max(moved) <= _BRIGHTNESSES, told=told)
+    alike = [one.same for one in found]
     told = f"{sum(alike)} of {len(alike)} images lead to the same"
-    return (Check(name="answers", passed=all(alike), told=told),)
+    yield Check(name="answers", passed=all(alike), told=told)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,16 +123,25 @@ class _Comparison:
     engine: Engine
     whole: _CompleteFile
 
-    def of(self, encoded: list[bytes]) -> Iterator[bool]:
-        """Say of each image whether both ways lead to the same."""
+    def of(self, encoded: list[bytes]) -> Iterator[_Found]:
+        """Say of each image what came of it."""
+        if Part.RESIZE in self.whole.parts:
+            for each in encoded:
+                yield self._resized(self.bench.original(each))
+            return
         samples = [self.bench.sample(each) for each in encoded]
         missing = (self.whole.batch or 0) - len(samples)
-        given = self.whole.run(self._input([*samples, *samples[:1] * missing]))
+        given, _ = self.whole.run(self._input([*samples, *samples[:1] * missing]))
         for number, sample in enumerate(samples):
-            try:
-                yield self._same(given, number, sample)
-            except Reject:
-                yield False
+            yield _Found(self._same(given, number, sample), None)
+
+    def _resized(self, original: NDArray[np.uint8]) -> _Found:
+        given, pixels = self.whole.run(np.stack([original] * (self.whole.batch or 1)))
+        sample = self.bench.fit(original)
+        if pixels is None:
+            return _Found(self._same(given, 0, sample), None)
+        moved = np.abs(pixels[0].astype(int) - sample.pixels).max()
+        return _Found(self._same(given, 0, sample._replace(pixels=pixels[0])), int(moved))
 
     def _input(self, samples: list[Sample]) -> NDArray[Any]:
         if Part.PREPROCESS in self.whole.parts:
@@ -117,14 +149,35 @@ class _Comparison:
         return self.bench.tensor(samples)
 
     def _same(self, given: Outputs, number: int, sample: Sample) -> bool:
-        wanted = self.engine.run([sample.pixels])
-        if Part.POSTPROCESS not in self.whole.parts:
-            return all(_near(wanted[name][0], given[name][number]) for name in wanted)
-        answer = self.bench.read(wanted, 0, sample, Params())
+        try:
+            wanted = self.engine.run([sample.pixels])
+            if Part.POSTPROCESS not in self.whole.parts:
+                return all(_near(wanted[name][0], given[name][number]) for name in wanted)
+            answer = self.bench.read(wanted, 0, sample, Params())
+        except Reject:
+            return False
+        spec = self.bench.spec
         if parts.BOXES not in given:
-            return _same_scores(answer, given[parts.SCORES][number], self.bench.spec)
-        found = _placed(given, number, sample, self.bench.spec)
-        return _same_boxes(_columns(answer.detections, self.bench.spec), found, self.bench.spec)
+            return _same_scores(answer, given[parts.SCORES][number], spec)
+        found = _found(given, number)
+        if Part.RESIZE not in self.whole.parts:
+            found = _placed(found, sample)
+        return _same_boxes(_columns(answer.detections, spec), _cut(found, sample), spec)
+
+
+def _session(file: Path | bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+
+def _showing(file: Path, value: str) -> bytes:
+    """Return the network with ``value`` among its outputs."""
+    model = onnx.load(file)
+    model.graph.output.append(helper.make_tensor_value_info(value, TensorProto.FLOAT, None))
+    serialised: bytes = model.SerializeToString()
+    return serialised
 
 
 class _Boxes(NamedTuple):
@@ -166,18 +219,25 @@ def _columns(detections: tuple[Detection, ...] | None, spec: ModelSpec) -> _Boxe
     )
 
 
-def _placed(given: Outputs, number: int, sample: Sample, spec: ModelSpec) -> _Boxes:
-    """Return the boxes of one image where they lie in the original, without what lies beside it."""
+def _found(given: Outputs, number: int) -> _Boxes:
     own = given[parts.BATCH] == number
-    place = sample.facts.placement
     boxes = given[parts.BOXES][own].astype(np.float64)
-    boxes -= (place.offset_x, place.offset_y) * 2
-    boxes /= (place.scale_x, place.scale_y) * 2
-    boxes = np.clip(boxes, 0, (sample.facts.width, sample.facts.height) * 2).round(2)
+    return _Boxes(boxes, given[parts.SCORES][own], given[parts.CLASSES][own])
+
+
+def _placed(found: _Boxes, sample: Sample) -> _Boxes:
+    """Return boxes in pixels of the input where they lie in the original."""
+    place = sample.facts.placement
+    boxes = found.boxes - (place.offset_x, place.offset_y) * 2
+    return found._replace(boxes=boxes / ((place.scale_x, place.scale_y) * 2))
+
+
+def _cut(found: _Boxes, sample: Sample) -> _Boxes:
+    """Return boxes as the mesh tells them: to the image's edges, without what lies beside it."""
+    sides = (sample.facts.width, sample.facts.height) * 2
+    boxes = np.clip(found.boxes, 0, sides).round(2)
     inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    return _Boxes(
-        boxes[inside], given[parts.SCORES][own][inside], given[parts.CLASSES][own][inside]
-    )
+    return _Boxes(boxes[inside], found.scores[inside], found.classes[inside])
 
 
 def _same_boxes(wanted: _Boxes, given: _Boxes, spec: ModelSpec) -> bool:

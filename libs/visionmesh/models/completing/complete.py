@@ -14,15 +14,16 @@ from visionmesh.errors import Code, ConfigurationError
 from visionmesh.models.artifacts import file_sha256
 from visionmesh.models.check import Signature, inspect
 from visionmesh.models.completing import parts
-from visionmesh.models.completing.entry import write_entry, write_factor
+from visionmesh.models.completing.entry import write_entry
 from visionmesh.models.completing.exits import DETECTORS, write_scores
 from visionmesh.models.completing.naming import first_dimension, rename, told_of
 from visionmesh.models.completing.parts import Part, spec_digest
+from visionmesh.models.completing.resizing import Resized, write_way_back
 from visionmesh.models.completing.suppression import Found, write_suppression
 from visionmesh.models.completing.wiring import Wiring
 from visionmesh.models.folder import ModelFolder
 from visionmesh.models.heads import class_count
-from visionmesh.models.spec import ModelSpec, Resize
+from visionmesh.models.spec import ModelSpec
 from visionmesh.workbench import Workbench
 
 COMPLETE_FILE = "complete.onnx"
@@ -73,16 +74,19 @@ def complete(
     wanted = tuple(part for part in Part if part in embed)
     _require_possible(spec, wanted)
     model = _load(weights, spec)
-    resize = Part.RESIZE in wanted
+    resized = None
     try:
         if Part.PREPROCESS in wanted:
-            _enter(model, spec, resize=resize)
+            resized = _enter(model, spec, resize=Part.RESIZE in wanted)
         if Part.POSTPROCESS in wanted:
-            _leave(model, spec, signature, resize=resize)
+            _leave(model, spec, signature, resized)
         checker.check_model(model, full_check=True)
     except (checker.ValidationError, shape_inference.InferenceError) as error:
         raise _impossible(spec, f"the whole would not be valid: {error}") from error
-    _describe(model, spec, wanted, file_sha256(weights))
+    made_of = {parts.NETWORK_KEY: file_sha256(weights), parts.SPEC_KEY: spec_digest(spec)}
+    _describe(
+        model, spec, wanted, made_of | ({parts.PIXELS_KEY: resized.pixels} if resized else {})
+    )
     onnx.save(model, target)
     return Completed(
         model=spec.name,
@@ -100,12 +104,6 @@ def _require_possible(spec: ModelSpec, wanted: tuple[Part, ...]) -> None:
         raise _impossible(spec, f"nothing is to be embedded; name some of {', '.join(Part)}")
     if Part.RESIZE in wanted and Part.PREPROCESS not in wanted:
         raise _impossible(spec, "resize comes before preprocess; embed that, too")
-    if Part.RESIZE in wanted and spec.input.resize is not Resize.STRETCH:
-        raise _impossible(
-            spec,
-            f"only input.resize: stretch can be embedded, and it is {spec.input.resize}; leave "
-            f"resize out, and give images of {spec.input.width} x {spec.input.height}",
-        )
     if Part.POSTPROCESS not in wanted:
         return
     known = ("softmax", *DETECTORS)
@@ -133,12 +131,13 @@ def _load(weights: Path, spec: ModelSpec) -> onnx.ModelProto:
         raise _impossible(spec, f"its opset {opset} cannot be raised: {error}") from error
 
 
-def _enter(model: onnx.ModelProto, spec: ModelSpec, *, resize: bool) -> None:
-    """Let ``model`` take uint8 images."""
+def _enter(model: onnx.ModelProto, spec: ModelSpec, *, resize: bool) -> Resized | None:
+    """Let ``model`` take uint8 images; return what was resized."""
     graph, wiring = model.graph, Wiring("entry")
     rename(graph, (parts.IMAGE,))
     (taken,) = graph.input
-    wiring.give(write_entry(wiring, parts.IMAGE, spec.input, resize=resize), taken.name)
+    entry = write_entry(wiring, parts.IMAGE, spec.input, resize=resize)
+    wiring.give(entry.values, taken.name)
     sides = ("image_height", "image_width") if resize else (spec.input.height, spec.input.width)
     shape = (first_dimension(taken), *sides, spec.input.channels)
     graph.input.pop()
@@ -147,9 +146,12 @@ def _enter(model: onnx.ModelProto, spec: ModelSpec, *, resize: bool) -> None:
     del graph.node[:]
     graph.node.extend(nodes)
     graph.initializer.extend(wiring.constants)
+    return entry.resized
 
 
-def _leave(model: onnx.ModelProto, spec: ModelSpec, signature: Signature, *, resize: bool) -> None:
+def _leave(
+    model: onnx.ModelProto, spec: ModelSpec, signature: Signature, resized: Resized | None
+) -> None:
     """Let ``model`` give scores or boxes."""
     graph, wiring = model.graph, Wiring("exit")
     place = _decoded(spec, signature)
@@ -161,9 +163,8 @@ def _leave(model: onnx.ModelProto, spec: ModelSpec, signature: Signature, *, res
             raise _impossible(spec, "its classes cannot be counted; name the labels in model.yaml")
         candidates = DETECTORS[spec.output.decoder](wiring, output, spec)
         found = write_suppression(wiring, candidates, spec, count)
-        if resize:
-            factor = write_factor(wiring, parts.IMAGE, spec.input)
-            found = found._replace(boxes=wiring.add("Mul", found.boxes, factor))
+        if resized:
+            found = found._replace(boxes=write_way_back(wiring, found.boxes, resized))
         infos = _found(found)
     else:
         scores = write_scores(wiring, output, spec)
@@ -197,15 +198,11 @@ def _decoded(spec: ModelSpec, signature: Signature) -> int:
 
 
 def _describe(
-    model: onnx.ModelProto, spec: ModelSpec, wanted: tuple[Part, ...], network: str
+    model: onnx.ModelProto, spec: ModelSpec, wanted: tuple[Part, ...], more: dict[str, str]
 ) -> None:
-    told = {one.key: one.value for one in model.metadata_props} | {
-        parts.PARTS_KEY: ",".join(wanted),
-        parts.NETWORK_KEY: network,
-        parts.SPEC_KEY: spec_digest(spec),
-        parts.LABELS_KEY: json.dumps(spec.labels),
-    }
-    helper.set_model_props(model, told)
+    own = {parts.PARTS_KEY: ",".join(wanted), parts.LABELS_KEY: json.dumps(spec.labels)}
+    told = {one.key: one.value for one in model.metadata_props}
+    helper.set_model_props(model, told | own | more)
 
 
 def _impossible(spec: ModelSpec, why: str) -> ConfigurationError:

@@ -14,6 +14,8 @@ SCORES, BOXES, CLASSES, BATCH = "scores", "boxes", "classes", "batch"
 
 PARTS_KEY, NETWORK_KEY, SPEC_KEY = (f"visionmesh.{key}" for key in ("embed", "network", "spec"))
 """Metadata of the file: its parts, and digests of what it was made from."""
+PIXELS_KEY = "visionmesh.pixels"
+"""Metadata of a file with `Part.RESIZE`: the value with the resized pixels."""
 LABELS_KEY = "labels"
 """Metadata of the file: a JSON list."""
 
@@ -24,7 +26,7 @@ class Part(StrEnum):
     PREPROCESS = "preprocess"
     """Normalise, and bring into the network's layout."""
     RESIZE = "resize"
-    """Stretch images of any size."""
+    """Bring images of any size to the input's, and boxes back to theirs."""
     POSTPROCESS = "postprocess"
     """Make scores, or boxes that do not cover each other."""
 
