@@ -87,18 +87,23 @@ class Catalog:
                     await self._news.wait()
         return record
 
-    def admitted(self, name: str) -> ModelRecord:
-        """Return the record of a model that ingest has admitted an image for.
+    def admitted(self, name: str, version: int) -> ModelRecord:
+        """Return the record of a model that ingest has admitted an image for, and chosen a version.
 
         Raises
         ------
         Retry
-            (model_not_ready) if it is not known here: ingest may have heard of it earlier than this
-            worker, or of its removal later. Delivered again, the image is worked on or refused.
+            (model_not_ready) if that is not known here: ingest may have heard of it earlier than
+            this worker, or of its removal later. Delivered again, the image is worked on or
+            refused.
         """
         record = self._models.get(name)
-        if record is None:
-            raise unheard(name)
+        if record is None or version not in record.versions:
+            raise Retry(
+                f"Version {version} of {name!r} is not known here yet, or was removed.",
+                delay=NOT_YET,
+                code=Code.MODEL_NOT_READY,
+            )
         return record
 
     async def _follow(self) -> None:
@@ -113,12 +118,3 @@ class Catalog:
             self._news.set()
             for listener in self._listeners:
                 await listener(change.name, change.record)
-
-
-def unheard(name: str) -> Retry:
-    """Return the error of an image whose model this worker does not know, or not any more."""
-    return Retry(
-        f"The model {name!r} is not known here yet, or was removed.",
-        delay=NOT_YET,
-        code=Code.MODEL_NOT_READY,
-    )

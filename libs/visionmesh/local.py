@@ -152,7 +152,10 @@ class LocalMesh:
         connection = await Connection.open(self.nats_url, name="visionmesh up")
         try:
             registry = Registry(connection.client)
-            pushed = [await registry.push(load_folder(model)) for model in self._models]
+            # The folders are what this mesh is to serve, whatever their versions were before.
+            pushed = [
+                await registry.push(load_folder(model), replace=True) for model in self._models
+            ]
             await self._start_services()
             await self._until_ready(connection, {record.spec.name for record in pushed})
         finally:

@@ -8,7 +8,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 
 import nats.errors
@@ -60,7 +60,7 @@ class NodeRecord(Frozen):
     loaded: tuple[LoadedVersion, ...] = ()
     """Those in memory now."""
     failed: dict[str, str] = Field(default_factory=dict)
-    """Why a version could not be loaded, by ``model/version``."""
+    """Why a version cannot be run or decoded here, by `version_key`."""
     backlog: dict[str, int] = Field(default_factory=dict)
     """Milliseconds that the engines need for what waits for them, by model."""
     device: str = "cpu"
@@ -73,6 +73,10 @@ class NodeRecord(Frozen):
     @property
     def key(self) -> str:
         return f"{self.stage}.{self.node}.{self.worker}"
+
+
+def version_key(model: str, version: int) -> str:
+    return f"{model}/{version}"
 
 
 async def nodes_bucket(nc: Client) -> KeyValue:
@@ -127,6 +131,8 @@ class Nodes:
             device=device,
         )
         self._seen: dict[str, tuple[float, NodeRecord]] = {}
+        self._versions: dict[str, frozenset[int]] = {}
+        """What `versions` returns, until something is heard."""
         self._load: Callable[[], float] = lambda: 0.0
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -159,35 +165,44 @@ class Nodes:
 
     def serving(self, model: str) -> bool:
         """Say whether an infer worker anywhere has ``model`` loaded and warm."""
-        return any(
-            record.stage == "infer" and model in record.models for _, record in self._seen.values()
-        )
+        return bool(self._serving(model))
 
     def versions(self, model: str) -> frozenset[int]:
         """Return the versions that images of ``model`` can be given to.
 
-        That is what all its infer workers have. Where they have nothing in common, what some
-        have and none has failed to load: the others load it with its first image.
+        That is what all its infer workers have and all postprocess workers can decode. Where infer
+        workers have nothing in common, it is what some have and none has failed to load: the others
+        load it with its first image.
         """
-        workers = [record for _, record in self._seen.values() if model in record.models]
+        if model not in self._versions:
+            self._versions[model] = self._find_versions(model)
+        return self._versions[model]
+
+    def _find_versions(self, model: str) -> frozenset[int]:
+        workers = self._serving(model)
         if not workers:
             return frozenset()
         warm = [frozenset(record.models[model]) for record in workers]
-        if common := frozenset.intersection(*warm):
-            return common
-        return frozenset(
-            version
-            for version in frozenset.union(*warm)
-            if not any(f"{model}/{version}" in record.failed for record in workers)
-        )
+        found = frozenset.intersection(*warm)
+        if not found:
+            found = frozenset.union(*warm) - _failed(workers, model)
+        return found - self.undecodable(model)
+
+    def undecodable(self, model: str) -> frozenset[int]:
+        """Return the versions whose outputs some postprocess worker cannot decode."""
+        records = [record for _, record in self._seen.values() if record.stage == "postprocess"]
+        return _failed(records, model)
+
+    def _serving(self, model: str) -> list[NodeRecord]:
+        return [
+            record
+            for _, record in self._seen.values()
+            if record.stage == "infer" and model in record.models
+        ]
 
     def backlog(self, model: str) -> timedelta:
         """Return for how long the least busy worker of ``model`` has something to do."""
-        told = [
-            record.backlog.get(model, 0)
-            for _, record in self._seen.values()
-            if model in record.models
-        ]
+        told = [record.backlog.get(model, 0) for record in self._serving(model)]
         return timedelta(milliseconds=min(told, default=0))
 
     def failure(self, model: str) -> str | None:
@@ -224,7 +239,7 @@ class Nodes:
     def _forget_the_gone(self) -> None:
         horizon = time.monotonic() - ALIVE.total_seconds()
         for key in [key for key, (seen, _) in self._seen.items() if seen < horizon]:
-            del self._seen[key]
+            self._hear(key, None)
 
     async def _watch(self) -> None:
         while True:
@@ -242,13 +257,17 @@ class Nodes:
                 await asyncio.sleep(PERIOD.total_seconds())
 
     def _note(self, key: str, value: bytes | None) -> None:
-        if not value:
-            self._seen.pop(key, None)
-            return
         try:
-            self._seen[key] = (time.monotonic(), NodeRecord.model_validate_json(value))
+            self._hear(key, NodeRecord.model_validate_json(value) if value else None)
         except ValidationError as error:
             log.warning("the record of %s is of another release: %s", key, error)
+
+    def _hear(self, key: str, record: NodeRecord | None) -> None:
+        self._versions.clear()
+        if record is None:
+            self._seen.pop(key, None)
+        else:
+            self._seen[key] = (time.monotonic(), record)
 
     async def stop(self) -> None:
         """Withdraw the record."""
@@ -257,3 +276,9 @@ class Nodes:
             with contextlib.suppress(nats.errors.Error, nats.js.errors.Error, TimeoutError):
                 await self._bucket.delete(self._record.key)
         self._tasks = []
+
+
+def _failed(records: Iterable[NodeRecord], model: str) -> frozenset[int]:
+    """Return the versions of ``model`` that one of the workers cannot run or decode."""
+    keys = [key.rpartition("/") for record in records for key in record.failed]
+    return frozenset(int(version) for name, _, version in keys if name == model)

@@ -20,10 +20,11 @@ def cache_keys(reference: Reference, record: ModelRecord) -> tuple[str, str]:
     A stage that knows another record than ingest did, because a push is on its way through the
     mesh, sees by the keys that what it computed must not be stored under them.
     """
-    digest, pixels = record.version(reference.version).digest, record.preprocess_digest
+    version = record.version(reference.version)
+    features, pixels = version.features_digest, version.pixels_digest
     return (
-        result_key(reference.sha256, digest + record.answer_digest, pixels, reference.params),
-        features_key(reference.sha256, digest, pixels),
+        result_key(reference.sha256, features + version.answer_digest, pixels, reference.params),
+        features_key(reference.sha256, features, pixels),
     )
 
 

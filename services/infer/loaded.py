@@ -28,9 +28,10 @@ class LoadedModel:
         loaded: Loaded,
         on_batch: BatchListener | None = None,
     ) -> None:
-        spec = record.spec
+        spec = record.spec_of(version)
         self.name = spec.name
         self.version = version
+        self.sha256 = record.version(version).sha256
         self.build = build_of(record, version)
         self.devices = tuple(sorted({instance.device for instance in spec.instances}))
         self.engines = len(loaded.engines)
@@ -88,7 +89,7 @@ def build_of(record: ModelRecord, version: int) -> str:
     """Return one digest of what a version's engines are made of; empty if it is not there."""
     if version not in record.versions:
         return ""
-    parts = record.spec.model_dump_json(include={"input", "batching", "instances"})
+    parts = record.spec_of(version).model_dump_json(include={"input", "batching", "instances"})
     stored = record.versions[version]
     variants = stored.variants.model_dump_json() if stored.variants else ""
     return hashlib.sha256((parts + stored.sha256 + variants).encode()).hexdigest()

@@ -58,7 +58,7 @@ class Loader:
         Refused, Retry
             If its file cannot be had.
         """
-        spec, stored = record.spec, record.version(version)
+        spec, stored = record.spec_of(version), record.version(version)
         cores = usable_cores()
         way = choose_way(spec, stored, features=self._features, cores=cores)
         try:

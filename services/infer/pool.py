@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from services.infer.batcher import BatchedOutput
@@ -36,7 +38,8 @@ log = logging.getLogger(__name__)
 class ModelPool:
     """Keeps loaded what gets traffic, loads the rest when an image asks for it.
 
-    ``on_change`` is called in the event loop when `versions`, `loaded` or `failures` have changed.
+    ``on_change`` is called in the event loop when `versions`, `loaded` or `failures` have changed;
+    ``undecodable`` tells which versions of a model cannot be answered though they run.
     """
 
     def __init__(
@@ -47,11 +50,13 @@ class ModelPool:
         linger: timedelta = timedelta(seconds=30),
         on_batch: BatchListener | None = None,
         on_change: Callable[[], None] = lambda: None,
+        undecodable: Callable[[str], Collection[int]] = lambda _: (),
     ) -> None:
         self._loader = Loader(registry=registry, directory=directory)
         self._linger = linger
         self._on_batch = on_batch
         self._on_change = on_change
+        self._undecodable = undecodable
         self._records: dict[str, ModelRecord] = {}
         self._serving: dict[tuple[str, int], LoadedModel] = {}
         self._loading: dict[tuple[str, int, str], asyncio.Task[LoadedModel]] = {}
@@ -68,11 +73,22 @@ class ModelPool:
 
     @property
     def versions(self) -> dict[str, tuple[int, ...]]:
-        """What images can be given to: loaded and warm, or asleep until the next image comes."""
+        """What images can be given to: loaded and warm, or asleep until the next image comes.
+
+        Weights that were replaced under their number are told only if nothing else is there.
+        """
         found: dict[str, tuple[int, ...]] = {}
-        for name, version in sorted(self._serving.keys() | self._asleep):
-            found[name] = (*found.get(name, ()), version)
+        for name, keys in groupby(sorted(self._serving.keys() | self._asleep), itemgetter(0)):
+            versions = tuple(version for _, version in keys)
+            current = tuple(v for v in versions if not self._is_replaced(name, v))
+            found[name] = current or versions
         return found
+
+    def _is_replaced(self, name: str, version: int) -> bool:
+        model, record = self._serving.get((name, version)), self._records.get(name)
+        if model is None or record is None:
+            return False
+        return record.version(version).sha256 != model.sha256
 
     def is_current(self, name: str, version: int) -> bool:
         """Say whether the version runs as its record says; not while its replacement is loaded."""
@@ -87,6 +103,9 @@ class ModelPool:
         """
         for key in [key for key in self.failures if key[0] == name]:
             del self.failures[key]
+        for key in self._known(name):
+            if record is None or key[1] not in record.versions:
+                self._drop(key)
         if record is None:
             self._records.pop(name, None)
         else:
@@ -94,12 +113,12 @@ class ModelPool:
             for version in record.wanted:
                 await self._try_to_load(record, version)
             await self._fall_back(record)
-        for key in [key for key in self._serving.keys() | self._asleep if key[0] == name]:
-            if record is None:
-                self._drop(key)
-            else:
+            for key in self._known(name):
                 self._drop_when_idle(key)
         self._on_change()
+
+    def _known(self, name: str) -> list[tuple[str, int]]:
+        return [key for key in self._serving.keys() | self._asleep if key[0] == name]
 
     async def _try_to_load(self, record: ModelRecord, version: int) -> None:
         """Load a version; a download that fails is tried again, as no image may ask for it."""
@@ -120,10 +139,13 @@ class ModelPool:
         """If nothing is ready that should answer, load what answered before, else the newest."""
         name = record.spec.name
         for version in (*record.traffic.before, *sorted(record.versions, reverse=True)):
-            if self.versions.get(name):
+            if self._answering(name):
                 return
             if version in record.versions and (name, version) not in self.failures:
                 await self._try_to_load(record, version)
+
+    def _answering(self, name: str) -> set[int]:
+        return {*self.versions.get(name, ())}.difference(self._undecodable(name))
 
     async def infer(self, name: str, version: int, image: Image) -> BatchedOutput:
         """Run one image on a version of a model, loading that first if need be.
@@ -227,7 +249,7 @@ class ModelPool:
         record, model = self._records.get(name), self._serving.get(key)
         if record is None:
             return
-        needed = version in (*record.wanted, *record.shares_among(self.versions.get(name, ())))
+        needed = version in (*record.wanted, *record.shares_among(self._answering(name)))
         if model is None:
             if not needed:
                 self._asleep.discard(key)

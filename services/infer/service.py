@@ -18,6 +18,7 @@ from visionmesh import subjects
 from visionmesh.context import Context
 from visionmesh.errors import Code, Fatal
 from visionmesh.models.record import ModelRecord
+from visionmesh.nodes import version_key
 from visionmesh.outbox import Forward, forward
 from visionmesh.service import Worker
 from visionmesh.stage import Ended, Item, Stage
@@ -40,6 +41,7 @@ class Infer(Worker):
             directory=context.settings.state_dir / "artifacts",
             on_batch=self._count,
             on_change=self._pool_changed,
+            undecodable=context.nodes.undecodable,
         )
         self._spans = BatchSpans()
         self._backlog = Backlog()
@@ -107,7 +109,7 @@ class Infer(Worker):
     async def _announce(self) -> None:
         self._news.clear()
         pool = self._pool
-        failed = {f"{name}/{version}": why for (name, version), why in pool.failures.items()}
+        failed = {version_key(*key): why for key, why in pool.failures.items()}
         loaded = tuple(model.told() for model in pool.loaded)
         models = {name: told for name, told in pool.versions.items() if name in self._listening}
         await self._context.nodes.update(models=models, failed=failed, loaded=loaded)

@@ -164,7 +164,8 @@ class Admission:
     async def _near(
         self, reference: Reference, record: ModelRecord, image: bytes, distance: int, trail: Trail
     ) -> Result | None:
-        asked = record.answer_digest + reference.params.model_dump_json()
+        version = record.version(reference.version)
+        asked = version.answer_digest + reference.params.model_dump_json()
         twin = await self._near_frames.match(reference, image, asked=asked, distance=distance)
         stored = (await self._context.cache.lookup(twin, None)).result if twin else None
         result = self._stored(reference, stored, "near", trail) if stored is not None else None

@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator, Sequence
 from services.postprocess.decoders import Arrays, Decoder, load_decoder
 from services.postprocess.features import FeaturesError, pack, unpack
 from visionmesh import subjects
-from visionmesh.catalog import unheard
 from visionmesh.context import Context
 from visionmesh.contracts import Answer, CacheInfo, ImageInfo, Reference, Result, Status
 from visionmesh.errors import Code, ConfigurationError, Reject, Retry
 from visionmesh.heatmaps import HeatmapStore
 from visionmesh.models.record import ModelRecord
 from visionmesh.models.spec import Task
+from visionmesh.nodes import version_key
 from visionmesh.service import Worker
 from visionmesh.settlement import total
 from visionmesh.stage import Done, Ended, Item, Stage
@@ -36,8 +36,8 @@ class Postprocess(Worker):
     def __init__(self, context: Context) -> None:
         self._context = context
         self._stage = Stage(context=context, handler=self._answer_all)
-        self._decoders: dict[str, Decoder] = {}
-        self._faults: dict[str, str] = {}
+        self._decoders: dict[tuple[str, int], Decoder] = {}
+        self._faults: dict[tuple[str, int], str] = {}
         self._heatmaps = HeatmapStore(
             context.connection.client, replicas=context.settings.events.replicas
         )
@@ -56,15 +56,22 @@ class Postprocess(Worker):
         await self._stage.stop()
 
     async def _model_changed(self, name: str, record: ModelRecord | None) -> None:
-        self._decoders.pop(name, None)
-        self._faults.pop(name, None)
-        if record is None:
-            return
-        try:
-            self._decoders[name] = load_decoder(record.spec)
-        except ConfigurationError as error:
-            log.error("%s", error)
-            self._faults[name] = error.message
+        for known in (self._decoders, self._faults):
+            for key in [key for key in known if key[0] == name]:
+                del known[key]
+        if record is not None:
+            self._load(record)
+        failed = {version_key(*key): why for key, why in self._faults.items()}
+        await self._context.nodes.update(failed=failed)
+
+    def _load(self, record: ModelRecord) -> None:
+        name = record.spec.name
+        for version in record.versions:
+            try:
+                self._decoders[name, version] = load_decoder(record.spec_of(version))
+            except ConfigurationError as error:
+                log.error("version %d: %s", version, error)
+                self._faults[name, version] = error.message
 
     async def _answer_all(self, items: Sequence[Item]) -> AsyncIterator[Sequence[Ended]]:
         ended: list[Ended] = []
@@ -77,12 +84,10 @@ class Postprocess(Worker):
 
     async def _answer(self, item: Item) -> Done:
         reference, began = item.reference, time.time_ns()
-        record = self._context.catalog.admitted(reference.model)
-        if (fault := self._faults.get(reference.model)) is not None:
-            raise Reject(Code.MODEL_INVALID, fault)
-        decoder = self._decoders.get(reference.model)
+        record = self._context.catalog.admitted(reference.model, reference.version)
+        decoder = self._decoders.get((reference.model, reference.version))
         if decoder is None:
-            raise unheard(reference.model)
+            raise Reject(Code.MODEL_INVALID, self._faults[reference.model, reference.version])
         keys = (reference.result_key, reference.features_key)
         remembers = reference.result_key is not None and keys == cache_keys(reference, record)
         if record.spec.task in _SLOW:

@@ -78,13 +78,13 @@ class Preprocess(Worker):
         return [(job.item, _outcome(job, one)) for job, one in zip(jobs, prepared, strict=True)]
 
     def _open(self, item: Item) -> _Job:
-        model = item.reference.model
-        record = self._context.catalog.admitted(model)
         reference = item.reference
+        record = self._context.catalog.admitted(reference.model, reference.version)
         keys = (reference.result_key, reference.features_key)
         if reference.result_key is not None and keys != cache_keys(reference, record):
             item.reference = reference.model_copy(update={"result_key": None, "features_key": None})
-        return _Job(item, record.spec.input, self._context.nodes.lane("infer", model))
+        lane = self._context.nodes.lane("infer", reference.model)
+        return _Job(item, record.version(reference.version).input, lane)
 
     def _unpack(self, jobs: Sequence[_Job]) -> list[Prepared | Reject]:
         """What a thread does."""

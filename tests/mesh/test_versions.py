@@ -179,6 +179,47 @@ async def test_a_version_that_cannot_be_loaded_gets_no_image(
     assert {(result.status, result.version) for result in results} == {("ok", 1)}
 
 
+async def test_a_version_keeps_its_input_and_labels_when_another_one_comes(
+    mesh: Mesh, registry: Registry, nc: Client, tmp_path: Path
+) -> None:
+    await pushed(registry, nc, tmp_path, 1)
+    await answered_by(mesh, 1)
+    size, labels = 48, ["elm", "fir", "gum", "hazel"]
+    spec = {"input": {"width": size, "height": size}, "labels": labels}
+    folder = write_classifier(tmp_path / "larger", name=NAME, **spec)
+    save_network(folder / "2" / "model.onnx", shape=("n", 3, size, size), seed=2)
+    record = await registry.push(load_folder(folder), version=2)
+    await served(nc, 2)
+
+    async def labelled(version: int) -> set[str]:
+        await answered_by(mesh, version)
+        results = [await mesh.infer(NAME, picture()) for _ in range(3)]
+        assert {(result.status, result.version) for result in results} == {("ok", version)}
+        return {one.label for result in results for one in result.classes or ()}
+
+    assert await labelled(2) <= set(record.spec_of(2).labels) == set(labels)
+    await registry.change(NAME, ModelRecord.rolled_back)
+    assert await labelled(1) <= {"ant", "bee", "cat", "dog"}
+
+
+async def test_a_version_that_cannot_be_decoded_gets_no_image(
+    mesh: Mesh, registry: Registry, nc: Client, tmp_path: Path
+) -> None:
+    await pushed(registry, nc, tmp_path, 1)
+    await answered_by(mesh, 1)
+    output = {"decoder": "no_such_package:decoder"}
+    folder = write_classifier(tmp_path / "other", name=NAME, output=output)
+    add_version(folder, 2)
+    record = await registry.push(load_folder(folder), version=2)
+    assert record.shares == {2: 1}
+    await served(nc, 2)
+
+    results = await asyncio.gather(*(mesh.infer(NAME, picture()) for _ in range(10)))
+    assert {(result.status, result.version) for result in results} == {("ok", 1)}
+    [node] = [node for node in await list_nodes(nc) if node.stage == "postprocess"]
+    assert "no_such_package" in node.failed[f"{NAME}/2"]
+
+
 async def test_a_model_that_sleeps_answers_all_the_same(
     mesh: Mesh, http: httpx.AsyncClient, registry: Registry, nc: Client, tmp_path: Path
 ) -> None:

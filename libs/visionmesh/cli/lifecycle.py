@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
@@ -17,7 +17,7 @@ from rich.text import Text
 
 from visionmesh.cli import options
 from visionmesh.cli.console import print_json, print_table, screen
-from visionmesh.cli.versions import size
+from visionmesh.cli.versions import failures, print_failures, size
 
 if TYPE_CHECKING:
     from visionmesh.local import LocalMesh
@@ -183,13 +183,14 @@ def ps(
                 ),
                 empty="",
             )
+        print_failures(failures(found))
 
     asyncio.run(nodes())
 
 
-def _versions(models: dict[str, tuple[int, ...]], failed: dict[str, str]) -> str:
+def _versions(models: dict[str, tuple[int, ...]], failed: Iterable[str]) -> str:
     loaded = [f"{name}:{','.join(map(str, versions))}" for name, versions in models.items()]
-    return " ".join([*loaded, *(f"{name} FAILED: {why}" for name, why in failed.items())])
+    return " ".join([*loaded, *(f"{version} FAILED" for version in failed)])
 
 
 def model_folders(path: Path) -> list[Path]:

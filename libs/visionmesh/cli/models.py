@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,6 +29,13 @@ def push(
         list[Path], typer.Argument(metavar="DIR…", help="Model folders, or folders of them.")
     ],
     *,
+    version: Annotated[
+        int | None, typer.Option(metavar="VERSION", min=1, help="Only this one of the folder's.")
+    ] = None,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Also where the mesh has another network of that number."),
+    ] = False,
     wait: options.Wait = 30.0,
     check: Annotated[
         bool,
@@ -39,13 +47,16 @@ def push(
 ) -> None:
     """Store models in the mesh; every worker loads them, beside what it serves now."""
     from visionmesh.cli.readiness import served
+    from visionmesh.models.check import inspect
     from visionmesh.models.folder import load_folder
     from visionmesh.models.verifying import quick
 
     loaded = [load_folder(folder) for given in folders for folder in model_folders(given)]
     for folder in loaded if check else ():
-        for weights in folder.versions.values():
-            quick(folder.spec, weights)
+        for number, weights in folder.versions.items():
+            if version in {None, number}:
+                inspect(weights, folder.spec)
+                quick(folder.spec, weights)
 
     async def store() -> None:
         patience = timedelta(seconds=wait)
@@ -54,12 +65,13 @@ def push(
             served(nats, state, within=patience) as pushed,
         ):
             for folder in loaded:
-                record = await registry.push(folder)
+                record = await registry.push(folder, version=version, replace=replace)
                 pushed.append(record)
                 if json:
                     print_json(_summary(record))
                 else:
                     screen().print(f"{record.spec.name}: versions {_numbers(record)}")
+                    _say_who_answers(record)
                 for number in _stale(folder, record):
                     aside().print(
                         f"{record.spec.name}/{number}: variants.json is of another network and is "
@@ -116,26 +128,40 @@ def show(
             workers = await list_nodes(connection.client)
         finally:
             await connection.close()
+        failures = [one for one in versions.failures(workers) if one.concerns(name)]
         if json:
             states = {str(v): versions.state_of(record, v, workers) for v in record.versions}
-            print_json({**record.model_dump(mode="json"), "states": states})
+            told = [asdict(failure) for failure in failures]
+            print_json({**record.model_dump(mode="json"), "states": states, "failures": told})
             return
         print_table(["", ""], _facts(record), empty="")
         screen().print()
         print_table(versions.COLUMNS, versions.rows(record, workers), empty="")
+        versions.print_failures(failures)
 
     asyncio.run(read())
 
 
-def remove(name: options.Model, nats: options.NatsUrl = None, state: options.State = None) -> None:
-    """Remove a model from the mesh; events for it are refused from then on."""
+def remove(
+    name: options.Model,
+    version: Annotated[
+        int | None,
+        typer.Option(metavar="VERSION", min=1, help="Only this one, which must have no traffic."),
+    ] = None,
+    nats: options.NatsUrl = None,
+    state: options.State = None,
+) -> None:
+    """Remove a model from the mesh, or a version; events for the model are refused from then on."""
 
     async def forget() -> None:
         async with _registry(nats, state) as registry:
-            await registry.remove(name)
+            if version is None:
+                await registry.remove(name)
+            else:
+                await registry.change(name, lambda record: record.without(version))
 
     asyncio.run(forget())
-    screen().print(f"{name} is removed.")
+    screen().print(f"{name} is removed." if version is None else f"{name}/{version} is removed.")
 
 
 @asynccontextmanager
@@ -147,6 +173,17 @@ async def _registry(nats: str | None, state: Path | None) -> AsyncIterator[Regis
         yield Registry(connection.client)
     finally:
         await connection.close()
+
+
+def _say_who_answers(record: ModelRecord) -> None:
+    """Tell of weights that keep the newest version from answering."""
+    newest = record.newest
+    if newest not in record.shares:
+        answering = ", ".join(map(str, record.shares))
+        aside().print(
+            f"{record.spec.name}: traffic goes to version {answering} as told before, none to "
+            f"{newest}; `visionmesh traffic {record.spec.name} {newest}=100` gives it all."
+        )
 
 
 def _stale(folder: ModelFolder, record: ModelRecord) -> Iterator[int]:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from visionmesh.cli.console import screen
 
 if TYPE_CHECKING:
     from visionmesh.models.record import ModelRecord, VersionRecord
@@ -40,12 +45,11 @@ def traffic_of(record: ModelRecord, number: int) -> str:
 
 
 def state_of(record: ModelRecord, number: int, workers: Sequence[NodeRecord]) -> str:
-    """Return where a version is loaded, or why it is not."""
+    """Return where a version is loaded, or that it is not."""
     name = record.spec.name
     infer = [worker for worker in workers if worker.stage == "infer"]
-    failed = {worker.failed.get(f"{name}/{number}") for worker in infer} - {None}
-    if failed:
-        return "failed: " + "; ".join(sorted(str(why) for why in failed))
+    if any(failure.concerns(name, number) for failure in failures(workers)):
+        return "failed"
     loaded = sum(
         (one.model, one.version) == (name, number) for worker in infer for one in worker.loaded
     )
@@ -56,6 +60,36 @@ def state_of(record: ModelRecord, number: int, workers: Sequence[NodeRecord]) ->
     if states:
         return ", ".join(states)
     return "loading" if number in record.wanted and infer else "not loaded"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A version that workers of a stage cannot run or decode."""
+
+    version: str
+    stage: str
+    why: str
+
+    def concerns(self, name: str, number: int | None = None) -> bool:
+        model, _, version = self.version.rpartition("/")
+        return model == name and number in {None, int(version)}
+
+
+def failures(workers: Sequence[NodeRecord]) -> list[Failure]:
+    """Return what the workers say, each once, by version."""
+    found = {
+        Failure(version, worker.stage, why)
+        for worker in workers
+        for version, why in worker.failed.items()
+    }
+    return sorted(found, key=astuple)
+
+
+def print_failures(found: Sequence[Failure]) -> None:
+    if found:
+        screen().print()
+    for failure in found:
+        screen().print(Text(f"{failure.version} fails in {failure.stage}: {failure.why}", "red"))
 
 
 def _ways(record: ModelRecord, number: int, workers: Sequence[NodeRecord]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ _DTYPES = {
     "tensor(int64)": "int64",
     "tensor(bool)": "bool",
 }
+
+_NOISE = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .*? failed: ?|/\S+\.(?:cc|h):\d+ .*?\) "
+)
 
 
 class Signature(Frozen):
@@ -49,6 +54,11 @@ def ort_errors() -> tuple[type[Exception], ...]:
         for kind in vars(state).values()
         if isinstance(kind, type) and issubclass(kind, Exception)
     )
+
+
+def ort_reason(error: Exception) -> str:
+    """Return what ONNX Runtime says, without its numbers, its sources and the file's path."""
+    return _NOISE.sub("", str(error).strip().partition("\n")[0]).strip().rstrip(".")
 
 
 def inspect(onnx: Path, spec: ModelSpec) -> Signature:
@@ -91,7 +101,7 @@ def _read(onnx: Path) -> Signature:
             )
         except ort_errors() as error:
             raise ConfigurationError(
-                Code.MODEL_INVALID, _refusal(onnx, str(error).replace(folder, str(onnx.parent)))
+                Code.MODEL_INVALID, _refusal(onnx, ort_reason(error))
             ) from error
     inputs = tuple(_meta(node) for node in session.get_inputs())
     outputs = tuple(_meta(node) for node in session.get_outputs())
@@ -105,7 +115,7 @@ def _refusal(onnx: Path, reason: str) -> str:
             f"{onnx} keeps weights in other files; store everything in one file "
             "(onnx.save_model(model, path, save_as_external_data=False))."
         )
-    return f"{onnx} is not a network that ONNX Runtime can load; export it again: {reason}"
+    return f"{onnx} is not a network that ONNX Runtime can load; export it again: {reason}."
 
 
 def _meta(node: Any) -> TensorMeta:

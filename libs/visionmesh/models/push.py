@@ -11,7 +11,7 @@ from visionmesh.errors import Code, ConfigurationError, Refused
 from visionmesh.models.artifacts import file_sha256
 from visionmesh.models.check import inspect
 from visionmesh.models.folder import ModelFolder
-from visionmesh.models.record import ModelRecord, VersionRecord, feature_digest
+from visionmesh.models.record import ModelRecord, VersionRecord
 from visionmesh.models.spec import ModelSpec
 from visionmesh.models.traffic import Traffic
 from visionmesh.models.variants import VARIANTS_FILE, Variants, read_variants
@@ -74,25 +74,47 @@ def _read(weights: Path) -> VersionFiles:
 
 
 async def merged(
-    folder: ModelFolder, old: ModelRecord | None, files: dict[int, VersionFiles]
+    folder: ModelFolder,
+    old: ModelRecord | None,
+    files: dict[int, VersionFiles],
+    *,
+    replace: bool = False,
 ) -> ModelRecord:
     """Return the record that ``old`` becomes; files that are new or newly described are checked.
 
-    The weights of the folder's ``traffic`` are taken when they say something new. Otherwise those
-    in the record stay, so that a push does not undo what was told to the mesh since.
+    The folder's input, output and labels become those of the versions in ``files``; all others keep
+    theirs. The weights of the folder's ``traffic`` are taken when they say something new. Otherwise
+    those in the record stay, so that a push does not undo what was told to the mesh since.
 
     Raises
     ------
     ConfigurationError
         (model_invalid) if a network does not fit the spec, or traffic names a missing version.
+    Refused
+        (version_exists) if a version has another network in the mesh, unless ``replace``;
+        (model_exists) if versions that stay have another task.
     """
     spec = folder.spec
     versions = dict(old.versions) if old else {}
+    if old and old.spec.task != spec.task and versions.keys() - files.keys():
+        raise Refused(
+            Code.MODEL_EXISTS,
+            f"{spec.name!r} does {old.spec.task} in the mesh, and the folder says {spec.task}; "
+            "push it under another name, or remove the old one.",
+        )
     for number, pushed in files.items():
         known = versions.get(number)
-        if not (old and known and known.sha256 == pushed.sha256 and old.spec == spec):
+        if known and known.sha256 != pushed.sha256 and not replace:
+            raise Refused(
+                Code.VERSION_EXISTS,
+                f"Version {number} of {spec.name!r} is another network in the mesh; name this one "
+                f"{max(versions) + 1}, so that there is a way back, or insist with --replace.",
+            )
+        if not (known and known.sha256 == pushed.sha256 and known.fits(spec)):
             known = await _version(spec, pushed)
-        versions[number] = known.model_copy(update={"variants": pushed.variants})
+        # Not a copy, which would keep the digests of the old variants.
+        told = known.model_dump() | {"variants": pushed.variants}
+        versions[number] = VersionRecord.model_validate(told)
     for number in spec.traffic:
         if number not in versions:
             raise ConfigurationError(
@@ -102,17 +124,11 @@ async def merged(
             )
     record = ModelRecord(
         spec=spec,
-        # The decoder's settings are part of the digests, and the same for all versions.
-        versions={number: _digested(versions[number], spec) for number in sorted(versions)},
+        versions={number: versions[number] for number in sorted(versions)},
         traffic=_traffic(spec, old),
         card=folder.card,
     )
     return record.after(old)
-
-
-def _digested(version: VersionRecord, spec: ModelSpec) -> VersionRecord:
-    digest = feature_digest(version.sha256, spec.output, version.variants)
-    return version.model_copy(update={"digest": digest})
 
 
 def _traffic(spec: ModelSpec, old: ModelRecord | None) -> Traffic:
@@ -129,8 +145,10 @@ async def _version(spec: ModelSpec, files: VersionFiles) -> VersionRecord:
     return VersionRecord(
         sha256=files.sha256,
         size_bytes=(await asyncio.to_thread(files.weights.stat)).st_size,
-        digest="",
         pushed_at=datetime.now(UTC),
+        input=spec.input,
+        output=spec.output,
+        labels=spec.labels,
         batch=signature.batch,
         outputs=signature.output_images,
     )

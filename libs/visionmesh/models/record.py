@@ -12,7 +12,7 @@ from pydantic import Field
 
 from visionmesh.contracts import Frozen, TensorMeta
 from visionmesh.errors import Code, Refused
-from visionmesh.models.spec import ModelSpec, OutputSpec
+from visionmesh.models.spec import InputSpec, ModelSpec, OutputSpec
 from visionmesh.models.traffic import Sticky, Traffic, Weights
 from visionmesh.models.variants import Variants
 
@@ -26,9 +26,11 @@ class VersionRecord(Frozen):
     sha256: str
     """Of ``model.onnx``, and the name under which the object store keeps it."""
     size_bytes: int
-    digest: str
-    """Equal digests mean equal features for equal input pixels."""
     pushed_at: datetime
+    input: InputSpec
+    output: OutputSpec
+    labels: tuple[str, ...] = ()
+    """``input``, ``output`` and ``labels`` are what the folder said when the version was pushed."""
     batch: int | None
     """The only batch size that the network takes; `None`: any."""
     outputs: tuple[TensorMeta, ...]
@@ -42,11 +44,38 @@ class VersionRecord(Frozen):
         artifacts = self.variants.artifacts if self.variants else ()
         return {self.sha256: self.size_bytes} | {one.sha256: one.size_bytes for one in artifacts}
 
+    def fits(self, spec: ModelSpec) -> bool:
+        """Say whether the version is what a push with ``spec`` would make of its weights."""
+        return (self.input, self.output, self.labels) == (spec.input, spec.output, spec.labels)
+
+    @cached_property
+    def pixels_digest(self) -> str:
+        """Equal digests mean equal input pixels for equal images."""
+        return _digest(self.input.model_dump_json())
+
+    @cached_property
+    def features_digest(self) -> str:
+        """Equal digests mean equal features for equal input pixels.
+
+        Weights and decoder make them. Other precisions of the weights give slightly other ones,
+        and a decoder drops what scores less than any threshold of the version.
+        """
+        precisions = [self.variants.model_dump_json()] if self.variants else []
+        least = min(self.output.confidence, *self.output.class_confidence.values(), 1.0)
+        settings = self.output.model_dump_json(exclude=_OF_THE_ANSWER)
+        return _digest(self.sha256, settings, str(least), *precisions)
+
+    @cached_property
+    def answer_digest(self) -> str:
+        """Equal digests mean equal answers for equal features and parameters."""
+        return _digest(self.output.model_dump_json(), *self.labels)
+
 
 class ModelRecord(Frozen):
     """One model: what it is told to be, and its versions."""
 
     spec: ModelSpec
+    """As it was pushed last; `spec_of` tells what a version is run with."""
     versions: dict[int, VersionRecord] = Field(min_length=1)
     traffic: Traffic = Field(default_factory=lambda data: Traffic(weights=data["spec"].traffic))
     """By default what the folder said."""
@@ -145,6 +174,24 @@ class ModelRecord(Frozen):
         shadow = None if self.traffic.shadow in weights else self.traffic.shadow
         return self.steered(weights=weights, shadow=shadow)
 
+    def without(self, number: int) -> ModelRecord:
+        """Return the record without one of its versions.
+
+        Raises
+        ------
+        Refused
+            (unknown_version) if it was not pushed; (invalid_traffic) if it gets images.
+        """
+        self.version(number)
+        if number in self.wanted:
+            raise Refused(
+                Code.INVALID_TRAFFIC,
+                f"Version {number} of {self.spec.name!r} gets images: give them to another one "
+                "with `visionmesh traffic`, or remove the whole model.",
+            )
+        left = {other: version for other, version in self.versions.items() if other != number}
+        return self.model_copy(update={"versions": left})
+
     def _there(self, weights: Mapping[int, float]) -> Weights:
         return {v: weight for v, weight in sorted(weights.items()) if weight and v in self.versions}
 
@@ -159,29 +206,14 @@ class ModelRecord(Frozen):
                 f"Model {self.spec.name!r} has no version {number}; it has: {there}.",
             ) from None
 
-    @cached_property
-    def preprocess_digest(self) -> str:
-        """Equal digests mean equal input pixels for equal images."""
-        return _digest(self.spec.input.model_dump_json())
+    def spec_of(self, number: int) -> ModelSpec:
+        """Return what a version is run with: its own input, output and labels, else the model's.
 
-    @cached_property
-    def answer_digest(self) -> str:
-        """Equal digests mean equal answers for equal features and parameters."""
-        return _digest(self.spec.output.model_dump_json(), *self.spec.labels)
-
-
-def feature_digest(
-    weights_sha256: str, output: OutputSpec, variants: Variants | None = None
-) -> str:
-    """Return the digest of what makes features out of input pixels: weights and decoder.
-
-    Other precisions of the weights give slightly other features, and a decoder drops what scores
-    less than any threshold of the model.
-    """
-    precisions = [variants.model_dump_json()] if variants else []
-    least = min(output.confidence, *output.class_confidence.values(), 1.0)
-    settings = output.model_dump_json(exclude=_OF_THE_ANSWER)
-    return _digest(weights_sha256, settings, str(least), *precisions)
+        Raises `Refused` (unknown_version) if it was not pushed.
+        """
+        version = self.version(number)
+        own = {"input": version.input, "output": version.output, "labels": version.labels}
+        return self.spec.model_copy(update=own)
 
 
 def _digest(*parts: str) -> str:

@@ -61,24 +61,28 @@ class Registry:
         self._artifacts = ArtifactStore(nc, replicas=replicas)
         self._opened: KeyValue | None = None
 
-    async def push(self, folder: ModelFolder, *, version: int | None = None) -> ModelRecord:
+    async def push(
+        self, folder: ModelFolder, *, version: int | None = None, replace: bool = False
+    ) -> ModelRecord:
         """Store the folder's versions (or only one of them) and its spec; return what is stored.
 
         Files that the mesh has are not sent again, the record is written last, and nothing is
-        written if nothing changed. Versions that are stored but not in the folder stay.
+        written if nothing changed. Versions that are stored but not in the folder stay as they are.
 
         Raises
         ------
         ConfigurationError
             (model_invalid) if a network does not fit the spec.
         Refused
-            (unknown_version) if the folder has no such version; (mesh_unreachable).
+            (unknown_version) if the folder has no such version; (version_exists) if the mesh has
+            another network under its number, unless ``replace``; (model_exists) if the mesh has a
+            model of this name for another task; (mesh_unreachable).
         """
         files = await asyncio.to_thread(selected, folder, version)
         with _reaching_mesh():
             while True:
                 old, revision = await self._read(folder.spec.name)
-                record = await merged(folder, old, files)
+                record = await merged(folder, old, files, replace=replace)
                 for pushed in files.values():
                     for sha256, file in pushed.objects.items():
                         if not await self._artifacts.has(sha256):
@@ -91,6 +95,8 @@ class Registry:
 
     async def change(self, name: str, change: Callable[[ModelRecord], ModelRecord]) -> ModelRecord:
         """Replace a model's record by what ``change`` makes of it; return what is stored.
+
+        Files of versions that are not in it any more are freed.
 
         ``change`` is called again if another change came in between; what it raises ends the call.
 
@@ -105,7 +111,11 @@ class Registry:
                 if old is None:
                     raise _unknown(name)
                 record = change(old)
-                if record == old or await self._write(record, revision):
+                if record == old:
+                    return record
+                if await self._write(record, revision):
+                    if _objects(old) != _objects(record):
+                        await self._free(old)
                     return record
 
     async def get(self, name: str) -> ModelRecord:

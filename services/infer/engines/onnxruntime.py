@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from services.infer.engines import Engine, Outputs
 from services.infer.engines.host import HostEngine, NetworkError, give_back_memory
 from visionmesh.errors import Code, ConfigurationError
-from visionmesh.models.check import ort_errors
+from visionmesh.models.check import ort_errors, ort_reason
 from visionmesh.models.spec import Instance, ModelSpec
 from visionmesh.models.variants import Precision
 
@@ -33,7 +33,7 @@ class _Network:
         try:
             answers = self._session.run(self._outputs, {self._input: images})
         except _ERRORS as error:
-            raise NetworkError(str(error)) from error
+            raise NetworkError(ort_reason(error)) from error
         return dict(zip(self._outputs, answers, strict=True))
 
 
@@ -59,7 +59,8 @@ def open_engines(
         networks = [_Network(_session(weights, instance.threads)) for _ in range(distinct)]
     except _ERRORS as error:
         raise ConfigurationError(
-            Code.MODEL_INVALID, f"ONNX Runtime cannot load model {spec.name!r}: {error}"
+            Code.MODEL_INVALID,
+            f"ONNX Runtime cannot load model {spec.name!r}: {ort_reason(error)}.",
         ) from error
     give_back_memory()
     shared = networks * math.ceil(count / distinct)

@@ -46,8 +46,9 @@ def version_with(of: str = "f", **chosen: Any) -> VersionRecord:
     return VersionRecord(
         sha256="f",
         size_bytes=1,
-        digest="",
         pushed_at=datetime.now(UTC),
+        input=spec_of().input,
+        output=spec_of().output,
         batch=None,
         outputs=(),
         variants=variants,

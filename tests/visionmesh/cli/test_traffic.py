@@ -136,3 +136,51 @@ async def test_variants_of_another_network_are_named(visionmesh: Run, tmp_path: 
 )
 def test_sizes_are_told_in_three_digits(count: int, text: str) -> None:
     assert size(count) == text
+
+
+async def test_versions_are_pushed_replaced_and_removed_one_by_one(
+    visionmesh: Run, running: LocalMesh, tmp_path: Path
+) -> None:
+    folder = write_classifier(tmp_path, name="threefold")
+    for version in (2, 3):
+        save_network(folder / str(version) / "model.onnx", shape=("n", 3, 32, 32), seed=version)
+    one = await visionmesh("push", folder, "--version", "1")
+    assert one.out == "threefold: versions 1\n"
+    await visionmesh("push", folder, "--version", "2")
+    await visionmesh("traffic", "threefold", "2=1")
+    three = await visionmesh("push", folder)
+    assert three.out == "threefold: versions 1, 2, 3\n"
+    assert "goes to version 2 as told before, none to 3" in three.err
+
+    save_network(folder / "1" / "model.onnx", shape=("n", 3, 32, 32), seed=9)
+    refused = await visionmesh("push", folder)
+    assert (refused.status, "[version_exists]" in refused.err) == (1, True)
+    assert (await visionmesh("push", folder, "--replace")).status == 0
+
+    assert (await visionmesh("rm", "threefold", "--version", "1")).status == 0
+    kept = await visionmesh("rm", "threefold", "--version", "2")
+    assert (kept.status, "[invalid_traffic]" in kept.err) == (1, True)
+    [left] = (await visionmesh("show", "threefold", "--json")).documents
+    assert list(left["versions"]) == ["2", "3"]
+    assert (await visionmesh("rm", "threefold")).status == 0
+
+
+async def test_why_a_version_fails_is_told_below_the_tables(
+    visionmesh: Run, running: LocalMesh, tmp_path: Path
+) -> None:
+    folder = write_classifier(tmp_path, name="fails", output={"decoder": "no_such_package:decoder"})
+    assert (await visionmesh("push", folder, "--no-check", "--wait", "0")).status == 0
+    for command in (("show", "fails"), ("ps",)):
+        out = await shown(lambda command=command: visionmesh(*command), "fails/1 fails in")
+        assert "fails/1 fails in postprocess: Model 'fails', decoder" in out
+    [values] = (await visionmesh("show", "fails", "--json")).documents
+    assert values["states"] == {"1": "failed"}
+    assert values["failures"][0]["stage"] == "postprocess"
+    assert (await visionmesh("rm", "fails")).status == 0
+
+
+async def test_a_push_says_how_labels_and_network_differ(visionmesh: Run, tmp_path: Path) -> None:
+    folder = write_classifier(tmp_path, name="labels", labels=["ant", "bee", "cat"])
+    finished = await visionmesh("push", folder)
+    assert finished.status == 2
+    assert "model.yaml has 3 labels, but the network tells 4 classes apart" in finished.err

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from visionmesh.contracts import TensorMeta
 from visionmesh.errors import Code, Refused
-from visionmesh.models.record import ModelRecord, VersionRecord, feature_digest
+from visionmesh.models.record import ModelRecord, VersionRecord
 from visionmesh.models.spec import ModelSpec
 
 
@@ -27,8 +27,10 @@ def record_of(*versions: int, **more: Any) -> ModelRecord:
     version = VersionRecord(
         sha256="0" * 64,
         size_bytes=1,
-        digest=feature_digest("0" * 64, spec.output),
         pushed_at=datetime.now(UTC),
+        input=spec.input,
+        output=spec.output,
+        labels=spec.labels,
         batch=None,
         outputs=(TensorMeta(name="scores", dtype="float32", shape=(4,)),),
     )
@@ -142,10 +144,10 @@ def test_a_version_that_was_not_pushed_is_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "differing"),
     [
-        ({"input": {"width": 7, "height": 8}}, {"preprocess"}),
-        ({"input": {"width": 6, "height": 8, "resize": "crop"}}, {"preprocess"}),
+        ({"input": {"width": 7, "height": 8}}, {"pixels"}),
+        ({"input": {"width": 6, "height": 8, "resize": "crop"}}, {"pixels"}),
         ({"output": {"decoder": "softmax", "top_k": 3}}, {"answer"}),
-        ({"output": {"decoder": "softmax", "temperature": 2}}, {"answer", "feature"}),
+        ({"output": {"decoder": "softmax", "temperature": 2}}, {"answer", "features"}),
         ({"labels": ["ash"]}, {"answer"}),
         ({"batching": {"max_size": 4}}, set()),
     ],
@@ -154,10 +156,11 @@ def test_digests_change_with_what_they_stand_for(
     change: dict[str, object], differing: set[str]
 ) -> None:
     def digests(record: ModelRecord) -> dict[str, str]:
+        version = record.version(1)
         return {
-            "preprocess": record.preprocess_digest,
-            "answer": record.answer_digest,
-            "feature": record.version(1).digest,
+            "pixels": version.pixels_digest,
+            "answer": version.answer_digest,
+            "features": version.features_digest,
         }
 
     old, new = digests(record_of(1)), digests(record_of(1, **change))

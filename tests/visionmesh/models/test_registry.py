@@ -98,9 +98,41 @@ async def test_versions_are_added_and_replaced_one_by_one(
 
     chunks, _ = await stored(nc)
     save_network(path / "2" / "model.onnx", seed=22)
-    replaced = await registry.push(load_folder(path))
+    with pytest.raises(Refused, match="name this one 3, so that there is a way back") as refused:
+        await registry.push(load_folder(path))
+    assert refused.value.code is Code.VERSION_EXISTS
+    assert await registry.get("trees") == both
+
+    replaced = await registry.push(load_folder(path), replace=True)
     assert replaced.versions[2].sha256 != both.versions[2].sha256
     assert (await stored(nc))[0] == chunks, "the replaced file is freed"
+
+
+async def test_a_version_keeps_what_it_was_pushed_with(registry: Registry, tmp_path: Path) -> None:
+    path = save_folder(tmp_path / "trees", versions=(1, 2))
+    first = await registry.push(load_folder(path), version=1)
+    file = path / "model.yaml"
+    file.write_text(file.read_text().replace("ash, birch", "elm, fir"))
+    both = await registry.push(load_folder(path), version=2)
+    assert both.versions[1] == first.versions[1]
+    assert both.spec_of(1).labels == ("ash", "birch", "cedar", "dogwood")
+    assert both.spec_of(2) == both.spec == load_folder(path).spec
+
+    again = await registry.push(load_folder(path))
+    assert again.spec_of(1).labels == ("elm", "fir", "cedar", "dogwood"), (
+        "the folder speaks for what is in it"
+    )
+
+
+async def test_another_task_is_another_model(registry: Registry, tmp_path: Path) -> None:
+    path = save_folder(tmp_path / "trees", versions=(1, 2))
+    pushed = await registry.push(load_folder(path), version=1)
+    file = path / "model.yaml"
+    file.write_text(file.read_text().replace("classification", "embedding"))
+    with pytest.raises(Refused, match="does classification in the mesh") as refused:
+        await registry.push(load_folder(path), version=2)
+    assert refused.value.code is Code.MODEL_EXISTS
+    assert await registry.get("trees") == pushed
 
 
 async def test_pushes_at_the_same_time_lose_no_version(server: NatsServer, tmp_path: Path) -> None:
@@ -182,7 +214,9 @@ async def test_the_variants_of_a_version_are_stored_and_freed_with_it(
 
     assert record.versions[1].variants == variants
     assert record.versions[1].pushed_at == plain.versions[1].pushed_at
-    assert record.versions[1].digest != plain.versions[1].digest, "other precisions, other features"
+    assert record.versions[1].features_digest != plain.versions[1].features_digest, (
+        "other precisions, other features"
+    )
     fetched = await registry.fetch(variants.artifacts[0].sha256, directory=tmp_path / "cache")
     assert fetched.read_bytes() == (path / "1" / "int8.onnx").read_bytes()
     (path / "1" / "variants.json").unlink()

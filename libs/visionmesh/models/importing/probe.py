@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from visionmesh.models.check import ort_errors
+from visionmesh.models.check import ort_errors, ort_reason
 from visionmesh.models.importing.wishes import misfit
 
 Outputs = dict[str, NDArray[Any]]
@@ -41,7 +41,7 @@ class Runner:
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
         except ort_errors() as error:
-            raise misfit(f"ONNX Runtime cannot load the network: {first_line(error)}") from error
+            raise misfit(f"ONNX Runtime cannot load the network: {ort_reason(error)}") from error
 
     def __call__(self, batch: NDArray[Any]) -> Outputs:
         """Return the outputs; raise `ConfigurationError` (model_invalid) if it fails."""
@@ -50,7 +50,7 @@ class Runner:
             answers = self._session.run(names, {self._session.get_inputs()[0].name: batch})
         except ort_errors() as error:
             raise misfit(
-                f"The network fails on images of shape {batch.shape}: {first_line(error)}; "
+                f"The network fails on images of shape {batch.shape}: {ort_reason(error)}; "
                 "name the right size with --input"
             ) from error
         return dict(zip(names, answers, strict=True))
