@@ -7,12 +7,12 @@ import math
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 from services.infer.engines import Engine, Image, Outputs
+from services.infer.queue import Queue
 from visionmesh.errors import Code, Fatal, Reject, Retry
 
 
@@ -45,6 +45,7 @@ class _Item:
     image: Image
     enqueued_ns: int
     done: asyncio.Future[BatchedOutput]
+    urgent: bool
 
 
 _Answer = Outputs | Reject
@@ -62,6 +63,7 @@ class Batcher:
     that are idle, at most ``max_size``, in one of the sizes that it can run. Only where a partial
     batch costs as much as a full one (an engine whose smallest size is above 1) and other engines
     are at work does it wait for more images, until ``max_delay`` after the oldest was enqueued.
+    Urgent images come first, as in `Queue`.
 
     Made and used on the event loop. ``on_batch`` is called there once for each batch.
     """
@@ -91,7 +93,7 @@ class Batcher:
         self._ended = asyncio.Event()
         # What the threads share, guarded by the condition.
         self._changed = threading.Condition()
-        self._queue: deque[_Item] = deque()
+        self._queue: Queue[_Item] = Queue()
         self._idle = 0
         self._running: dict[int, list[_Item]] = {}
         self._open = True
@@ -106,10 +108,11 @@ class Batcher:
         """Images that wait for an engine."""
         return len(self._queue) + len(self._arrived)
 
-    async def submit(self, image: Image) -> BatchedOutput:
+    async def submit(self, image: Image, *, urgent: bool = False) -> BatchedOutput:
         """Run one image, (H, W, C) uint8, and return its outputs; wait while the queue is full.
 
-        The image is read, not copied, until the call ends. A cancelled call leaves the queue.
+        The image is read, not copied, until the call ends. A cancelled call leaves the queue. An
+        ``urgent`` image waits for no place: those that it is to overtake have them.
 
         Raises
         ------
@@ -124,8 +127,10 @@ class Batcher:
             raise Retry("The model is being exchanged.", code=Code.MODEL_NOT_READY)
         self._callers += 1
         try:
+            if urgent:
+                return await self._enqueue(image, urgent=True)
             async with self._places:
-                return await self._enqueue(image)
+                return await self._enqueue(image, urgent=False)
         finally:
             self._callers -= 1
             if self._closing and not self._callers:
@@ -143,10 +148,10 @@ class Batcher:
         for engine in self._engines:
             engine.close()
 
-    def _enqueue(self, image: Image) -> asyncio.Future[BatchedOutput]:
+    def _enqueue(self, image: Image, *, urgent: bool) -> asyncio.Future[BatchedOutput]:
         if self._failure:
             raise self._failure
-        item = _Item(image, time.time_ns(), self._loop.create_future())
+        item = _Item(image, time.time_ns(), self._loop.create_future(), urgent)
         if not self._arrived:
             # Whatever else arrives in this turn of the loop is shared out with it.
             self._loop.call_soon(self._hand_over)
@@ -155,7 +160,8 @@ class Batcher:
 
     def _hand_over(self) -> None:
         with self._changed:
-            self._queue.extend(self._arrived)
+            for item in self._arrived:
+                self._queue.put(item, urgent=item.urgent)
             self._changed.notify(len(self._arrived))
         self._arrived.clear()
 
@@ -198,7 +204,7 @@ class Batcher:
                 patience = self._patience(engine) if self._queue else None
                 if patience == 0:
                     size = self._share(engine.batch_sizes)
-                    items = [self._queue.popleft() for _ in range(size)]
+                    items = [self._queue.take() for _ in range(size)]
                     self._running[index] = items
                     return items
                 if not self._queue and not self._open:
@@ -209,7 +215,7 @@ class Batcher:
 
     def _forget_cancelled(self) -> None:
         if any(item.done.done() for item in self._queue):
-            self._queue = deque(item for item in self._queue if not item.done.done())
+            self._queue.keep(lambda item: not item.done.done())
 
     def _share(self, sizes: tuple[int, ...]) -> int:
         """Return how many images an engine takes that can run batches of ``sizes``."""
@@ -224,7 +230,7 @@ class Batcher:
         """Return for how many seconds it is worth waiting for more images."""
         if len(self._queue) >= engine.batch_sizes[0] or not self._running or not self._open:
             return 0
-        waited_ns = time.time_ns() - self._queue[0].enqueued_ns
+        waited_ns = time.time_ns() - min(item.enqueued_ns for item in self._queue.heads)
         return min(max(0, self._max_delay_ns - waited_ns), self._max_delay_ns) / 1e9
 
     def _deliver(self, ran: Sequence[_Ran]) -> None:

@@ -71,14 +71,14 @@ class LoadedModel:
         """Say whether the image has the shape of the network's input."""
         return image.shape == self._shape
 
-    async def infer(self, image: Image) -> BatchedOutput:
+    async def infer(self, image: Image, *, urgent: bool = False) -> BatchedOutput:
         """Run one image, (H, W, C) uint8; raise `Miss` if it was made for another input size."""
         self.last_used = time.monotonic()
         if not self.takes(image):
             raise Miss(
                 f"The image is {image.shape}, but model {self.name!r} takes {self._shape} now."
             )
-        return await self._batcher.submit(image)
+        return await self._batcher.submit(image, urgent=urgent)
 
     async def close(self) -> None:
         """Run what is queued, then free the engines."""

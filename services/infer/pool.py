@@ -147,7 +147,9 @@ class ModelPool:
     def _answering(self, name: str) -> set[int]:
         return {*self.versions.get(name, ())}.difference(self._undecodable(name))
 
-    async def infer(self, name: str, version: int, image: Image) -> BatchedOutput:
+    async def infer(
+        self, name: str, version: int, image: Image, *, urgent: bool = False
+    ) -> BatchedOutput:
         """Run one image on a version of a model, loading that first if need be.
 
         Raises
@@ -163,7 +165,7 @@ class ModelPool:
         if model is None or not model.takes(image):
             # Not loaded yet, or preprocess heard of a changed input before its engines are warm.
             model = await self._on_demand(name, version)
-        return await model.infer(image)
+        return await model.infer(image, urgent=urgent)
 
     async def close(self) -> None:
         """Run what is queued, then free everything."""

@@ -16,6 +16,7 @@ from services.infer.loaded import LoadedModel
 from services.infer.pool import ModelPool
 from visionmesh import subjects
 from visionmesh.context import Context
+from visionmesh.contracts import Priority
 from visionmesh.errors import Code, Fatal
 from visionmesh.models.record import ModelRecord
 from visionmesh.nodes import version_key
@@ -139,7 +140,8 @@ class Infer(Worker):
         name, version = reference.model, reference.version
         # While a file is replaced under its number, what the old one says must not be kept.
         keys = {} if self._pool.is_current(name, version) else _NOT_CACHED
-        output = await self._pool.infer(name, version, image)
+        urgent = reference.priority is Priority.HIGH
+        output = await self._pool.infer(name, version, image, urgent=urgent)
         self._context.metrics.model(name).engine(
             version, (output.batch.finished_ns - output.enqueued_ns) / 1e9
         )

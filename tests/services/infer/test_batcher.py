@@ -58,8 +58,10 @@ def batcher_of(*engines: Engine, **more: Any) -> Batcher:
     return Batcher(**{"max_size": 4, "max_delay": timedelta(seconds=WAIT), **more}, engines=engines)
 
 
-def submit(batcher: Batcher, *numbers: int) -> list[asyncio.Task[BatchedOutput]]:
-    return [asyncio.create_task(batcher.submit(image(number))) for number in numbers]
+def submit(
+    batcher: Batcher, *numbers: int, urgent: bool = False
+) -> list[asyncio.Task[BatchedOutput]]:
+    return [asyncio.create_task(batcher.submit(image(number), urgent=urgent)) for number in numbers]
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -236,6 +238,53 @@ async def test_the_queue_is_bounded() -> None:
     engine.let_pass(2)
     assert await numbers_of(tasks) == list(range(6))
     assert engine.batches == [[0, 1, 2], [3, 4, 5]]
+    await batcher.close()
+
+
+async def test_urgent_images_overtake_those_that_wait_also_for_a_place() -> None:
+    engine = GatedEngine(batch_sizes=(1,))
+    batcher = batcher_of(engine, max_size=1, capacity=3)
+    tasks = submit(batcher, *range(6))
+    await until(lambda: engine.batches == [[0]])
+    await until_queued(batcher, 2)
+    tasks += submit(batcher, 6, 7, urgent=True)
+    await until_queued(batcher, 4)
+    engine.let_pass(8)
+    assert await numbers_of(tasks) == list(range(8))
+    assert [number for [number] in engine.batches] == [0, 6, 7, 1, 2, 3, 4, 5]
+    await batcher.close()
+
+
+async def test_urgent_and_other_images_share_a_batch() -> None:
+    engine = GatedEngine()
+    batcher = batcher_of(engine)
+    tasks = submit(batcher, 0)
+    await until(lambda: engine.batches)
+    tasks += submit(batcher, 1, 2, 3)
+    tasks += submit(batcher, 4, 5, urgent=True)
+    await until_queued(batcher, 5)
+    engine.let_pass(3)
+    assert await numbers_of(tasks) == list(range(6))
+    assert engine.batches == [[0], [4, 5, 1, 2], [3]]
+    await batcher.close()
+
+
+async def test_the_delay_counts_from_the_oldest_image_of_either_priority() -> None:
+    delay = timedelta(milliseconds=300)
+    engines = GatedEngine(batch_sizes=(4,)), GatedEngine(batch_sizes=(4,))
+    batcher = batcher_of(*engines, max_delay=delay)
+    tasks = submit(batcher, 0)
+    await until(lambda: [[0]] in [engine.batches for engine in engines])
+    tasks += submit(batcher, 1)
+    began = time.monotonic()
+    await until(lambda: time.monotonic() - began > delay.total_seconds() / 2)
+    tasks += submit(batcher, 2, urgent=True)
+    await until(lambda: [[2, 1]] in [engine.batches for engine in engines])
+    for engine in engines:
+        engine.let_pass()
+    *_, other, urgent = await asyncio.gather(*tasks)
+    assert urgent.batch == other.batch
+    assert urgent.batch.started_ns - urgent.enqueued_ns < delay // timedelta(microseconds=1) * 1000
     await batcher.close()
 
 
