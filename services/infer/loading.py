@@ -16,6 +16,7 @@ from services.infer.engines import Engine, open_engines
 from services.infer.ways import Way, choose_way, plain_way
 from visionmesh.cpu import cpu_features
 from visionmesh.errors import ConfigurationError, Refused
+from visionmesh.models.artifacts import forget_files
 from visionmesh.models.record import ModelRecord
 from visionmesh.models.registry import Registry
 from visionmesh.models.spec import ModelSpec
@@ -94,6 +95,10 @@ class Loader:
                 raise
             memory = max(_resident_bytes() - before, 0)
         return Loaded(way=way, engines=tuple(engines), memory=memory)
+
+    async def forget(self, hashes: Iterable[str]) -> None:
+        """Delete the files of versions that the mesh does not have any more from this node."""
+        await asyncio.to_thread(forget_files, self._directory, hashes)
 
     def close(self) -> None:
         self._quiet.shutdown(wait=False)

@@ -106,15 +106,17 @@ class ModelPool:
         for key in self._known(name):
             if record is None or key[1] not in record.versions:
                 self._drop(key)
-        if record is None:
-            self._records.pop(name, None)
-        else:
+        old = self._records.pop(name, None)
+        if record is not None:
             self._records[name] = record
             for version in record.wanted:
                 await self._try_to_load(record, version)
             await self._fall_back(record)
             for key in self._known(name):
                 self._drop_when_idle(key)
+        if old is not None:
+            used = (known.objects for known in self._records.values())
+            await self._loader.forget(old.objects.difference(*used))
         self._on_change()
 
     def _known(self, name: str) -> list[tuple[str, int]]:

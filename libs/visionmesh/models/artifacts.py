@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -107,7 +107,7 @@ class ArtifactStore:
         """
         if not _SHA256.fullmatch(sha256):
             raise Refused(Code.UNKNOWN_VERSION, f"{sha256[:80]!r} is not the name of an artefact.")
-        target = directory / f"{sha256}.onnx"
+        target = _file_of(sha256, directory)
         if not await asyncio.to_thread(_is_intact, target, sha256):
             await self._download(sha256, target)
         await asyncio.to_thread(_make_room, target, limit)
@@ -187,6 +187,16 @@ def _name_in(subject: str) -> str:
 def _age(message: Msg) -> timedelta:
     stored = (message.headers or {})["Nats-Time-Stamp"]
     return datetime.now(UTC) - datetime.fromisoformat(stored)
+
+
+def forget_files(directory: Path, hashes: Iterable[str]) -> None:
+    """Delete what `ArtifactStore.fetch` has put into ``directory`` under these hashes, if any."""
+    for sha256 in hashes:
+        _file_of(sha256, directory).unlink(missing_ok=True)
+
+
+def _file_of(sha256: str, directory: Path) -> Path:
+    return directory / f"{sha256}.onnx"
 
 
 def file_sha256(file: Path) -> str:

@@ -87,6 +87,11 @@ class ModelRecord(Frozen):
         return max(self.versions)
 
     @property
+    def objects(self) -> frozenset[str]:
+        """The SHA-256 of every file of its versions."""
+        return frozenset(sha256 for version in self.versions.values() for sha256 in version.objects)
+
+    @property
     def shares(self) -> Weights:
         """The versions that get traffic, in ascending order, and their weights."""
         return self._there(self.traffic.weights) or {self.newest: 1.0}

@@ -114,7 +114,7 @@ class Registry:
                 if record == old:
                     return record
                 if await self._write(record, revision):
-                    if _objects(old) != _objects(record):
+                    if old.objects != record.objects:
                         await self._free(old)
                     return record
 
@@ -218,8 +218,8 @@ class Registry:
         await self._artifacts.sweep()
         if old is None:
             return
-        used = {sha256 for record in await self.list() for sha256 in _objects(record)}
-        for sha256 in _objects(old) - used:
+        used = {sha256 for record in await self.list() for sha256 in record.objects}
+        for sha256 in old.objects - used:
             await self._artifacts.delete(sha256)
 
     async def _next(self, sequence: int) -> RawStreamMsg | None:
@@ -249,10 +249,6 @@ class Registry:
             )
         except BadRequestError:  # somebody else was quicker, with other settings
             return await self._js.key_value(MODELS_BUCKET)
-
-
-def _objects(record: ModelRecord) -> set[str]:
-    return {sha256 for version in record.versions.values() for sha256 in version.objects}
 
 
 def _change(message: RawStreamMsg) -> Change:

@@ -105,6 +105,29 @@ async def test_a_late_image_finds_its_version_and_that_is_dropped_again(
     await until_versions(pool, [2])
 
 
+async def test_what_the_mesh_has_no_more_is_deleted_from_the_node(
+    registry: Registry, pool: ModelPool, tmp_path: Path
+) -> None:
+    def cached() -> set[str]:
+        return {file.stem for file in (tmp_path / "cache").glob("*.onnx")}
+
+    oaks = await pushed(registry, tmp_path / "oaks", versions=(1, 2))
+    pines = await pushed(registry, tmp_path / "pines", versions=(2,))
+    for record in (oaks, pines):
+        await pool.apply(record.spec.name, record)
+    both = await registry.change("oaks", lambda old: old.steered(weights={1: 1, 2: 1}))
+    await pool.apply("oaks", both)
+    assert cached() == both.objects
+
+    await registry.change("oaks", lambda old: old.steered(weights={2: 1}))
+    await pool.apply("oaks", await registry.change("oaks", lambda old: old.without(1)))
+    assert cached() == pines.objects
+    await pool.apply("oaks", None)
+    assert cached() == pines.objects, "another model runs the same file"
+    await pool.apply("pines", None)
+    assert cached() == set()
+
+
 async def test_an_exchange_under_load_fails_no_image(
     registry: Registry, pool: ModelPool, tmp_path: Path
 ) -> None:
