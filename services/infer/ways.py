@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from services.infer.engines import usual_engine
 from visionmesh.models.folder import WEIGHTS_FILE
-from visionmesh.models.record import VersionRecord
 from visionmesh.models.spec import Instance, ModelSpec
 from visionmesh.models.variants import Choice, Precision, Variants
+
+
+class Stored(Protocol):
+    """A version's files, in the mesh or in a folder."""
+
+    @property
+    def sha256(self) -> str:
+        """Of ``model.onnx``."""
+
+    @property
+    def variants(self) -> Variants | None:
+        """What was made of it."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +50,7 @@ class Way:
         return ", ".join(sorted({copies.engine for copies in self.copies}))
 
 
-def plain_way(spec: ModelSpec, version: VersionRecord, *, cores: int, why: str) -> Way:
+def plain_way(spec: ModelSpec, version: Stored, *, cores: int, why: str) -> Way:
     """Return the way that needs nothing but ``model.onnx``, on the usual engine of the device.
 
     Raises
@@ -56,9 +68,7 @@ def plain_way(spec: ModelSpec, version: VersionRecord, *, cores: int, why: str) 
     )
 
 
-def choose_way(
-    spec: ModelSpec, version: VersionRecord, *, features: tuple[str, ...], cores: int
-) -> Way:
+def choose_way(spec: ModelSpec, version: Stored, *, features: tuple[str, ...], cores: int) -> Way:
     """Return the tuned way if it holds on a CPU with ``features``, else the plain one.
 
     Threads and copies are those of ``model.yaml`` if it says anything of instances. Otherwise they
@@ -86,7 +96,7 @@ def choose_way(
     )
 
 
-def _file(version: VersionRecord, variants: Variants, choice: Choice) -> str | None:
+def _file(version: Stored, variants: Variants, choice: Choice) -> str | None:
     """Return the hash of the file that was chosen, if the version has it."""
     if variants.of != version.sha256:
         return None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from visionmesh.cli.console import aside, print_json, print_table, screen
+from visionmesh.cli.console import print_table, screen
+from visionmesh.cli.workshop import Say, work_and_show
 
 if TYPE_CHECKING:
     from visionmesh.models.tuning import Tuning
@@ -22,14 +23,15 @@ def tune_and_show(
 
     model = load_folder(folder)
     number, weights = model.pick(version)
-    with aside().status("reading images") as status:
+
+    def measure(said: Say) -> Tuning:
         _, held_out = gather(images, Workbench(model.spec), most=limit).split()
-        tuning = tune(model, number, held_out, seconds=seconds, tell=status.update)
-    keep(weights, tuning.choice)
-    if json:
-        print_json(tuning.model_dump(mode="json"))
-    else:
-        _show(tuning, f"{model.spec.name}, version {number}")
+        tuning = tune(model, number, held_out, seconds=seconds, tell=said)
+        keep(weights, tuning.choice)
+        return tuning
+
+    name = f"{model.spec.name}, version {number}"
+    work_and_show(measure, lambda tuning: _show(tuning, name), json=json)
 
 
 def _show(tuning: Tuning, what: str) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -12,9 +13,14 @@ from visionmesh.cli import options
 from visionmesh.cli.console import aside, print_json, print_table, screen
 
 if TYPE_CHECKING:
+    from visionmesh.contracts import Frozen
     from visionmesh.models.agreement import Agreement
     from visionmesh.models.optimizing import Report
     from visionmesh.models.verifying import Verification
+
+
+Found = TypeVar("Found", bound="Frozen")
+Say = Callable[[str], None]
 
 
 class Smaller(StrEnum):
@@ -39,6 +45,19 @@ Folder = Annotated[
 ]
 Version = Annotated[int | None, typer.Option(metavar="N", help="By default the newest version.")]
 Limit = Annotated[int, typer.Option(metavar="N", min=2, help="Use so many images at most.")]
+
+
+def work_and_show(
+    work: Callable[[Say], Found], show: Callable[[Found], None], *, json: bool
+) -> Found:
+    """Return what comes of long work, which says what it does; print it, as JSON on request."""
+    with aside().status("reading images") as status:
+        found = work(status.update)
+    if json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        show(found)
+    return found
 
 
 def optimize(
@@ -114,8 +133,8 @@ def _make_smaller(
     from visionmesh.models.optimizing import optimize as make_smaller
     from visionmesh.models.variants import Precision
 
-    with aside().status("reading images") as status:
-        report = make_smaller(
+    report = work_and_show(
+        lambda said: make_smaller(
             load_folder(folder),
             precision=Precision(precision),
             images=images,
@@ -123,12 +142,11 @@ def _make_smaller(
             method=Method(method),
             most=limit,
             force=force,
-            said=status.update,
-        )
-    if json:
-        print_json(report.model_dump(mode="json"))
-    else:
-        _show(report)
+            said=said,
+        ),
+        _show,
+        json=json,
+    )
     left = [one for one in report.made if one.file not in report.promoted]
     if left:
         lost = ", ".join(f"{one.file} ({one.lost:.1%} lost)" for one in left)
@@ -172,21 +190,20 @@ def verify(
     from visionmesh.models.folder import load_folder
     from visionmesh.models.verifying import verify as examine
 
-    with aside().status("reading images") as status:
-        found = examine(
+    found = work_and_show(
+        lambda said: examine(
             load_folder(folder),
             version=version,
             images=images,
             against=against,
             most=limit,
-            said=status.update,
-        )
-    if json:
-        print_json(found.model_dump(mode="json"))
-    else:
-        _show_checks(found)
+            said=said,
+        ),
+        _show_checks,
+        json=json,
+    )
     if not found.passed:
-        wrong = ", ".join(network.file for network in found.networks if not network.passed)
+        wrong = ", ".join(network.name for network in found.networks if not network.passed)
         raise Refused(
             Code.VERIFICATION_FAILED, f"{found.model}, version {found.version}: wrong: {wrong}"
         )
@@ -194,14 +211,14 @@ def verify(
 
 def _show_checks(found: Verification) -> None:
     rows = [
-        (network.file, check.name, "ok" if check.passed else "FAILED", check.told)
+        (network.name, check.name, "ok" if check.passed else "FAILED", check.told)
         for network in found.networks
         for check in network.checks
     ]
     print_table(["FILE", "CHECK", "", "FOUND"], rows, empty="")
     compared = [
         (
-            network.file,
+            network.name,
             network.against or "",
             *(_errors(network.trial.agreement) if network.trial else ("", "")),
             ", ".join(f"{size}: {ms:.2f}" for size, ms in network.ms.items()),
@@ -213,7 +230,11 @@ def _show_checks(found: Verification) -> None:
     columns = ["FILE", "AGAINST", "MAX ERROR", "MEAN ERROR", "MS BY BATCH", "MEMORY MB"]
     print_table(columns, compared, empty="")
     kind = "images" if found.real else "made-up images, on which answers mean little"
-    screen().print(f"{found.images} {kind}; times with one thread on {found.cpu}.")
+    screen().print(
+        f"{found.images} {kind}; times with one thread, unless more are told, on {found.cpu}."
+    )
+    if found.not_run:
+        screen().print(f"Not run, nor would workers here do: {found.not_run}.")
 
 
 def _show(report: Report) -> None:

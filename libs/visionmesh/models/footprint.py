@@ -12,28 +12,41 @@ from pathlib import Path
 import onnxruntime  # noqa: F401 - its code is there before anything is measured
 import psutil
 
+from visionmesh.contracts import Frozen
+from visionmesh.models.running import Running
 from visionmesh.models.spec import ModelSpec
 from visionmesh.workbench import Workbench
 
 
-def footprint(weights: Path, spec: ModelSpec) -> int:
+class _Order(Frozen):
+    """What the process is to measure."""
+
+    weights: Path
+    spec: ModelSpec
+    running: Running
+
+
+def footprint(weights: Path, spec: ModelSpec, running: Running) -> int:
     """Return by how many bytes a process grows with an engine that has run every batch size."""
-    command = [sys.executable, "-m", __name__, str(weights)]
+    order = _Order(weights=weights, spec=spec, running=running)
     told = subprocess.run(
-        command, input=spec.model_dump_json(), capture_output=True, check=True, text=True
+        [sys.executable, "-m", __name__],
+        input=order.model_dump_json(),
+        capture_output=True,
+        check=True,
+        text=True,
     )
     return int(told.stdout)
 
 
-def _measure(weights: Path, spec: ModelSpec) -> int:
-    bench, process = Workbench(spec), psutil.Process()
+def _measure(order: _Order) -> int:
+    bench, process = Workbench(order.spec), psutil.Process()
     before: int = process.memory_info().rss
-    engine = bench.open(weights)
+    engine = order.running.open(bench, order.weights)
     grown: int = process.memory_info().rss - before
     engine.close()
     return grown
 
 
 if __name__ == "__main__":
-    spec = ModelSpec.model_validate_json(sys.stdin.read())
-    sys.stdout.write(f"{_measure(Path(sys.argv[1]), spec)}\n")
+    sys.stdout.write(f"{_measure(_Order.model_validate_json(sys.stdin.read()))}\n")

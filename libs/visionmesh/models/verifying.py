@@ -2,52 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from visionmesh.contracts import Frozen
 from visionmesh.errors import Code, ConfigurationError
-from visionmesh.models.agreement import MOST_LOST
 from visionmesh.models.artifacts import file_sha256
 from visionmesh.models.completing import COMPLETE_FILE, complete_checks
+from visionmesh.models.examining import Examiner, Reference, Verified, checked
 from visionmesh.models.folder import WEIGHTS_FILE, ModelFolder, load_folder
-from visionmesh.models.footprint import footprint
-from visionmesh.models.pictures import Picture, Pictures, gather
-from visionmesh.models.soundness import Check, engine_checks, sizes_of
+from visionmesh.models.pictures import Picture, gather
+from visionmesh.models.push import VersionFiles
+from visionmesh.models.running import Running, running_here
+from visionmesh.models.soundness import Check, engine_checks
 from visionmesh.models.spec import Batching, ModelSpec
-from visionmesh.models.trial import Subject, Trial, compare, cpu_name, drawn, in_turns, lost
+from visionmesh.models.trial import Subject, cpu_name, drawn
 from visionmesh.models.variants import VARIANTS_FILE, Precision, read_variants
 from visionmesh.workbench import Workbench
 
-_SAME = 1e-3
-"""Largest error between two forms of one network, in parts of the largest output value."""
 _DRAWN = 8
 """Images that are made up where none are given."""
-_PROBES = 4
-"""Images that each network is examined with by itself."""
 _QUICK = 2
 """Images, and the largest batch, of `quick`."""
-
-
-class Verified(Frozen):
-    """What was found of one network."""
-
-    file: str
-    against: str | None
-    """What it was compared with."""
-    trial: Trial | None
-    """How that went."""
-    checks: tuple[Check, ...]
-    ms: dict[int, float]
-    """Median milliseconds of a batch, by its size, with one thread."""
-    memory_bytes: int
-    """By which a process grows that has run every batch size."""
-
-    @property
-    def passed(self) -> bool:
-        return all(check.passed for check in self.checks)
 
 
 class Verification(Frozen):
@@ -60,6 +36,8 @@ class Verification(Frozen):
     """Whether they were given; made-up ones say little about equal answers."""
     cpu: str
     networks: tuple[Verified, ...]
+    not_run: str | None
+    """The tuned way and why workers here do not run it, if they do not."""
     passed: bool
 
 
@@ -68,16 +46,6 @@ _OUTDATED = Check(
     passed=False,
     told=f"not what {VARIANTS_FILE} tells of, or made from another network: optimize again",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Reference:
-    """What a network is compared with."""
-
-    name: str
-    subject: Subject
-    same: bool
-    """It is another form of the network: outputs of the same name have the same values."""
 
 
 def verify(
@@ -105,24 +73,20 @@ def verify(
     number, weights = folder.pick(version)
     bench = Workbench(folder.spec)
     pictures = gather(images, bench, most=most) if images else _made_up(folder.spec)
-    examiner = _Examiner(bench=bench, pictures=pictures, real=images is not None, said=said)
+    examiner = Examiner(bench=bench, pictures=pictures, real=images is not None, said=said)
     origin = None if against is None else _origin(against, bench)
-    networks = [examiner.examine(weights, Precision.FP32, origin)]
-    reference = _Reference(
+    first = examiner.examine(weights, Running(), origin)
+    reference = Reference(
         name=weights.name,
         subject=Subject(bench=bench, engine=bench.open(weights)),
         same=False,
     )
-    variants = read_variants(weights.parent)
-    stale = variants is not None and variants.of != file_sha256(weights)
-    for artifact in variants.artifacts if variants else ():
-        file = weights.parent / artifact.file
-        if stale or file_sha256(file) != artifact.sha256:
-            networks.append(_checked(artifact.file, _OUTDATED))
-        else:
-            networks.append(_examined(examiner, file, artifact.precision, reference))
+    stored = VersionFiles(
+        weights=weights, sha256=file_sha256(weights), variants=read_variants(weights.parent)
+    )
+    networks = [first, *_made(examiner, stored, reference)]
     if checks := complete_checks(bench, reference.subject.engine, weights, pictures):
-        networks.append(_checked(COMPLETE_FILE, *checks))
+        networks.append(checked(COMPLETE_FILE, *checks))
     return Verification(
         model=folder.spec.name,
         version=number,
@@ -130,6 +94,7 @@ def verify(
         real=images is not None,
         cpu=cpu_name(),
         networks=tuple(networks),
+        not_run=_not_run(folder.spec, stored),
         passed=all(network.passed for network in networks),
     )
 
@@ -160,86 +125,51 @@ def quick(spec: ModelSpec, weights: Path) -> None:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Examiner:
-    """Looks at networks of one model, all with the same images."""
-
-    bench: Workbench
-    pictures: Sequence[Picture] | Pictures
-    real: bool
-    said: Callable[[str], None]
-
-    def examine(
-        self, weights: Path, precision: Precision, reference: _Reference | None
-    ) -> Verified:
-        self.said(f"examining {weights.name}")
-        engine = self.bench.open(weights)
-        samples = [self.bench.sample(one.encoded) for one in islice(self.pictures, _PROBES)]
-        checks = engine_checks(self.bench, engine, samples, precision)
-        trial = None
-        if reference is not None:
-            subject = Subject(bench=self.bench, engine=engine)
-            own, trials = compare(reference.subject, {"": subject}, self.pictures)
-            trial = trials[""]
-            checks += tuple(self._alike(reference, own, trial))
-        image = samples[0].pixels
-        times = {size: in_turns({"": engine}, image, batch=size)[""] for size in sizes_of(engine)}
-        engine.close()
-        return Verified(
-            file=weights.name,
-            against=reference.name if reference else None,
-            trial=trial,
-            checks=checks,
-            ms=times,
-            memory_bytes=footprint(weights, self.bench.spec),
-        )
-
-    def _alike(self, reference: _Reference, own: Trial, trial: Trial) -> Iterator[Check]:
-        agreement = trial.agreement
-        if reference.same:
-            error = agreement.max_error / (agreement.largest or 1.0)
-            yield Check(
-                name="values",
-                passed=error <= _SAME,
-                told=f"they differ by {error:.2g} of the largest value at most",
-            )
-        gone = lost(trial, own.accuracy)
-        told = f"{agreement.answers:.1%} are equal"
-        if trial.accuracy is not None:
-            told += f", accuracy {own.accuracy:.1%} becomes {trial.accuracy:.1%}"
-        if agreement.broken:
-            told += f", {agreement.broken} images have none"
-        # Rounding may turn what means nothing either way.
-        matters = self.real or reference.same
-        passed = not agreement.broken and (gone <= MOST_LOST or not matters)
-        yield Check(name="answers", passed=passed, told=told)
+def _made(examiner: Examiner, stored: VersionFiles, reference: Reference) -> Iterator[Verified]:
+    """Examine smaller networks, and what a worker here would run, if it is not the plain way."""
+    variants, folder = stored.variants, stored.weights.parent
+    if variants is None:
+        return
+    current = variants.of == stored.sha256
+    for artifact in variants.artifacts:
+        file = folder / artifact.file
+        if current and file_sha256(file) == artifact.sha256:
+            running = Running(precision=artifact.precision)
+            yield examiner.examine_made(file, running, reference)
+        else:
+            yield checked(artifact.file, _OUTDATED)
+    if variants.choice and not current:
+        yield checked(VARIANTS_FILE, _OUTDATED)
+    here = running_here(examiner.bench.spec, stored)
+    if here.tuned:
+        found = examiner.examine_made(stored.objects[here.sha256], here.running, reference)
+        yield found.model_copy(update={"way": str(here.running)})
 
 
-def _examined(
-    examiner: _Examiner, file: Path, precision: Precision, reference: _Reference
-) -> Verified:
-    try:
-        return examiner.examine(file, precision, reference)
-    except ConfigurationError as error:
-        return _checked(file.name, Check(name="loads", passed=False, told=error.message))
+def _not_run(spec: ModelSpec, stored: VersionFiles) -> str | None:
+    choice = stored.variants.choice if stored.variants else None
+    here = running_here(spec, stored)
+    if choice is None or here.tuned:
+        return None
+    return f"{choice.engine} {choice.precision}: {here.why}"
 
 
-def _origin(against: Path, bench: Workbench) -> _Reference:
+def _origin(against: Path, bench: Workbench) -> Reference:
     if not against.is_dir():
         subject = Subject(bench=bench, engine=bench.open(against))
-        return _Reference(name=against.name, subject=subject, same=True)
+        return Reference(name=against.name, subject=subject, same=True)
     folder = load_folder(against)
     number, weights = folder.pick(None)
     other = Workbench(folder.spec)
     subject = Subject(bench=other, engine=other.open(weights))
-    return _Reference(
-        name=f"{folder.spec.name}/{number}/{WEIGHTS_FILE}", subject=subject, same=True
-    )
+    return Reference(name=f"{folder.spec.name}/{number}/{WEIGHTS_FILE}", subject=subject, same=True)
 
 
 def _made_up(spec: ModelSpec) -> list[Picture]:
-    return [Picture(drawn(spec.input, seed), None) for seed in range(_DRAWN)]
-
-
-def _checked(file: str, *checks: Check) -> Verified:
-    return Verified(file=file, against=None, trial=None, checks=checks, ms={}, memory_bytes=0)
+    """Return images of the input's size, twice as wide, and twice as high."""
+    size = spec.input
+    sizes = [
+        size.model_copy(update={"width": size.width * across, "height": size.height * down})
+        for across, down in ((1, 1), (2, 1), (1, 2))
+    ]
+    return [Picture(drawn(sizes[seed % len(sizes)], seed), None) for seed in range(_DRAWN)]

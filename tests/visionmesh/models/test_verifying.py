@@ -9,11 +9,13 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.networks import save_folder, save_network
+from visionmesh.cpu import cpu_features
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.models.artifacts import file_sha256
 from visionmesh.models.folder import load_folder
-from visionmesh.models.variants import Artifact, Precision, Variants, write_variants
+from visionmesh.models.variants import Artifact, Choice, Precision, Variants, write_variants
 from visionmesh.models.verifying import Verification, quick, verify
+from visionmesh.workbench import cores
 
 
 def add_operator(folder: Path, *nodes: onnx.NodeProto) -> Path:
@@ -43,6 +45,20 @@ def artifact(folder: Path, name: str) -> Artifact:
         scheme="fp16",
         sha256=file_sha256(file),
         size_bytes=file.stat().st_size,
+    )
+
+
+def choice(file: str = "model.onnx", *, cpu: tuple[str, ...] | None = None) -> Choice:
+    return Choice(
+        engine="openvino",
+        precision=Precision.FP32,
+        file=file,
+        threads=2,
+        count=1,
+        cpu=cpu_features() if cpu is None else cpu,
+        cores=cores(),
+        images_per_s=200,
+        baseline_per_s=100,
     )
 
 
@@ -162,3 +178,51 @@ def test_an_artefact_that_does_not_load_is_a_failure_not_an_error(tmp_path: Path
     of = file_sha256(folder / "1" / "model.onnx")
     write_variants(folder / "1", Variants(of=of, artifacts=(artifact(folder, "model.fp16.onnx"),)))
     assert failures(verify(load_folder(folder))) == [("model.fp16.onnx", "loads")]
+
+
+def test_what_a_worker_here_would_run_is_compared_with_the_network(tmp_path: Path) -> None:
+    folder = save_folder(tmp_path / "model")
+    images = save_pictures(tmp_path / "images", 6)
+    of = file_sha256(folder / "1" / "model.onnx")
+    write_variants(folder / "1", Variants(of=of, choice=choice()))
+
+    found = verify(load_folder(folder), images=images)
+
+    name = "model.onnx (openvino fp32, 2 threads)"
+    assert [network.name for network in found.networks] == ["model.onnx", name]
+    assert found.passed
+    assert found.not_run is None
+    tuned = found.networks[1]
+    assert tuned.trial is not None
+    assert (tuned.against, tuned.trial.agreement.answers) == ("model.onnx", 1)
+    assert tuned.memory_bytes > 0
+
+
+def test_a_tuned_way_that_answers_otherwise_fails(tmp_path: Path) -> None:
+    folder = save_folder(tmp_path / "model")
+    images = save_pictures(tmp_path / "images", 6)
+    save_network(folder / "1" / "model.bad.onnx", seed=2)
+    of, bad = file_sha256(folder / "1" / "model.onnx"), artifact(folder, "model.bad.onnx")
+    chosen = choice("model.bad.onnx")
+    write_variants(folder / "1", Variants(of=of, artifacts=(bad,), choice=chosen))
+    found = verify(load_folder(folder), images=images)
+    assert failures(found) == [("model.bad.onnx", "answers")] * 2
+    assert [network.way is None for network in found.networks] == [True, True, False]
+
+
+def test_a_way_that_was_tuned_on_another_cpu_is_told_but_not_run(tmp_path: Path) -> None:
+    folder = save_folder(tmp_path)
+    of = file_sha256(folder / "1" / "model.onnx")
+    write_variants(folder / "1", Variants(of=of, choice=choice(cpu=("z80",))))
+    found = verify(load_folder(folder))
+    assert found.passed
+    assert len(found.networks) == 1
+    assert found.not_run == "openvino fp32: it was tuned on another kind of CPU"
+
+
+def test_a_choice_for_another_network_is_outdated(tmp_path: Path) -> None:
+    folder = save_folder(tmp_path)
+    write_variants(folder / "1", Variants(of="0" * 64, choice=choice()))
+    found = verify(load_folder(folder))
+    assert failures(found) == [("variants.json", "current")]
+    assert found.not_run == "openvino fp32: another network was tuned"

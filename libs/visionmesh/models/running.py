@@ -1,0 +1,58 @@
+"""What a worker on this machine would run of a version, one copy of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from services.infer.engines import Engine
+from services.infer.ways import Stored, choose_way, plain_way
+from visionmesh.contracts import Frozen
+from visionmesh.cpu import cpu_features
+from visionmesh.models.spec import Instance, ModelSpec
+from visionmesh.models.variants import Precision
+from visionmesh.workbench import Workbench, cores
+
+
+class Running(Frozen):
+    """How one copy of a network is run."""
+
+    engine: str = "onnxruntime"
+    precision: Precision = Precision.FP32
+    """What is computed in; an INT8 or FP16 file brings its own."""
+    instance: Instance = Instance()
+
+    def __str__(self) -> str:
+        threads = self.instance.threads
+        return f"{self.engine} {self.precision}, {threads} thread{'s' * (threads > 1)}"
+
+    def open(self, bench: Workbench, weights: Path) -> Engine:
+        """Return a warm engine; raise `ConfigurationError` (model_invalid) if there can be none."""
+        return bench.open(weights, self.instance, engine=self.engine, precision=self.precision)
+
+
+class Here(NamedTuple):
+    """What a worker here would do with a version."""
+
+    running: Running
+    sha256: str
+    """Of the file that it runs."""
+    tuned: bool
+    why: str
+
+
+def running_here(spec: ModelSpec, version: Stored, *, plain: bool = False) -> Here:
+    """Return the tuned way if it holds for this CPU; else, or if it is to be ``plain``, FP32.
+
+    Raises
+    ------
+    ConfigurationError
+        (model_invalid) if no engine serves the first device of ``spec``.
+    """
+    if plain:
+        way = plain_way(spec, version, cores=cores(), why="as asked for")
+    else:
+        way = choose_way(spec, version, features=cpu_features(), cores=cores())
+    first = way.copies[0]
+    running = Running(engine=first.engine, precision=way.precision, instance=first.instance)
+    return Here(running, way.sha256, way.tuned, way.why)
