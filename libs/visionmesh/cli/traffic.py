@@ -93,12 +93,19 @@ def compare(
         ),
     ],
     most: Annotated[int, typer.Option(metavar="COUNT", min=1, help="Of images.")] = 500,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Run the FP32 networks, not what was tuned.")
+    ] = False,
     nats: options.NatsUrl = None,
     state: options.State = None,
     json: options.AsJson = False,
 ) -> None:
-    """Run two versions of a pushed model on the same images here, and compare what they say."""
-    found = asyncio.run(_compare(name, first, second, images, most=most, nats=nats, state=state))
+    """Run two versions of a pushed model on the same images here, and compare what they say.
+
+    Each runs as a worker on this machine would run it.
+    """
+    work = _compare(name, (first, second), images, most=most, plain=plain, nats=nats, state=state)
+    found = asyncio.run(work)
     if json:
         print_json({"model": name, "versions": [first, second], **found.model_dump(mode="json")})
         return
@@ -107,7 +114,7 @@ def compare(
         f"{found.equal} images are answered entirely alike."
     )
     print_table(
-        ["VERSION", "ANSWERED", "ACCURACY", "P50 MS", "P99 MS"],
+        ["VERSION", "RAN", "ANSWERED", "ACCURACY", "P50 MS", "P99 MS", "WHY SO"],
         (_side(number, side) for number, side in ((first, found.first), (second, found.second))),
         empty="",
     )
@@ -148,32 +155,39 @@ async def _change(
 
 async def _compare(
     name: str,
-    first: int,
-    second: int,
+    versions: tuple[int, int],
     images: Path,
     *,
     most: int,
+    plain: bool,
     nats: str | None,
     state: Path | None,
 ) -> Comparison:
-    from visionmesh.models import comparing
+    from visionmesh.models.comparing import Contender
+    from visionmesh.models.comparing import compare as judge
     from visionmesh.models.registry import Registry
+    from visionmesh.models.running import running_here
 
     directory = options.settings_of(None, state_dir=state).state_dir / "artifacts"
     connection = await options.connection(nats, state)
+    registry = Registry(connection.client)
+
+    async def contender(record: ModelRecord, number: int) -> Contender:
+        spec = record.spec_of(number)
+        here = running_here(spec, record.version(number), plain=plain)
+        return Contender(spec, await registry.fetch(here.sha256, directory=directory), here)
+
     try:
-        registry = Registry(connection.client)
         record = await registry.get(name)
-        hashes = [record.version(number).sha256 for number in (first, second)]
-        files = [await registry.fetch(sha256, directory=directory) for sha256 in hashes]
+        first, second = [await contender(record, number) for number in versions]
     finally:
         await connection.close()
-    return comparing.compare(record.spec, files[0], files[1], images, most=most)
+    return judge(first, second, images, most=most)
 
 
 def _side(number: int, side: Side) -> tuple[object, ...]:
     accuracy = "-" if side.accuracy is None else f"{side.accuracy:.1%}"
-    return number, side.answered, accuracy, side.p50_ms, side.p99_ms
+    return number, side.ran, side.answered, accuracy, side.p50_ms, side.p99_ms, side.why
 
 
 def _weight(text: str) -> tuple[int, float]:

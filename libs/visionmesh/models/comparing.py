@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,8 +14,9 @@ from visionmesh.contracts import Answer, Frozen, Params
 from visionmesh.errors import Reject
 from visionmesh.models.agreement import likeness
 from visionmesh.models.pictures import gather
+from visionmesh.models.running import Here
 from visionmesh.models.spec import ModelSpec
-from visionmesh.workbench import Sample, Workbench
+from visionmesh.workbench import Workbench
 
 SHOWN = 5
 """Images that are named, of those on which the answers differ most."""
@@ -23,6 +25,10 @@ SHOWN = 5
 class Side(Frozen):
     """What one version did."""
 
+    ran: str
+    """Engine, precision and threads."""
+    why: str
+    """… these."""
     answered: int
     """Images that it could answer."""
     accuracy: float | None
@@ -49,23 +55,33 @@ class Comparison(Frozen):
     """Where they agree least, worst first."""
 
 
+class Contender(NamedTuple):
+    """One version, and how it is run."""
+
+    spec: ModelSpec
+    weights: Path
+    here: Here
+
+
 class _Runner:
     """One version with its engine, and what is measured of it."""
 
-    def __init__(self, bench: Workbench, weights: Path) -> None:
-        self._bench = bench
-        self._engine: Engine = bench.open(weights)
+    def __init__(self, contender: Contender) -> None:
+        self.bench = Workbench(contender.spec)
+        self._here = contender.here
+        self._engine: Engine = self._here.running.open(self.bench, contender.weights)
         self._times: list[float] = []
         self._hits: list[bool] = []
         self._answered = 0
 
-    def look(self, sample: Sample, truth: str | None) -> Answer | None:
+    def look(self, encoded: bytes, truth: str | None) -> Answer | None:
         """Return the answer, `None` if the network has none."""
+        sample = self.bench.sample(encoded)
         began = time.perf_counter()
         try:
             outputs = self._engine.run([sample.pixels])
             self._times.append((time.perf_counter() - began) * 1e3)
-            answer = self._bench.read(outputs, 0, sample, Params())
+            answer = self.bench.read(outputs, 0, sample, Params())
         except Reject:
             answer = None
         self._answered += answer is not None
@@ -76,6 +92,8 @@ class _Runner:
     def side(self) -> Side:
         p50, p99 = np.percentile(self._times, [50, 99]) if self._times else (0.0, 0.0)
         return Side(
+            ran=str(self._here.running),
+            why=self._here.why,
             answered=self._answered,
             accuracy=statistics.fmean(self._hits) if self._hits else None,
             p50_ms=round(float(p50), 3),
@@ -86,10 +104,8 @@ class _Runner:
         self._engine.close()
 
 
-def compare(
-    spec: ModelSpec, first: Path, second: Path, images: Path, *, most: int = 500
-) -> Comparison:
-    """Run two networks for ``spec`` on up to ``most`` images below ``images``, image by image.
+def compare(first: Contender, second: Contender, images: Path, *, most: int = 500) -> Comparison:
+    """Run two versions on up to ``most`` images below ``images``, image by image.
 
     They take turns, so that whatever else the machine does meanwhile hits both alike.
 
@@ -99,16 +115,14 @@ def compare(
         (images_missing) if there is no image that can be decoded; (model_invalid) if a network
         cannot be loaded.
     """
-    bench = Workbench(spec)
-    pictures = gather(images, bench, most=most)
-    runners = _Runner(bench, first), _Runner(bench, second)
+    runners = _Runner(first), _Runner(second)
+    pictures = gather(images, runners[0].bench, most=most)
     equal = compared = 0.0
     shares: list[Difference] = []
     for file, (encoded, truth) in zip(pictures.files, pictures, strict=True):
-        sample = bench.sample(encoded)
         # Who comes second finds the caches warmer.
         order = (0, 1) if len(shares) % 2 else (1, 0)
-        answers = {number: runners[number].look(sample, truth) for number in order}
+        answers = {number: runners[number].look(encoded, truth) for number in order}
         part, whole = _agreement(answers[0], answers[1])
         equal, compared = equal + part, compared + whole
         name = str(file.relative_to(pictures.root))

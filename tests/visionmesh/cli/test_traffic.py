@@ -12,7 +12,10 @@ from tests.networks import save_network
 from tests.polling import until
 from tests.visionmesh.cli.conftest import Finished, Run, finish
 from visionmesh.cli.versions import size
+from visionmesh.cpu import cpu_features
 from visionmesh.local import LocalMesh
+from visionmesh.models.artifacts import file_sha256
+from visionmesh.models.variants import Choice, Precision, Variants, write_variants
 
 NAME = "twofold"
 
@@ -115,6 +118,32 @@ async def test_two_versions_are_compared_on_images(
     assert two["differences"][0]["file"] in {"a.jpg", "b.PNG", "more/c.webp"}
     table = (await visionmesh("compare", NAME, "1", "2", "--images", photos)).out
     assert "P99 MS" in table
+    assert "onnxruntime fp32, 1 thread" in table
+
+
+async def test_versions_are_compared_as_they_would_run_here(
+    visionmesh: Run, tmp_path: Path, photos: Path
+) -> None:
+    folder = write_classifier(tmp_path, name="tuned")
+    network = folder / "1" / "model.onnx"
+    choice = Choice(
+        engine="openvino", precision=Precision.FP32, file=network.name, threads=1, count=1,
+        cpu=cpu_features(), images_per_s=200, baseline_per_s=100,
+    )  # fmt: skip
+    write_variants(network.parent, Variants(of=file_sha256(network), choice=choice))
+    save_network(folder / "2" / "model.onnx", shape=("n", 3, 32, 32), seed=3)
+    assert (await visionmesh("push", folder)).status == 0
+    compare = ("compare", "tuned", "1", "2", "--images", photos)
+
+    [here] = (await visionmesh(*compare, "--json")).documents
+    [plain] = (await visionmesh(*compare, "--plain", "--json")).documents
+    table = (await visionmesh(*compare)).out
+
+    assert here["first"]["ran"] == "openvino fp32, 1 thread"
+    assert here["second"]["ran"] == "onnxruntime fp32, 1 thread"
+    assert here["second"]["why"] == "it was not tuned"
+    assert {plain[side]["ran"] for side in ("first", "second")} == {here["second"]["ran"]}
+    assert "openvino fp32, 1 thread" in table
 
 
 async def test_a_version_that_is_named_twice_is_refused(visionmesh: Run) -> None:
