@@ -1,80 +1,30 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import threading
-import time
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import nats
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
-from onnx.numpy_helper import from_array
 
 from services.infer.batcher import Batch
 from services.infer.loaded import LoadedModel
 from services.infer.pool import ModelPool
-from tests.networks import expected, save_folder, save_network
-from visionmesh.errors import Code, Miss, Reject, Retry
+from tests.networks import save_network
+from tests.services.infer.conftest import (
+    broken,
+    pushed,
+    right,
+    scores,
+    until_versions,
+    versions,
+)
+from visionmesh.errors import Miss
 from visionmesh.models.folder import load_folder
-from visionmesh.models.record import ModelRecord
 from visionmesh.models.registry import Registry
-
-LINGER = timedelta(milliseconds=100)
-
-
-@pytest.fixture
-async def registry(nats_url: str) -> AsyncIterator[Registry]:
-    nc = await nats.connect(nats_url)
-    registry = Registry(nc)
-    yield registry
-    if any(record.spec.name == "trees" for record in await registry.list()):
-        await registry.remove("trees")
-    await nc.close()
-
-
-@pytest.fixture
-async def pool(registry: Registry, tmp_path: Path) -> AsyncIterator[ModelPool]:
-    pool = ModelPool(registry=registry, directory=tmp_path / "cache", linger=LINGER)
-    yield pool
-    await pool.close()
-
-
-async def pushed(registry: Registry, folder: Path, **more: Any) -> ModelRecord:
-    return await registry.push(load_folder(save_folder(folder, **more)), replace=True)
-
-
-def image_of(seed: int) -> NDArray[np.uint8]:
-    return np.random.default_rng(seed).integers(0, 256, (8, 6, 3), np.uint8)
-
-
-async def scores(pool: ModelPool, version: int, seed: int = 0) -> NDArray[Any]:
-    output = await pool.infer("trees", version, image_of(seed))
-    answer: NDArray[Any] = output.outputs["scores"]
-    return answer
-
-
-def right(version: int, seed: int = 0) -> NDArray[Any]:
-    """Return what version ``version`` says of an image; its weights have the version as seed."""
-    (answer,) = expected(image_of(seed).transpose(2, 0, 1)[None].astype(np.float32), version)
-    return np.asarray(answer)
-
-
-def versions(pool: ModelPool) -> list[int]:
-    return [model.version for model in pool.loaded]
-
-
-async def until_versions(pool: ModelPool, wanted: list[int]) -> None:
-    deadline = time.monotonic() + 10
-    while versions(pool) != wanted:
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.005)
 
 
 async def test_versions_with_traffic_are_loaded_and_answer(
@@ -153,89 +103,10 @@ async def test_an_exchange_under_load_fails_no_image(
     assert (near.sum(axis=1) == 1).all(), "each image was answered by one of the builds"
 
 
-async def test_the_old_version_serves_on_when_the_new_one_cannot_be_loaded(
-    registry: Registry, pool: ModelPool, tmp_path: Path
-) -> None:
-    record = await pushed(registry, tmp_path / "trees", versions=(1,))
-    await pool.apply("trees", record)
-    lost = record.versions[1].model_copy(update={"sha256": "0" * 64})
-
-    await pool.apply("trees", record.model_copy(update={"versions": {1: lost}}))
-
-    np.testing.assert_allclose(await scores(pool, 1), right(1), rtol=1e-4)
-    assert "push the model again" in pool.failures["trees", 1]
-
-
-def broken(record: ModelRecord, version: int) -> ModelRecord:
-    """Return the record with a file for ``version`` that the mesh does not have."""
-    lost = record.versions[version].model_copy(update={"sha256": "0" * 64})
-    return record.model_copy(update={"versions": {**record.versions, version: lost}})
-
-
-async def test_what_answered_before_is_kept_while_nothing_newer_can_be_loaded(
-    registry: Registry, pool: ModelPool, tmp_path: Path
-) -> None:
-    record = await pushed(registry, tmp_path / "trees", versions=(1, 2))
-    await pool.apply("trees", record.steered(weights={1: 1}))
-
-    await pool.apply("trees", broken(record.steered(weights={2: 1}), 2))
-    assert pool.versions == {"trees": (1,)}
-    assert "push the model again" in pool.failures["trees", 2]
-    await asyncio.sleep(3 * LINGER.total_seconds())
-    assert versions(pool) == [1]
-
-    await pool.apply("trees", record.steered(weights={2: 1}))
-    assert pool.failures == {}
-    await until_versions(pool, [2])
-
-
-async def test_a_worker_that_starts_with_a_broken_version_loads_what_answered_before(
-    registry: Registry, pool: ModelPool, tmp_path: Path
-) -> None:
-    record = await pushed(registry, tmp_path / "trees", versions=(1, 2, 3))
-    told = record.steered(weights={1: 1}).steered(weights={3: 1})
-
-    await pool.apply("trees", broken(told, 3))
-
-    assert pool.versions == {"trees": (1,)}
-    assert told.choose("id", "cam", ready=pool.versions["trees"]) == 1
-
-
 async def test_a_shadow_is_kept_loaded(registry: Registry, pool: ModelPool, tmp_path: Path) -> None:
     record = await pushed(registry, tmp_path / "trees", versions=(1, 2))
     await pool.apply("trees", record.steered(shadow=1))
     assert versions(pool) == [1, 2]
-
-
-def sessions() -> int:
-    """Return how many networks ONNX Runtime holds in this process."""
-    gc.collect()
-    # `isinstance` would ask objects that warn when they are asked.
-    return sum(issubclass(type(one), onnxruntime.InferenceSession) for one in gc.get_objects())
-
-
-async def test_a_version_that_cannot_be_warmed_is_freed(
-    registry: Registry, pool: ModelPool, tmp_path: Path
-) -> None:
-    folder = save_folder(tmp_path / "trees")
-    network = onnx.load(folder / "1" / "model.onnx")
-    flatten = network.graph.node.pop()
-    # What no check can foresee: sizes that only a run tells.
-    network.graph.initializer.append(from_array(np.array([1, -1], np.float32), "sizes"))
-    network.graph.node.extend(
-        [
-            onnx.helper.make_node("Cast", ["sizes"], ["one"], to=onnx.TensorProto.INT64),
-            onnx.helper.make_node("Reshape", [flatten.input[0], "one"], flatten.output),
-        ]
-    )
-    onnx.save(network, folder / "1" / "model.onnx")
-    before = sessions()
-
-    await pool.apply("trees", await registry.push(load_folder(folder)))
-
-    assert "answers 2 images with an output 'scores' of shape (1, 8)" in pool.failures["trees", 1]
-    assert pool.versions == {}
-    assert sessions() == before
 
 
 async def test_an_idle_model_falls_asleep_and_wakes_with_the_next_image(
@@ -277,28 +148,6 @@ async def test_a_file_that_is_replaced_is_not_current_until_it_is_loaded(
     assert pool.is_current("trees", 1)
     await pool.apply("trees", broken(record, 1))
     assert not pool.is_current("trees", 1)
-
-
-async def test_a_version_that_no_engine_can_run_rejects_its_images(
-    registry: Registry, pool: ModelPool, tmp_path: Path
-) -> None:
-    more = "instances: [{device: abacus}]\n"
-    await pool.apply("trees", await pushed(registry, tmp_path / "trees", more=more))
-    assert "no engine serves the device 'abacus'" in pool.failures["trees", 1]
-    with pytest.raises(Reject) as raised:
-        await scores(pool, 1)
-    assert raised.value.code is Code.MODEL_INVALID
-
-
-async def test_what_is_not_known_yet_is_tried_again(
-    registry: Registry, pool: ModelPool, tmp_path: Path
-) -> None:
-    with pytest.raises(Retry) as raised:
-        await scores(pool, 1)
-    assert raised.value.delay > timedelta(0)
-    await pool.apply("trees", await pushed(registry, tmp_path / "trees"))
-    with pytest.raises(Retry):
-        await scores(pool, 2)
 
 
 async def test_an_image_for_another_input_size_is_a_miss(
