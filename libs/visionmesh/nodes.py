@@ -61,6 +61,8 @@ class NodeRecord(Frozen):
     """Those in memory now."""
     failed: dict[str, str] = Field(default_factory=dict)
     """Why a version cannot be run or decoded here, by `version_key`."""
+    heard: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    """Of ingest: the versions that it would give images to, by model."""
     backlog: dict[str, int] = Field(default_factory=dict)
     """Milliseconds that the engines need for what waits for them, by model."""
     device: str = "cpu"
@@ -134,7 +136,12 @@ class Nodes:
         self._versions: dict[str, frozenset[int]] = {}
         """What `versions` returns, until something is heard."""
         self._load: Callable[[], float] = lambda: 0.0
+        self._listeners: list[Callable[[], None]] = []
         self._tasks: list[asyncio.Task[None]] = []
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Have ``listener`` called whenever a worker was heard of."""
+        self._listeners.append(listener)
 
     async def start(self, *, load: Callable[[], float]) -> None:
         """Begin to announce and to watch; ``load`` returns the images in hand."""
@@ -268,6 +275,8 @@ class Nodes:
             self._seen.pop(key, None)
         else:
             self._seen[key] = (time.monotonic(), record)
+        for listener in self._listeners:
+            listener()
 
     async def stop(self) -> None:
         """Withdraw the record."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from services.ingest.admission import Admission
 from services.ingest.callers import Callers
+from services.ingest.heard import Heard
 from services.ingest.http import Gateway, build_app
 from services.ingest.intake import Intake
 from visionmesh.context import Context
@@ -19,6 +20,7 @@ class Ingest(Worker):
         self._admission = Admission(context=context)
         self._callers = Callers(connection=context.connection)
         self._intake = Intake(context=context, admission=self._admission)
+        self._heard = Heard(context=context)
 
     @property
     def in_hand(self) -> int:
@@ -32,8 +34,10 @@ class Ingest(Worker):
     async def start(self) -> None:
         await self._callers.start()
         await self._admission.shadows.start()
+        await self._heard.start()
         await self._intake.start()
 
     async def stop(self) -> None:
+        await self._heard.stop()
         await self._intake.stop()
         await self._admission.shadows.stop()

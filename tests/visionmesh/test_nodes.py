@@ -64,6 +64,18 @@ async def test_a_worker_is_listed_with_what_it_tells(join: Join, connection: Con
     assert (infer_b.node, infer_b.models, infer_b.ready) == ("b", {"cats": (1, 2)}, True)
 
 
+async def test_who_listens_is_told_that_a_worker_came_changed_and_went(join: Join) -> None:
+    here = await join("a", "ingest")
+    told: list[frozenset[int]] = []
+    here.on_change(lambda: told.append(here.versions("cats")))
+    infer = await join("b", "infer", models={"cats": (1,)})
+    await sees(lambda: {1} in told)
+    await infer.update(models={"cats": (1, 2)})
+    await sees(lambda: {1, 2} in told)
+    await infer.stop()
+    await sees(lambda: told[-1] == frozenset())
+
+
 async def test_the_lane_is_this_node_s_where_a_ready_worker_serves_the_model(join: Join) -> None:
     here = await join("a", "preprocess")
     elsewhere = await join("b", "preprocess")

@@ -18,8 +18,6 @@ from visionmesh.models.record import ModelRecord
 from visionmesh.nodes import NodeRecord, list_nodes
 
 _POLL = timedelta(milliseconds=200)
-_HEARSAY = timedelta(milliseconds=250)
-"""Ingest reads what workers announce at the same moment, and does not say when it has."""
 
 Failures = dict[str, str]
 """Why a worker cannot load a version, by ``worker/model/version``."""
@@ -42,7 +40,7 @@ async def served(
     connection = await options.connection(nats, state)
     try:
         # What failed before this push may be told again until a worker has tried anew.
-        before = _failures(await _infer_workers(connection.client))
+        before = _failures(_infer_workers(await list_nodes(connection.client)))
         yield pushed
         if within > timedelta(0):
             await _until_served(connection.client, pushed, before=before, within=within)
@@ -55,13 +53,13 @@ async def _until_served(
 ) -> None:
     deadline = time.monotonic() + within.total_seconds()
     while True:
-        workers = await _infer_workers(client)
+        nodes = await list_nodes(client)
+        workers = _infer_workers(nodes)
         if not workers:
             aside().print("No infer worker is there: the first one that starts loads it.")
             return
-        waiting = [record for record in pushed if not any(_serves(w, record) for w in workers)]
+        waiting = [record for record in pushed if not _is_served(nodes, record)]
         if not waiting:
-            await asyncio.sleep(_HEARSAY.total_seconds())
             return
         late = time.monotonic() > deadline
         for record in waiting:
@@ -70,18 +68,22 @@ async def _until_served(
             names = ", ".join(record.spec.name for record in waiting)
             raise Refused(
                 Code.MODEL_NOT_READY,
-                f"No infer worker has loaded {names} within {within.total_seconds():g} s; "
-                "it is stored, and they go on: see `visionmesh ps`.",
+                f"{names} is not served after {within.total_seconds():g} s; "
+                "it is stored, and the workers go on: see `visionmesh ps`.",
             )
         await asyncio.sleep(_POLL.total_seconds())
 
 
-async def _infer_workers(client: Client) -> list[NodeRecord]:
-    return [node for node in await list_nodes(client) if node.stage == "infer"]
+def _infer_workers(nodes: Sequence[NodeRecord]) -> list[NodeRecord]:
+    return [node for node in nodes if node.stage == "infer"]
 
 
-def _serves(worker: NodeRecord, record: ModelRecord) -> bool:
-    return set(record.wanted) <= set(worker.models.get(record.spec.name, ()))
+def _is_served(nodes: Sequence[NodeRecord], record: ModelRecord) -> bool:
+    """Say whether an infer worker has the versions, and every ingest worker has heard of it."""
+    name, wanted = record.spec.name, set(record.wanted)
+    loaded = any(wanted <= {*worker.models.get(name, ())} for worker in _infer_workers(nodes))
+    doors = [node for node in nodes if node.stage == "ingest" and node.ready]
+    return loaded and all(wanted <= {*door.heard.get(name, ())} for door in doors)
 
 
 def _failures(workers: Sequence[NodeRecord]) -> Failures:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import httpx
 
 from tests.mesh.conftest import SIZE, picture, write_classifier
 from tests.networks import save_network, spoil_network
+from tests.polling import until
 from tests.visionmesh.cli.conftest import Run, finish
+from visionmesh.bus import Connection
+from visionmesh.client import Mesh
 from visionmesh.embedded import NatsServer
 from visionmesh.local import LocalMesh
+from visionmesh.nodes import Nodes
 
 
 async def test_the_first_request_after_a_push_is_answered(
@@ -38,7 +43,7 @@ async def test_a_model_that_no_worker_can_load_fails_the_push_until_it_is_mended
     assert "[model_failed]" in failed.err
     assert failed.out == "mended: versions 1\n"
     save_network(file, shape=("n", 3, SIZE, SIZE))
-    assert (await visionmesh("push", folder)).status == 0
+    assert (await visionmesh("push", folder, "--replace")).status == 0
 
 
 async def test_the_wait_is_bounded_and_0_does_not_wait(visionmesh: Run, tmp_path: Path) -> None:
@@ -48,6 +53,44 @@ async def test_the_wait_is_bounded_and_0_does_not_wait(visionmesh: Run, tmp_path
     # Nothing changed, so no worker tries anew: what it said before is told in the end.
     again = await visionmesh("push", folder, "--no-check", "--wait", "0.5")
     assert (again.status, "late" in again.err) == (1, True)
+
+
+async def test_a_push_waits_until_ingest_has_heard_of_the_worker(tmp_path: Path) -> None:
+    folder = write_classifier(tmp_path, name="whispered")
+    async with AsyncExitStack() as stack:
+        nats = await stack.enter_async_context(NatsServer(store=tmp_path / "nats"))
+        connection = await Connection.open(nats.url, name="workers")
+        stack.push_async_callback(connection.close)
+        workers = {}
+        for stage in ("infer", "ingest"):
+            workers[stage] = Nodes(nc=connection.client, node="n", stage=stage)
+            await workers[stage].start(load=lambda: 0)
+            stack.push_async_callback(workers[stage].stop)
+        await workers["infer"].update(ready=True, models={"whispered": (1,)})
+        await workers["ingest"].update(ready=True)
+        push = ("push", folder, "--nats", nats.url, "--no-check", "--wait")
+        deaf = await finish(tmp_path, *push, "0.5")
+        assert (deaf.status, "[model_not_ready]" in deaf.err) == (1, True)
+        await workers["ingest"].update(heard={"whispered": (1,)})
+        assert (await finish(tmp_path, *push, "30")).status == 0
+
+
+async def test_ingest_tells_what_it_gives_images_to(
+    visionmesh: Run, running: LocalMesh, tmp_path: Path
+) -> None:
+    assert (await visionmesh("push", write_classifier(tmp_path, name="told"))).status == 0
+    async with Mesh(running.nats_url) as mesh:
+
+        async def heard() -> dict[str, tuple[int, ...]]:
+            (ingest,) = [node for node in await mesh.nodes() if node.stage == "ingest"]
+            return ingest.heard
+
+        async def gone() -> bool:
+            return "told" not in await heard()
+
+        assert (await heard())["told"] == (1,)
+        assert (await visionmesh("rm", "told")).status == 0
+        await until(gone)
 
 
 async def test_without_an_infer_worker_nothing_is_waited_for(tmp_path: Path) -> None:
