@@ -15,8 +15,9 @@ from onnx.numpy_helper import from_array
 
 from services.infer.pool import ModelPool
 from tests.networks import save_folder
-from tests.services.infer.conftest import broken, (
+from tests.services.infer.conftest import (
     LINGER,
+    broken,
     pushed,
     right,
     scores,
@@ -25,7 +26,6 @@ from tests.services.infer.conftest import broken, (
 )
 from visionmesh.errors import Code, Reject, Retry
 from visionmesh.models.folder import load_folder
-from visionmesh.models.record import ModelRecord
 from visionmesh.models.registry import Registry
 
 
