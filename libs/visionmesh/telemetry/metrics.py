@@ -1,8 +1,9 @@
-"""Every metric of every service: one table, and methods that cost about a microsecond."""
+"""Every metric of every service: the tables, and methods that cost about a microsecond."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from prometheus_client import (
     CollectorRegistry,
@@ -23,123 +24,91 @@ IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
 """The sizes that engines are commonly built for."""
 
 
-class Table:
-    """The metrics themselves, as Prometheus sees them."""
+_STAGE = ("stage",)
+_MODEL = ("stage", "model")
+_OUTCOME = (*_MODEL, "status", "reason")
+_VERSION = ("model", "version")
+
+
+class ModelTable:
+    """The metrics with the label ``model``, as Prometheus sees them."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.requests = Counter(
-            "visionmesh_requests",
-            "Images that a stage is done with, by outcome.",
-            ("stage", "model", "status", "reason"),
-            registry=registry,
+        counter = partial(Counter, registry=registry)
+        gauge = partial(Gauge, registry=registry)
+        seconds = partial(Histogram, buckets=SECONDS, registry=registry)
+        images = partial(Histogram, buckets=IMAGES, registry=registry)
+        self.requests = counter(
+            "visionmesh_requests", "Images that a stage is done with, by outcome.", _OUTCOME
         )
-        self.inference = Histogram(
+        self.inference = seconds(
             "visionmesh_inference_seconds",
             "What a stage itself needs for one image, or the engine for one batch.",
-            ("stage", "model"),
-            buckets=SECONDS,
-            registry=registry,
+            _MODEL,
         )
-        self.queue = Histogram(
-            "visionmesh_queue_seconds",
-            "How long an image waited before a stage took it.",
-            ("stage", "model"),
-            buckets=SECONDS,
-            registry=registry,
+        self.queue = seconds(
+            "visionmesh_queue_seconds", "How long an image waited before a stage took it.", _MODEL
         )
-        self.queue_depth = Gauge(
-            "visionmesh_queue_depth",
-            "Messages that wait in front of a stage.",
-            ("stage", "model"),
-            registry=registry,
+        self.queue_depth = gauge(
+            "visionmesh_queue_depth", "Messages that wait in front of a stage.", _MODEL
         )
-        self.batch = Histogram(
-            "visionmesh_batch_size",
-            "Images in one batch of the engine.",
-            ("model",),
-            buckets=IMAGES,
-            registry=registry,
+        self.batch = images(
+            "visionmesh_batch_size", "Images in one batch of the engine.", ("model",)
         )
-        self.engine = Histogram(
+        self.engine = seconds(
             "visionmesh_engine_seconds",
             "From an image's place in the queue of a version's engines to the network's outputs.",
-            ("model", "version"),
-            buckets=SECONDS,
-            registry=registry,
+            _VERSION,
         )
-        self.shadow = Counter(
+        self.shadow = counter(
             "visionmesh_shadow",
             "Images that a shadow version was to look at, by what became of them.",
-            ("model", "version", "outcome"),
-            registry=registry,
+            (*_VERSION, "outcome"),
         )
         self.agreement = Summary(
             "visionmesh_agreement",
             "How much of an image's answer a shadow version agrees with, from 0 to 1.",
-            ("model", "version"),
+            _VERSION,
             registry=registry,
         )
-        self.cache = Counter(
+        self.dead = counter("visionmesh_dead", "Images that ended on DEAD.", (*_MODEL, "reason"))
+
+    def forget(self, model: str) -> None:
+        """Drop the series of a model."""
+        for metric in vars(self).values():
+            metric.remove_by_labels({"model": model})
+
+
+class WorkerTable:
+    """The other metrics."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        counter = partial(Counter, registry=registry)
+        gauge = partial(Gauge, labelnames=_STAGE, registry=registry)
+        self.cache = counter(
             "visionmesh_cache",
             "What became of look-ups in the cache and of values to be stored.",
             ("outcome",),
-            registry=registry,
         )
-        self.arena_used = Gauge(
-            "visionmesh_arena_used_bytes",
-            "Bytes of the shared memory that hold an image.",
-            ("stage",),
-            registry=registry,
+        self.arena_used = gauge(
+            "visionmesh_arena_used_bytes", "Bytes of the shared memory that hold an image."
         )
-        self.arena_capacity = Gauge(
-            "visionmesh_arena_capacity_bytes",
-            "Bytes of the shared memory that a stage writes to.",
-            ("stage",),
-            registry=registry,
+        self.arena_capacity = gauge(
+            "visionmesh_arena_capacity_bytes", "Bytes of the shared memory that a stage writes to."
         )
-        self.in_flight = Gauge(
-            "visionmesh_in_flight",
-            "Images that a stage holds.",
-            ("stage",),
-            registry=registry,
+        self.in_flight = gauge("visionmesh_in_flight", "Images that a stage holds.")
+        self.redeliveries = counter(
+            "visionmesh_redeliveries", "Messages that were delivered before.", _STAGE
         )
-        self.redeliveries = Counter(
-            "visionmesh_redeliveries",
-            "Messages that were delivered before.",
-            ("stage",),
-            registry=registry,
-        )
-        self.dead = Counter(
-            "visionmesh_dead",
-            "Images that ended on DEAD.",
-            ("stage", "model", "reason"),
-            registry=registry,
-        )
-        self.single_flight = Counter(
-            "visionmesh_single_flight",
-            "Images that were answered by an identical one in flight.",
-            registry=registry,
-        )
-
-    def with_model(self) -> tuple[Counter | Gauge | Histogram | Summary, ...]:
-        """Return the metrics that have the label ``model``."""
-        return (
-            self.requests,
-            self.inference,
-            self.queue,
-            self.queue_depth,
-            self.batch,
-            self.dead,
-            self.engine,
-            self.shadow,
-            self.agreement,
+        self.single_flight = counter(
+            "visionmesh_single_flight", "Images that were answered by an identical one in flight."
         )
 
 
 class ModelMetrics:
     """What a stage counts for one model."""
 
-    def __init__(self, table: Table, *, stage: str, model: str) -> None:
+    def __init__(self, table: ModelTable, *, stage: str, model: str) -> None:
         self._table = table
         self._stage = stage
         self._model = model
@@ -191,7 +160,8 @@ class Metrics:
     def __init__(self, *, stage: str, registry: CollectorRegistry) -> None:
         self._stage = stage
         self._registry = registry
-        self._table = Table(registry)
+        self._by_model = ModelTable(registry)
+        self._table = WorkerTable(registry)
         self._models: dict[str, ModelMetrics] = {}
         self._cache: dict[str, Counter] = {}
         self._table.in_flight.labels(stage)
@@ -203,14 +173,13 @@ class Metrics:
         """Return the counters of one model, the same object for the same name."""
         found = self._models.get(name)
         if found is None:
-            found = self._models[name] = ModelMetrics(self._table, stage=self._stage, model=name)
+            found = self._models[name] = ModelMetrics(self._by_model, stage=self._stage, model=name)
         return found
 
     def forget(self, name: str) -> None:
         """Drop the series of a model that the mesh no longer has."""
         if self._models.pop(name, None) is not None:
-            for metric in self._table.with_model():
-                metric.remove_by_labels({"model": name})
+            self._by_model.forget(name)
 
     def cache(self, outcome: str, times: int = 1) -> None:
         """Count outcomes of the cache: `visionmesh.cache.Outcome`, and those of near frames."""
