@@ -46,7 +46,7 @@ def push(
     json: options.AsJson = False,
 ) -> None:
     """Store models in the mesh; every worker loads them, beside what it serves now."""
-    from visionmesh.cli.readiness import served
+    from visionmesh.cli.readiness import Pushed, served
     from visionmesh.models.check import inspect
     from visionmesh.models.folder import load_folder
     from visionmesh.models.verifying import quick
@@ -64,9 +64,10 @@ def push(
             _registry(nats, state) as registry,
             served(nats, state, within=patience) as pushed,
         ):
+            before = await registry.list()
             for folder in loaded:
                 record = await registry.push(folder, version=version, replace=replace)
-                pushed.append(record)
+                pushed.append(Pushed(record, changed=record not in before))
                 if json:
                     print_json(_summary(record))
                 else:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,18 +16,26 @@ from visionmesh.cli import options
 from visionmesh.cli.console import aside
 from visionmesh.errors import Code, Refused
 from visionmesh.models.record import ModelRecord
-from visionmesh.nodes import NodeRecord, list_nodes
+from visionmesh.nodes import NodeRecord, list_nodes, version_key
 
 _POLL = timedelta(milliseconds=200)
 
 Failures = dict[str, str]
-"""Why a worker cannot load a version, by ``worker/model/version``."""
+"""Why a worker cannot run or decode a version, by ``worker/model/version``."""
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """A model as it was stored; nothing is tried anew where that ``changed`` nothing."""
+
+    record: ModelRecord
+    changed: bool
 
 
 @asynccontextmanager
 async def served(
     nats: str | None, state: Path | None, *, within: timedelta
-) -> AsyncIterator[list[ModelRecord]]:
+) -> AsyncIterator[list[Pushed]]:
     """Return from the block when what was put into the list is served; 0 does not wait.
 
     Without an infer worker nothing is waited for, and the user is told.
@@ -34,13 +43,14 @@ async def served(
     Raises
     ------
     Refused
-        (model_failed) if no infer worker can load a model; (model_not_ready) if none has in time.
+        (model_failed) if no infer worker can load a model, or a postprocess worker cannot decode
+        it; (model_not_ready) if that is not known in time.
     """
-    pushed: list[ModelRecord] = []
+    pushed: list[Pushed] = []
     connection = await options.connection(nats, state)
     try:
         # What failed before this push may be told again until a worker has tried anew.
-        before = _failures(_infer_workers(await list_nodes(connection.client)))
+        before = _failures(await list_nodes(connection.client))
         yield pushed
         if within > timedelta(0):
             await _until_served(connection.client, pushed, before=before, within=within)
@@ -49,7 +59,7 @@ async def served(
 
 
 async def _until_served(
-    client: Client, pushed: Sequence[ModelRecord], *, before: Failures, within: timedelta
+    client: Client, pushed: Sequence[Pushed], *, before: Failures, within: timedelta
 ) -> None:
     deadline = time.monotonic() + within.total_seconds()
     while True:
@@ -58,12 +68,12 @@ async def _until_served(
         if not workers:
             aside().print("No infer worker is there: the first one that starts loads it.")
             return
-        waiting = [record for record in pushed if not _is_served(nodes, record)]
+        late = time.monotonic() > deadline
+        for one in pushed:
+            _require_hope(nodes, one.record, known=before if one.changed and not late else {})
+        waiting = [one.record for one in pushed if not _is_served(nodes, one.record)]
         if not waiting:
             return
-        late = time.monotonic() > deadline
-        for record in waiting:
-            _require_hope(workers, record, known={} if late else before)
         if late:
             names = ", ".join(record.spec.name for record in waiting)
             raise Refused(
@@ -86,27 +96,24 @@ def _is_served(nodes: Sequence[NodeRecord], record: ModelRecord) -> bool:
     return loaded and all(wanted <= {*door.heard.get(name, ())} for door in doors)
 
 
-def _failures(workers: Sequence[NodeRecord]) -> Failures:
-    return {
-        f"{worker.key}/{version}": why
-        for worker in workers
-        for version, why in worker.failed.items()
-    }
+def _failures(nodes: Sequence[NodeRecord]) -> Failures:
+    return {f"{node.key}/{version}": why for node in nodes for version, why in node.failed.items()}
 
 
-def _require_hope(workers: Sequence[NodeRecord], record: ModelRecord, *, known: Failures) -> None:
-    """Raise `Refused` if every worker says that it cannot load a wanted version."""
-    reasons = []
-    for worker in workers:
-        for number in record.wanted:
-            version = f"{record.spec.name}/{number}"
-            why = worker.failed.get(version)
-            if why is not None and known.get(f"{worker.key}/{version}") != why:
-                reasons.append((number, why))
-                break
-    if len(reasons) == len(workers):
-        number, why = reasons[0]
-        raise Refused(
-            Code.MODEL_FAILED,
-            f"Version {number} of {record.spec.name} is stored, but cannot be loaded: {why}",
-        )
+def _require_hope(nodes: Sequence[NodeRecord], record: ModelRecord, *, known: Failures) -> None:
+    """Raise `Refused` if a wanted version fails in all infer workers, or a postprocess worker."""
+    for number in record.wanted:
+        version = version_key(record.spec.name, number)
+        why = {
+            node.key: node.failed[version]
+            for node in nodes
+            if version in node.failed and known.get(f"{node.key}/{version}") != node.failed[version]
+        }
+        decoders = [node for node in nodes if node.stage == "postprocess" and node.key in why]
+        engines = _infer_workers(nodes)
+        if decoders or all(node.key in why for node in engines):
+            raise Refused(
+                Code.MODEL_FAILED,
+                f"Version {number} of {record.spec.name} is stored, but cannot be served: "
+                f"{why[(decoders or engines)[0].key]}",
+            )

@@ -198,10 +198,12 @@ async def test_why_a_version_fails_is_told_below_the_tables(
     visionmesh: Run, running: LocalMesh, tmp_path: Path
 ) -> None:
     folder = write_classifier(tmp_path, name="fails", output={"decoder": "no_such_package:decoder"})
-    assert (await visionmesh("push", folder, "--no-check", "--wait", "0")).status == 0
-    for command in (("show", "fails"), ("ps",)):
-        out = await shown(lambda command=command: visionmesh(*command), "fails/1 fails in")
-        assert "fails/1 fails in postprocess: Model 'fails', decoder" in out
+    pushed = await visionmesh("push", folder, "--no-check")
+    assert pushed.status == 1
+    assert "Version 1 of fails is stored, but cannot be served: Model 'fails', dec" in pushed.err
+    told = "fails/1 fails in postprocess: Model 'fails', decoder"
+    assert told in await shown(lambda: visionmesh("show", "fails"), "fails/1 fails in")
+    assert told in await shown(lambda: visionmesh("ps"), "fails/1 fails in")
     [values] = (await visionmesh("show", "fails", "--json")).documents
     assert values["states"] == {"1": "failed"}
     assert values["failures"][0]["stage"] == "postprocess"
