@@ -32,22 +32,33 @@ class Plan(NamedTuple):
     y: int
 
 
-def _scaled(width: int, height: int, scale: float) -> tuple[int, int]:
-    return max(1, round(width * scale)), max(1, round(height * scale))
-
-
 def _letterbox(width: int, height: int, spec: InputSpec) -> Plan:
-    scale = min(spec.width / width, spec.height / height)
-    across, down = _scaled(width, height, scale)
+    across, down = _scaled(width, height, spec, by_width=_is_wider(width, height, spec))
     if spec.anchor == "top_left":
         return Plan(across, down, 0, 0)
     return Plan(across, down, (spec.width - across) // 2, (spec.height - down) // 2)
 
 
 def _crop(width: int, height: int, spec: InputSpec) -> Plan:
-    scale = max(spec.width / width, spec.height / height)
-    across, down = _scaled(width, height, scale)
+    across, down = _scaled(width, height, spec, by_width=not _is_wider(width, height, spec))
     return Plan(across, down, -((across - spec.width) // 2), -((down - spec.height) // 2))
+
+
+def _is_wider(width: int, height: int, spec: InputSpec) -> bool:
+    return width * spec.height >= height * spec.width
+
+
+def _scaled(width: int, height: int, spec: InputSpec, *, by_width: bool) -> tuple[int, int]:
+    """Return the size at which one side is the input's and the aspect ratio stays."""
+    if by_width:
+        return spec.width, max(1, _quotient(height * spec.width, width))
+    return max(1, _quotient(width * spec.height, height)), spec.height
+
+
+def _quotient(dividend: int, divisor: int) -> int:
+    """Return the rounded quotient, halves to the even side, exactly as a graph can do it, too."""
+    quotient, rest = divmod(dividend, divisor)
+    return quotient + (2 * rest + quotient % 2 > divisor)
 
 
 def _stretch(width: int, height: int, spec: InputSpec) -> Plan:
