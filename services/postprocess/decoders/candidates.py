@@ -131,6 +131,8 @@ class Detector:
         self._overlap = overlap
         self._nms = nms or spec.output.nms
         self._class_confidence = _class_confidence(spec)
+        self._class_count = str(len(spec.labels) or "C")
+        """For a sentence that says what does not fit."""
         self.floor = min(parameters.floor, spec.output.confidence, *self._class_confidence.values())
 
     def answer(
@@ -172,6 +174,11 @@ class Detector:
         A column's values for them are ``features[name][chosen.rows]``.
         """
         return {}
+
+    def _fits(self, scores: int) -> bool:
+        """Say whether a box can have so many: one for each label, or any if the model has none."""
+        labels = len(self._spec.labels)
+        return scores == labels if labels else scores > 0
 
     def _choose(
         self, features: Arrays, params: Params, placement: Placement, width: int, height: int

@@ -72,7 +72,6 @@ class Detr(Detector):
 
     def _pick(self, outputs: Arrays) -> tuple[Array, Array, Activation]:
         """Return boxes, logits and what makes scores of these."""
-        classes = len(self._spec.labels)
         activation = self._parameters.activation
         if self._tensor is not None or len(outputs) == 1:
             output = pick(outputs, self._tensor)
@@ -84,11 +83,10 @@ class Detr(Detector):
             boxes, logits = pick_boxes_and_scores(
                 outputs, self._parameters.boxes, self._parameters.scores
             )
-            activation = activation or ("sigmoid" if logits.shape[1] == classes else "softmax")
-        known = logits.shape[1] - (activation == "softmax")
-        if known != (classes or known) or known < 1:
+            activation = activation or ("sigmoid" if self._fits(logits.shape[1]) else "softmax")
+        if not self._fits(logits.shape[1] - (activation == "softmax")):
             raise misfit(
-                f"detr with {activation} wants {classes or 'C'} classes"
+                f"detr with {activation} wants {self._class_count} classes"
                 f"{' and no-object' * (activation == 'softmax')}, and sees {logits.shape}"
             )
         return boxes, logits, activation

@@ -61,12 +61,9 @@ class Obb(Detector):
 
     def reduce(self, outputs: Arrays) -> dict[str, Array]:
         output = pick(outputs, self._tensor)
-        classes = len(self._spec.labels)
-        if output.ndim != 2 or (  # noqa: PLR2004 - values and boxes
-            output.shape[0] != BOX + classes + 1 if classes else output.shape[0] <= BOX + 1
-        ):
+        if output.ndim != 2 or not self._fits(output.shape[0] - BOX - 1):  # noqa: PLR2004 - values, boxes
             raise misfit(
-                f"obb wants ({BOX} + {classes or 'C'} + 1 values, A boxes) for these labels, "
+                f"obb wants ({BOX} + {self._class_count} + 1 values, A boxes) for these labels, "
                 f"and sees {output.shape}"
             )
         found = surest(output, self.floor, extra=1)

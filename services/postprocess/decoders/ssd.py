@@ -98,9 +98,9 @@ class Ssd(Detector):
         if background is None:
             background = "first" if columns == labels + 1 else "none"
         known = columns - (background != "none")
-        if known != (labels or known) or known < 1:
+        if not self._fits(known):
             raise misfit(
-                f"ssd wants {labels or 'C'} classes, and sees {columns} "
+                f"ssd wants {self._class_count} classes, and sees {columns} "
                 f"(background: {background}): correct labels, or output.background"
             )
         start = int(background == "first")

@@ -43,12 +43,9 @@ class YoloV5(Detector):
 
     def reduce(self, outputs: Arrays) -> dict[str, Array]:
         output = pick(outputs, self._tensor)
-        classes = len(self._spec.labels)
-        if output.ndim != 2 or (  # noqa: PLR2004 - boxes and their values
-            output.shape[1] != HEAD + classes if classes else output.shape[1] <= HEAD
-        ):
+        if output.ndim != 2 or not self._fits(output.shape[1] - HEAD):  # noqa: PLR2004 - boxes, values
             raise misfit(
-                f"yolov5 wants (A boxes, {HEAD} + {classes or 'C'} values) for these labels, "
+                f"yolov5 wants (A boxes, {HEAD} + {self._class_count} values) for these labels, "
                 f"and sees {output.shape}"
             )
         found = objects(output, self.floor)

@@ -40,12 +40,9 @@ class YoloV8(Detector):
 
     def reduce(self, outputs: Arrays) -> dict[str, Array]:
         output = pick(outputs, self._tensor)
-        classes = len(self._spec.labels)
-        if output.ndim != 2 or (  # noqa: PLR2004 - values and boxes
-            output.shape[0] != BOX + classes if classes else output.shape[0] <= BOX
-        ):
+        if output.ndim != 2 or not self._fits(output.shape[0] - BOX):  # noqa: PLR2004 - values, boxes
             raise misfit(
-                f"yolov8 wants ({BOX} + {classes or 'C'} values, A boxes) for these labels, "
+                f"yolov8 wants ({BOX} + {self._class_count} values, A boxes) for these labels, "
                 f"and sees {output.shape}"
             )
         found = surest(output, self.floor)

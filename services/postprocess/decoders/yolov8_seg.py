@@ -94,15 +94,13 @@ class YoloV8Seg(Detector):
                 ": let output.tensor and output.prototypes name them"
             )
         output, prototypes = pick(others, self._tensor), outputs[name]
-        classes, count = len(self._spec.labels), len(prototypes)
-        rest = output.shape[0] - BOX - count
         if (
             (output.ndim, prototypes.ndim) != (_PROTOTYPES - 1, _PROTOTYPES)
             or not prototypes.size
-            or (rest != classes if classes else rest <= 0)
+            or not self._fits(output.shape[0] - BOX - len(prototypes))
         ):
             raise misfit(
-                f"yolov8_seg wants ({BOX} + {classes or 'C'} + M values, A boxes) and (M, h, w) "
+                f"yolov8_seg wants ({BOX} + {self._class_count} + M values, A boxes) and (M, h, w) "
                 f"prototypes for these labels, and sees {output.shape} and {prototypes.shape}"
             )
         return output, prototypes

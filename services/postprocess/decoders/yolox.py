@@ -54,15 +54,14 @@ class YoloX(Detector):
         return to_features(corners(centers, sizes), found.scores, found.classes)
 
     def _check(self, output: Array) -> None:
-        classes = len(self._spec.labels)
         cells = len(self._cells)
         if (
             output.ndim != 2  # noqa: PLR2004 - cells and their values
             or output.shape[0] != cells
-            or (output.shape[1] != HEAD + classes if classes else output.shape[1] <= HEAD)
+            or not self._fits(output.shape[1] - HEAD)
         ):
             raise misfit(
-                f"yolox wants ({cells} cells, {HEAD} + {classes or 'C'} values) for this input "
+                f"yolox wants ({cells} cells, {HEAD} + {self._class_count} values) for this input "
                 f"size, these strides and these labels, and sees {output.shape}"
             )
 
