@@ -11,12 +11,21 @@ from typing import Any
 from visionmesh import subjects
 from visionmesh.bus import Connection, Message, Publisher, acknowledge, origin, return_later
 from visionmesh.bus.api import stored_message
-from visionmesh.contracts import ErrorInfo, Reference, Result, Status
+from visionmesh.contracts import (
+    Answer,
+    CacheInfo,
+    ErrorInfo,
+    ImageInfo,
+    Reference,
+    Result,
+    Status,
+)
 from visionmesh.errors import Code, Expired, Fatal, Refused, Reject, Retry, VisionmeshError
 from visionmesh.telemetry.context import parse_traceparent
 from visionmesh.telemetry.metrics import Metrics
 from visionmesh.telemetry.spans import AttributeValue, Key, Span, SpanKind, SpanName
 from visionmesh.telemetry.tracing import Tracing
+from visionmesh.trail import Trail
 
 AGAIN_HEADER = "Vm-Again"
 """On the reply to a synchronous request: the image must be sent again, for this reason."""
@@ -165,7 +174,7 @@ class Settlement:
             model=reference.model,
             version=reference.version or None,
             status=status,
-            timings=total(reference.received_ns, reference.timings),
+            timings=_total(reference.received_ns, reference.timings),
             error=ErrorInfo(code=error.code, message=error.message),
         )
         await self.answer([(reference, result)])
@@ -209,7 +218,26 @@ class Settlement:
         return (message.headers or {}, message.data) if message is not None else None
 
 
-def total(received_ns: int, timings: Mapping[str, float]) -> dict[str, float]:
+def recognised(
+    reference: Reference, answer: Answer, trail: Trail, *, image: ImageInfo, cache: CacheInfo | None
+) -> Result:
+    """Return the result of an image whose ``answer`` is known now, in the stage of ``trail``."""
+    timings = {**reference.timings, **trail.timings(time.time_ns())}
+    return Result(
+        **answer.recognised(),
+        id=reference.id,
+        source=reference.source,
+        model=reference.model,
+        version=reference.version,
+        status=Status.OK,
+        image=image,
+        cache=cache,
+        timings=_total(reference.received_ns, timings),
+        trace_id=trail.trace_id,
+    )
+
+
+def _total(received_ns: int, timings: Mapping[str, float]) -> dict[str, float]:
     """Return the timings with ``total``, from the receipt of the image until now."""
     elapsed = (time.time_ns() - received_ns) / 1e6
     return {**timings, "total": round(elapsed, 3)}

@@ -20,7 +20,7 @@ from visionmesh.errors import Code, Expired, Reject
 from visionmesh.events import Event
 from visionmesh.models.record import ModelRecord
 from visionmesh.outbox import forward
-from visionmesh.settlement import total
+from visionmesh.settlement import recognised
 from visionmesh.stored import StoredAnswer, cache_keys, split_features
 from visionmesh.telemetry.context import format_traceparent, kept_tracestate, parse_traceparent
 from visionmesh.trail import Trail
@@ -232,19 +232,8 @@ def _result(
     reference: Reference, answer: Answer, image: ImageInfo, level: str, trail: Trail
 ) -> Result:
     """Return the result for an image whose answer was computed for another event."""
-    timings = {**reference.timings, **trail.timings(time.time_ns())}
-    return Result(
-        **answer.recognised(),
-        id=reference.id,
-        source=reference.source,
-        model=reference.model,
-        version=reference.version,
-        status=Status.OK,
-        image=image,
-        cache=CacheInfo.model_validate({"hit": True, "level": level}),
-        timings=total(reference.received_ns, timings),
-        trace_id=trail.trace_id,
-    )
+    cache = CacheInfo.model_validate({"hit": True, "level": level})
+    return recognised(reference, answer, trail, image=image, cache=cache)
 
 
 async def _sha256(image: bytes) -> str:

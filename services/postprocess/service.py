@@ -11,14 +11,14 @@ from services.postprocess.decoders import Arrays, Decoder, load_decoder
 from services.postprocess.features import FeaturesError, pack, unpack
 from visionmesh import subjects
 from visionmesh.context import Context
-from visionmesh.contracts import Answer, CacheInfo, ImageInfo, Reference, Result, Status
+from visionmesh.contracts import Answer, CacheInfo, ImageInfo, Reference, Result
 from visionmesh.errors import Code, ConfigurationError, Reject, Retry
 from visionmesh.heatmaps import HeatmapStore
 from visionmesh.models.record import ModelRecord
 from visionmesh.models.spec import Task
 from visionmesh.nodes import version_key
 from visionmesh.service import Worker
-from visionmesh.settlement import total
+from visionmesh.settlement import recognised
 from visionmesh.stage import Done, Ended, Item, Stage
 from visionmesh.stored import FeaturesHead, StoredAnswer, cache_keys, join_features
 from visionmesh.telemetry.spans import SpanName
@@ -149,23 +149,12 @@ class Postprocess(Worker):
 
     def _result(self, item: Item, answer: Answer) -> Result:
         reference = item.reference
-        timings = {**reference.timings, **item.trail.timings(time.time_ns())}
-        cached = reference.result_key is not None
-        return Result(
-            **answer.recognised(),
-            id=reference.id,
-            source=reference.source,
-            model=reference.model,
-            version=reference.version,
-            status=Status.OK,
-            image=ImageInfo(
-                width=reference.width, height=reference.height, sha256=reference.sha256
-            ),
-            cache=CacheInfo(
-                hit=reference.features, level="features" if reference.features else None
-            )
-            if cached
-            else None,
-            timings=total(reference.received_ns, timings),
-            trace_id=item.trail.trace_id,
+        width, height, hit = reference.width, reference.height, reference.features
+        cache = CacheInfo(hit=hit, level="features" if hit else None)
+        return recognised(
+            reference,
+            answer,
+            item.trail,
+            image=ImageInfo(width=width, height=height, sha256=reference.sha256),
+            cache=cache if reference.result_key is not None else None,
         )
