@@ -7,6 +7,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,12 @@ async def own_mesh(tmp_path: Path) -> AsyncIterator[LocalMesh]:
         yield running
 
 
-async def all_results(mesh: Mesh, source: str, wanted: set[str]) -> Counter[str]:
+async def all_results(
+    mesh: Mesh, source: str, wanted: set[str], *, since: datetime
+) -> Counter[str]:
     """Return how often each event was answered once all were."""
     seen: Counter[str] = Counter()
-    async for result in mesh.results(CLASSIFIER, source=source):
+    async for result in mesh.results(CLASSIFIER, source=source, since=since):
         assert result.status is Status.OK, result
         seen[result.id] += 1
         if wanted <= set(seen):
@@ -41,8 +44,7 @@ async def all_results(mesh: Mesh, source: str, wanted: set[str]) -> Counter[str]
 async def flow(mesh: Mesh, source: str, disturb: list[asyncio.Event]) -> Counter[str]:
     """Publish events, tell when a part of them is published, and count the results."""
     ids = {f"{source}-{number}" for number in range(EVENTS)}
-    counting = asyncio.create_task(all_results(mesh, source, ids))
-    await asyncio.sleep(0.5)  # a new consumer sees what comes from now on
+    counting = asyncio.create_task(all_results(mesh, source, ids, since=datetime.now(UTC)))
     for number in range(EVENTS):
         await mesh.publish(CLASSIFIER, picture(), source=source, id=f"{source}-{number}")
         step = (number + 1) * (len(disturb) + 1) // EVENTS
