@@ -28,6 +28,12 @@ from visionmesh.models.spec import ModelSpec
 
 __all__ = ["DECODERS", "Array", "Arrays", "Decoder", "load_decoder"]
 
+_WRONG = (
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError),
+    *(OSError, RuntimeError, SyntaxError, TypeError, ValueError),
+)
+"""What a decoder raises that cannot be made; one of a user's own must not end the worker."""
+
 DECODERS: Mapping[str, Callable[[ModelSpec], Decoder]] = MappingProxyType(
     {
         "anomaly": Anomaly,
@@ -59,8 +65,10 @@ def load_decoder(spec: ModelSpec) -> Decoder:
     """
     try:
         decoder = _find(spec.output.decoder)(spec)
-    except (ImportError, SyntaxError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise _invalid(spec, str(error)) from error
+    except _WRONG as error:
+        # What else errors say means little without their names: that of a lookup is only the key.
+        said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise _invalid(spec, said) from error
     if not isinstance(decoder, Decoder):
         raise _invalid(spec, f"it returned {type(decoder).__name__}, which is not a decoder")
     return decoder

@@ -25,6 +25,10 @@ def plain(spec: ModelSpec) -> Decoder:
     return Softmax(spec)
 
 
+def broken(spec: ModelSpec) -> Decoder:
+    raise spec.output.parameters["error"]
+
+
 @pytest.mark.parametrize("name", DECODERS)
 def test_every_decoder_of_the_table_is_found(name: str) -> None:
     assert isinstance(load_decoder(detector(name, 2, size=(32, 32))), Decoder)
@@ -52,6 +56,9 @@ def test_a_users_own_decoder_is_found() -> None:
         (f"{__name__}:NotADecoder", {}, "NotADecoder"),
         (f"{__name__}:build", {}, "words"),
         (f"{__name__}:build", {"words": "now"}, "say please"),
+        (f"{__name__}:broken", {"error": KeyError("priors")}, "KeyError: 'priors'"),
+        (f"{__name__}:broken", {"error": FileNotFoundError(2, "None", "a.npy")}, r"'a\.npy'"),
+        (f"{__name__}:broken", {"error": RuntimeError("no licence")}, "RuntimeError: no licence"),
     ],
 )
 def test_a_wrong_description_names_the_model_and_what_is_wrong(
