@@ -24,7 +24,7 @@ from visionmesh.settlement import Settlement
 from visionmesh.subjects import ANY_LANE
 from visionmesh.telemetry.metrics import Metrics
 from visionmesh.telemetry.tracing import Tracing
-from visionmesh.tensors import InlineArena, Reader, Reading, ShmArena, Slot
+from visionmesh.tensors import InlineArena, Reader, Reading, ShmArena, Slot, reap
 from visionmesh.trail import Trail
 
 ARENA_PATIENCE = timedelta(seconds=10)
@@ -169,9 +169,12 @@ def _open_arena(
     settings: Settings, stage: str, metrics: Metrics, stack: AsyncExitStack
 ) -> ShmArena:
     own: ServiceSettings = getattr(settings, stage)
+    prefix = f"{shm_prefix(settings)}{stage}-"
+    # Names are random: nobody else would remove what a killed worker left, and it fills up memory.
+    reap(settings.shm_dir, prefix=prefix)
     arena = ShmArena(
         directory=settings.shm_dir,
-        name=f"{shm_prefix(settings)}{stage}-{secrets.token_hex(4)}",
+        name=f"{prefix}{secrets.token_hex(4)}",
         size=own.arena_bytes,
         lease=LEASE,
     )

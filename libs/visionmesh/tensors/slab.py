@@ -111,10 +111,13 @@ def remove_slab(path: Path, descriptor: int) -> None:
 
 
 def remove_orphan(path: Path) -> bool:
-    """Remove the slab at ``path`` if its owner is dead; say whether it was removed."""
+    """Remove the slab at ``path`` if its owner is dead; say whether it was removed.
+
+    What belongs to another user is left to that one.
+    """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         return False
     try:
         # Whoever replaces an orphan locks it first: if the name still means this file, it keeps

@@ -1,0 +1,32 @@
+"""What a worker process opens before its work, and what it tidies up."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+from pathlib import Path
+
+import pytest
+
+from visionmesh.context import open_context, shm_prefix
+from visionmesh.settings import Settings
+from visionmesh.tensors.slab import create_slab
+
+
+@pytest.fixture
+def settings(nats_url: str, tmp_path: Path) -> Settings:
+    return Settings(nats_url=nats_url, state_dir=tmp_path, shm_dir=tmp_path)
+
+
+async def test_a_worker_removes_the_slabs_that_killed_ones_of_its_stage_left(
+    settings: Settings,
+) -> None:
+    prefix = settings.shm_dir / f"{shm_prefix(settings)}infer"
+    left, kept = Path(f"{prefix}-killed"), Path(f"{prefix}-alive")
+    for path in (left, kept):
+        _, lock = create_slab(path, slots=1, slot_bytes=mmap.PAGESIZE)
+        if path is left:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # as the kernel does when the process is gone
+    async with open_context(settings, stage="infer", stream="TENSORS") as context:
+        slabs = {path.name for path in settings.shm_dir.glob(f"{prefix.name}-*")}
+        assert slabs == {kept.name, context.arena.name}
