@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -35,6 +36,10 @@ STATUS_HEADER = "Vm-Status"
 
 BROKE_DELAY = timedelta(seconds=1)
 """Before an image is tried again on which a worker broke."""
+
+_HEADER_NAME = re.compile(r"(?!Nats-)[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""Of a producer's headers, those that may be sent again: tokens (RFC 9110, section 5.6.2), which
+other clients do not insist on, and not the server's own."""
 
 Original = tuple[Mapping[str, str], bytes]
 """The headers and the body of an event."""
@@ -187,7 +192,7 @@ class Settlement:
         if original is None:
             return
         headers, body = original
-        kept = {key: value for key, value in headers.items() if not key.startswith("Nats-")}
+        kept = {key: value for key, value in headers.items() if _HEADER_NAME.fullmatch(key)}
         subject = subjects.dead(self._stage, reference.model)
         marks = {
             "Vm-Id": reference.id,

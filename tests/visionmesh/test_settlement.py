@@ -212,6 +212,17 @@ async def test_the_original_that_a_stage_has_is_what_is_buried(
     assert "Nats-Msg-Id" not in event.buried.headers
 
 
+async def test_an_event_ends_also_with_headers_that_cannot_be_sent_again(
+    event: Event, settlement: Settlement
+) -> None:
+    reference = await event.reference()
+    original = ({"ce-id": "y", "a/b": "1", 'say "hi"': "2", "": "3"}, b"")
+    await settlement.refuse(reference, BROKEN, event=original)
+    assert await event.ended() == ["dead", "results", "+ACK"]
+    assert event.buried.headers["ce-id"] == "y"
+    assert "a/b" not in event.buried.headers
+
+
 async def test_an_expired_event_is_answered_as_expired(
     event: Event, settlement: Settlement
 ) -> None:
