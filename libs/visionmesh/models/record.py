@@ -33,6 +33,8 @@ class VersionRecord(Frozen):
     """``input``, ``output`` and ``labels`` are what the folder said when the version was pushed."""
     batch: int | None
     """The only batch size that the network takes; `None`: any."""
+    input_name: str = ""
+    """What the network calls its input."""
     outputs: tuple[TensorMeta, ...]
     """Of one image: shapes without the batch, -1 for sizes that only a run can tell."""
     variants: Variants | None = None
@@ -58,12 +60,13 @@ class VersionRecord(Frozen):
         """Equal digests mean equal features for equal input pixels.
 
         Weights and decoder make them. Other precisions of the weights give slightly other ones,
-        and a decoder drops what scores less than any threshold of the version.
+        a decoder drops what scores less than any threshold of the version, and by the number of
+        labels it may tell which of the network's classes is no object.
         """
         precisions = [self.variants.model_dump_json()] if self.variants else []
         least = min(self.output.confidence, *self.output.class_confidence.values(), 1.0)
         settings = self.output.model_dump_json(exclude=_OF_THE_ANSWER)
-        return _digest(self.sha256, settings, str(least), *precisions)
+        return _digest(self.sha256, settings, str(least), str(len(self.labels)), *precisions)
 
     @cached_property
     def answer_digest(self) -> str:
@@ -81,6 +84,8 @@ class ModelRecord(Frozen):
     """By default what the folder said."""
     card: str = ""
     """What the model is, in a few sentences."""
+    parked: bool = False
+    """Unloaded by request: no worker keeps it in memory, and its images wait."""
 
     @property
     def newest(self) -> int:
@@ -99,6 +104,8 @@ class ModelRecord(Frozen):
     @property
     def wanted(self) -> tuple[int, ...]:
         """The versions that workers keep loaded: those with traffic, and the shadow."""
+        if self.parked:
+            return ()
         shadow = self.traffic.shadow
         watching = {shadow} if shadow in self.versions else set()
         return tuple(sorted({*self.shares, *watching}))

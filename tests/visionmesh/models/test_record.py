@@ -148,7 +148,8 @@ def test_a_version_that_was_not_pushed_is_refused() -> None:
         ({"input": {"width": 6, "height": 8, "resize": "crop"}}, {"pixels"}),
         ({"output": {"decoder": "softmax", "top_k": 3}}, {"answer"}),
         ({"output": {"decoder": "softmax", "temperature": 2}}, {"answer", "features"}),
-        ({"labels": ["ash"]}, {"answer"}),
+        ({"labels": ["ash", "elm"]}, {"answer"}),
+        ({"labels": ["ash"]}, {"answer", "features"}),
         ({"batching": {"max_size": 4}}, set()),
     ],
 )
@@ -163,7 +164,8 @@ def test_digests_change_with_what_they_stand_for(
             "features": version.features_digest,
         }
 
-    old, new = digests(record_of(1)), digests(record_of(1, **change))
+    usual: dict[str, object] = {"labels": ["ash", "birch"]}
+    old, new = digests(record_of(1, **usual)), digests(record_of(1, **(usual | change)))
 
     assert {name for name in old if old[name] != new[name]} == differing
 
