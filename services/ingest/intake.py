@@ -33,6 +33,8 @@ class Intake:
         self._windows: dict[str, int] = {}
         """Images in flight, by model; a removed model's events are refused one by one."""
         self._replayed = False
+        self._turn = asyncio.Lock()
+        """One change at a time: models may be pushed while `start` looks after others."""
         self._held = KeepAlive(connection=context.connection, ack_wait=self._events.ack_wait)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -44,12 +46,13 @@ class Intake:
         """Pull for all models, and for removed ones whose events are still to be refused."""
         self._context.catalog.on_change(self._model_changed)
         await self._context.catalog.start()
-        # Only now: with the models known so far, others would be refused meanwhile.
-        self._replayed = True
-        await self._declare_stream()
         self._held.start()
-        for model in {*self._windows, *await self._left_behind()}:
-            await self._pull(model)
+        async with self._turn:
+            # Only now: with the models known so far, others would be refused meanwhile.
+            self._replayed = True
+            await self._declare_stream()
+            for model in {*self._windows, *await self._left_behind()}:
+                await self._pull(model)
 
     async def stop(self) -> None:
         await asyncio.gather(*(puller.stop() for puller in self._pullers.values()))
@@ -64,11 +67,12 @@ class Intake:
             self._context.metrics.forget(name)
         else:
             self._windows[name] = record.spec.window
-        if self._replayed:
-            await self._declare_stream()
-            if record is not None:
-                await self._declare_consumer(name)
-                await self._pull(name)
+        async with self._turn:
+            if self._replayed:
+                await self._declare_stream()
+                if record is not None:
+                    await self._declare_consumer(name)
+                    await self._pull(name)
 
     async def _declare_consumer(self, model: str) -> str:
         window = self._windows.get(model, 1)
