@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from services.infer.engines import Engine
-from visionmesh.contracts import Answer, Detection, Params, Placement
-from visionmesh.errors import Reject
-from visionmesh.models.agreement import MOST_LOST, SCORE_SLACK, likeness
-from visionmesh.workbench import Sample, Workbench
+from visionmesh.contracts import Answer, Detection, Placement
+from visionmesh.models.agreement import MOST_LOST, Seen, likeness
+from visionmesh.workbench import Sample
 
 LEAST_AGREEMENT = 1 - MOST_LOST
 """Of answers, where only those can be compared."""
@@ -21,22 +18,7 @@ EDGE_PIXELS = 8.0
 the finest grid that detectors usually have."""
 
 
-class Reading(NamedTuple):
-    """What was made of one image; `None` if nothing could be."""
-
-    answer: Answer | None
-    wider: Answer | None
-    """With boxes that score a little less than the model's confidence, too."""
-
-
-def read_answers(bench: Workbench, engine: Engine, samples: Sequence[Sample]) -> list[Reading]:
-    """Return what ``engine`` makes of each image."""
-    return [_read(bench, engine, sample) for sample in samples]
-
-
-def agreement(
-    samples: Sequence[Sample], ours: Sequence[Reading], theirs: Sequence[Reading]
-) -> float:
+def agreement(samples: Sequence[Sample], ours: Sequence[Seen], theirs: Sequence[Seen]) -> float:
     """Return which share of all answers is the same, from 0 to 1.
 
     Of boxes: the share that has a partner of the same label in the other answer, each edge within
@@ -49,35 +31,23 @@ def agreement(
     return equal / compared if compared else 1.0
 
 
-def accuracy(readings: Sequence[Reading], truths: Sequence[str | None]) -> float | None:
+def accuracy(seen: Sequence[Seen], truths: Sequence[str | None]) -> float | None:
     """Return for which share of images the first class is the true one.
 
     `None` if a truth is not known, or the answers are no classes.
     """
-    if None in truths or not any(_first(reading) for reading in readings):
+    if None in truths or not any(_first(one) for one in seen):
         return None
-    pairs = zip(readings, truths, strict=True)
-    return sum(_first(reading) == truth for reading, truth in pairs) / len(truths)
+    pairs = zip(seen, truths, strict=True)
+    return sum(_first(one) == truth for one, truth in pairs) / len(truths)
 
 
-def _read(bench: Workbench, engine: Engine, sample: Sample) -> Reading:
-    least = max(0.0, bench.spec.output.confidence - SCORE_SLACK)
-    try:
-        outputs = engine.run([sample.pixels])
-        answer = bench.read(outputs, 0, sample, Params())
-        if answer.detections is None:
-            return Reading(answer, answer)
-        return Reading(answer, bench.read(outputs, 0, sample, Params(confidence=least)))
-    except Reject:
-        return Reading(None, None)
-
-
-def _first(reading: Reading) -> str | None:
-    classes = reading.answer and reading.answer.classes
+def _first(one: Seen) -> str | None:
+    classes = one.answer and one.answer.classes
     return classes[0].label if classes else None
 
 
-def _compare(place: Placement, ours: Reading, theirs: Reading) -> tuple[float, float]:
+def _compare(place: Placement, ours: Seen, theirs: Seen) -> tuple[float, float]:
     if ours.answer is None or theirs.answer is None:
         return float(ours.answer is theirs.answer), 1.0
     if ours.answer.detections is None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -15,11 +16,11 @@ import numpy as np
 
 from services.infer.engines import Engine, Image
 from visionmesh.contracts import Answer, Frozen, Params
-from visionmesh.errors import Reject
+from visionmesh.errors import Code, ConfigurationError, Reject
 from visionmesh.models.agreement import SCORE_SLACK, Agreement, Seen, Tally
 from visionmesh.models.pictures import Picture
 from visionmesh.models.spec import InputSpec
-from visionmesh.workbench import Workbench
+from visionmesh.workbench import Sample, Workbench
 
 _ROUNDS = (5, 50)
 """At least and at most, of all engines in turns …"""
@@ -43,22 +44,31 @@ class Subject:
     bench: Workbench
     engine: Engine
 
-    def look(self, encoded: bytes) -> Seen:
+    def look(self, sample: Sample) -> Seen:
         """Return what comes of one image."""
-        sample = self.bench.sample(encoded)
         try:
             outputs = self.engine.run([sample.pixels])
         except Reject:
             return Seen({}, None, None)
-        least = max(0.0, self.bench.spec.output.confidence - SCORE_SLACK)
         try:
-            answer, wider = (
-                self.bench.read(outputs, 0, sample, params)
-                for params in (Params(), Params(confidence=least))
-            )
+            answer = self.bench.read(outputs, 0, sample, Params())
+            if answer.detections is None:
+                return Seen(outputs, answer, answer)
+            return Seen(outputs, answer, self._lenient.read(outputs, 0, sample, Params()))
         except Reject:
             return Seen(outputs, None, None)
-        return Seen(outputs, answer, wider)
+
+    @cached_property
+    def _lenient(self) -> Workbench:
+        """What reads boxes, too, that score up to `SCORE_SLACK` less than is asked for."""
+        output = self.bench.spec.output
+        least = {"confidence": max(0.0, output.confidence - SCORE_SLACK)}
+        own = {
+            label: max(0.0, confidence - SCORE_SLACK)
+            for label, confidence in output.class_confidence.items()
+        }
+        lenient = output.model_copy(update={**least, "class_confidence": own})
+        return Workbench(self.bench.spec.model_copy(update={"output": lenient}))
 
 
 def compare(
@@ -69,9 +79,11 @@ def compare(
     own = Tally()
     hits: dict[str | None, list[bool]] = {name: [] for name in (None, *others)}
     for encoded, truth in pictures:
-        wanted = reference.look(encoded)
+        wanted = reference.look(reference.bench.sample(encoded))
         own.add(wanted, wanted)
-        seen = {name: subject.look(encoded) for name, subject in others.items()}
+        seen = {
+            name: subject.look(subject.bench.sample(encoded)) for name, subject in others.items()
+        }
         for name, given in seen.items():
             tallies[name].add(wanted, given)
         if truth is not None:
@@ -123,6 +135,16 @@ def lost(trial: Trial, original: float | None) -> float:
     if trial.accuracy is None or original is None:
         return 1 - trial.agreement.answers
     return max(0.0, original - trial.accuracy)
+
+
+def require_answers(network: Path, *, unanswered: int, images: int) -> None:
+    """Raise `ConfigurationError` (model_invalid) if a reference has no answer for some images."""
+    if unanswered:
+        raise ConfigurationError(
+            Code.MODEL_INVALID,
+            f"{network.name} itself has no answer for {unanswered} of {images} images; "
+            "see what `visionmesh verify` finds.",
+        )
 
 
 def cpu_name() -> str:

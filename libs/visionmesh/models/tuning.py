@@ -12,19 +12,14 @@ from services.infer.engines import Engine
 from visionmesh.contracts import Frozen
 from visionmesh.cpu import computes_bf16, cpu_features
 from visionmesh.errors import Code, ConfigurationError, Reject
-from visionmesh.models.agreement import MOST_LOST
+from visionmesh.models.agreement import MOST_LOST, Seen
 from visionmesh.models.artifacts import file_sha256
 from visionmesh.models.folder import WEIGHTS_FILE, ModelFolder
 from visionmesh.models.pictures import Picture
 from visionmesh.models.race import Speed, race
-from visionmesh.models.rightness import (
-    LEAST_AGREEMENT,
-    Reading,
-    accuracy,
-    agreement,
-    read_answers,
-)
+from visionmesh.models.rightness import LEAST_AGREEMENT, accuracy, agreement
 from visionmesh.models.spec import Instance
+from visionmesh.models.trial import Subject, require_answers
 from visionmesh.models.variants import Choice, Precision, Variants, read_variants, write_variants
 from visionmesh.workbench import Sample, Workbench, cores
 
@@ -94,7 +89,8 @@ def tune(
     Raises
     ------
     ConfigurationError
-        (model_invalid) if ONNX Runtime cannot run the network; (images_missing) without images.
+        (model_invalid) if ONNX Runtime cannot run the network, or no answer can be made of what it
+        says; (images_missing) without images.
     """
     bench, network = Workbench(folder.spec), folder.versions[version]
     samples, truths = _samples(bench, images)
@@ -174,7 +170,7 @@ def _judged(
     tell: Tell,
 ) -> Iterator[Row]:
     """Yield each way, and whether it answers as the plain one does."""
-    reference: list[Reading] = []
+    reference: list[Seen] = []
     for many, one in _ways(network):
         tell(f"comparing the answers of {many.engine} {many.precision}")
         try:
@@ -184,7 +180,10 @@ def _judged(
                 raise
             row = Row(way=many, agreement=None, verdict=error.message)
         else:
-            reference = reference or readings
+            if not reference:
+                reference = readings
+                unanswered = sum(seen.answer is None for seen in reference)
+                require_answers(network, unanswered=unanswered, images=len(reference))
             exact = accuracy(readings, truths)
             agreed = agreement(samples, reference, readings)
             verdict = _verdict(agreed, exact, accuracy(reference, truths))
@@ -199,10 +198,12 @@ def _verdict(agreed: float, exact: float | None, wanted: float | None) -> str:
     return _RIGHT if agreed >= LEAST_AGREEMENT else f"only {agreed:.1%} of answers agree"
 
 
-def _read(bench: Workbench, network: Path, way: Way, samples: Sequence[Sample]) -> list[Reading]:
+def _read(bench: Workbench, network: Path, way: Way, samples: Sequence[Sample]) -> list[Seen]:
     (engine, *more) = _open(bench, network, way)
     try:
-        return read_answers(bench, engine, samples)
+        subject = Subject(bench=bench, engine=engine)
+        # Outputs of many images would fill the memory.
+        return [subject.look(sample)._replace(outputs={}) for sample in samples]
     finally:
         for one in (engine, *more):
             one.close()

@@ -5,7 +5,8 @@ import pytest
 
 from services.preprocess.pixels import Prepared
 from visionmesh.contracts import Answer, ClassScore, Detection, Placement
-from visionmesh.models.rightness import Reading, accuracy, agreement
+from visionmesh.models.agreement import Seen
+from visionmesh.models.rightness import accuracy, agreement
 from visionmesh.workbench import Sample
 
 HALF = Placement(scale_x=0.5, scale_y=0.5, offset_x=0, offset_y=0)
@@ -16,16 +17,16 @@ def box(x: float, label: str = "cat", score: float = 0.9) -> Detection:
     return Detection(label=label, score=score, box=(x, 10, x + 40, 50))
 
 
-def seen(*boxes: Detection, faint: tuple[Detection, ...] = ()) -> Reading:
-    return Reading(Answer(detections=boxes), Answer(detections=(*boxes, *faint)))
+def seen(*boxes: Detection, faint: tuple[Detection, ...] = ()) -> Seen:
+    return Seen({}, Answer(detections=boxes), Answer(detections=(*boxes, *faint)))
 
 
-def called(label: str) -> Reading:
+def called(label: str) -> Seen:
     answer = Answer(classes=(ClassScore(label=label, score=0.9),))
-    return Reading(answer, answer)
+    return Seen({}, answer, answer)
 
 
-NOTHING = Reading(None, None)
+NOTHING = Seen({}, None, None)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ NOTHING = Reading(None, None)
     ],
 )
 def test_agreement_is_the_share_of_answers_that_have_a_partner(
-    ours: Reading, theirs: Reading, share: float
+    ours: Seen, theirs: Seen, share: float
 ) -> None:
     assert agreement([SAMPLE], [ours], [theirs]) == pytest.approx(share)
     assert agreement([SAMPLE], [theirs], [ours]) == pytest.approx(share)
@@ -69,6 +70,6 @@ def test_agreement_counts_over_all_images() -> None:
     ],
 )
 def test_accuracy_is_told_of_classes_whose_truth_is_known(
-    readings: list[Reading], truths: list[str | None], share: float | None
+    readings: list[Seen], truths: list[str | None], share: float | None
 ) -> None:
     assert accuracy(readings, truths) == share

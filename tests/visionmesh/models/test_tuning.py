@@ -142,6 +142,14 @@ def test_what_was_made_of_another_network_is_not_tried(tmp_path: Path) -> None:
     assert Precision.INT8 not in {row.way.precision for row in tuned(folder).rows}
 
 
+def test_a_network_that_has_no_answer_itself_is_refused(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, seed=1)
+    words = (folder / "model.yaml").read_text()
+    (folder / "model.yaml").write_text(words.replace("softmax}", "softmax, activation: none}"))
+    with pytest.raises(ConfigurationError, match="itself has no answer for 12 of 12 images"):
+        tuned(folder)
+
+
 def test_a_network_that_does_not_run_as_it_is_is_refused(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, seed=None)
     (folder / "1" / "model.onnx").write_bytes(b"no network")

@@ -26,7 +26,15 @@ from visionmesh.models.optimizing.report import Made, Original, Report
 from visionmesh.models.optimizing.search import Search
 from visionmesh.models.pictures import Pictures, gather
 from visionmesh.models.spec import Batching, ModelSpec
-from visionmesh.models.trial import Subject, Trial, compare, cpu_name, in_turns, lost
+from visionmesh.models.trial import (
+    Subject,
+    Trial,
+    compare,
+    cpu_name,
+    in_turns,
+    lost,
+    require_answers,
+)
 from visionmesh.models.variants import (
     Artifact,
     Precision,
@@ -96,12 +104,8 @@ class Workshop:
         subjects = {draft.file.name: other for draft, other in zip(drafts, others, strict=True)}
         self.said(f"comparing answers on {len(self.held_out)} other images")
         own, trials = compare(original, subjects, self.held_out)
-        if own.agreement.unanswered:
-            raise ConfigurationError(
-                Code.MODEL_INVALID,
-                f"{self.weights.name} itself has no answer for {own.agreement.unanswered} of "
-                f"{own.agreement.images} images; see what `visionmesh verify` finds.",
-            )
+        seen = own.agreement
+        require_answers(self.weights, unanswered=seen.unanswered, images=seen.images)
         image = self.bench.sample(next(iter(self.held_out)).encoded).pixels
         engines = {name: subject.engine for name, subject in subjects.items()}
         times = in_turns({self.weights.name: original.engine} | engines, image)
