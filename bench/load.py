@@ -54,7 +54,7 @@ class Load:
 @asynccontextmanager
 async def fresh_mesh(folder: Path) -> AsyncIterator[tuple[LocalMesh, Mesh]]:
     """Run a mesh of its own with the model in ``folder``, and a client of it."""
-    settings = Settings(ingest=IngestSettings(port=0))
+    settings = Settings(ingest=IngestSettings(port=0, grpc_port=0))
     with tempfile.TemporaryDirectory() as state:
         async with (
             LocalMesh(state=Path(state), settings=settings, models=[folder]) as running,

@@ -17,7 +17,7 @@ def test_the_example_settings_are_the_defaults() -> None:
     for name in ("events", "tracing", "ingest", "preprocess", "infer", "postprocess"):
         section = getattr(read, name)
         absent = set(type(section).model_fields) - section.model_fields_set
-        assert absent <= {"otlp_endpoint"}, f"{name} lacks {absent}"
+        assert absent <= {"otlp_endpoint", "tls"}, f"{name} lacks {absent}"
 
 
 def test_every_code_is_explained_once() -> None:

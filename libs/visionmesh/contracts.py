@@ -28,6 +28,15 @@ class Priority(StrEnum):
     NORMAL = "normal"
 
 
+class Want(StrEnum):
+    """What a caller wants of an image."""
+
+    RESULT = "result"
+    TENSORS = "tensors"
+    """The network's outputs as they are, and no result."""
+    BOTH = "both"
+
+
 class Params(Frozen):
     """What a producer may ask for with one image; absent values are the model's own."""
 
@@ -98,6 +107,9 @@ class Reference(Frozen):
     result_key: str | None = None
     """Cache keys under which postprocess stores the answer and the features; `None`: not cached."""
     features_key: str | None = None
+    want: Want = Want.RESULT
+    home: str = ""
+    """The caller's node, where its shared memory is: outputs may be handed over there."""
     features: bool = False
     """The payload is the decoder's reduced features from the cache, not the engine's outputs."""
     attempt: int = 1

@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from visionmesh.contracts import Params, Priority
+from visionmesh.contracts import Params, Priority, TensorMeta, Want
 from visionmesh.errors import Code, Reject
 from visionmesh.subjects import is_token, name_fault
 
@@ -44,6 +44,9 @@ class Event:
     deadline_ns: int | None = None
     traceparent: str | None = None
     tracestate: str | None = None
+    tensor: TensorMeta | None = None
+    """Where ``image`` is not encoded: of the pixels, or of the network's own input, in it."""
+    want: Want = Want.RESULT
 
     def headers(self) -> dict[str, str]:
         """Return the headers of the binary mode."""

@@ -74,7 +74,7 @@ class LocalMesh:
         output: Output | None = None,
     ) -> None:
         self._folder = StateFolder(state.absolute())
-        self.settings = settings or Settings(ingest=IngestSettings(port=0))
+        self.settings = settings or Settings(ingest=IngestSettings(port=0, grpc_port=0))
         self._models = models
         self._nats_url = nats_url
         self._redis_url = redis_url
@@ -97,6 +97,11 @@ class LocalMesh:
     @property
     def http_url(self) -> str:
         return f"http://{self.settings.host}:{self.settings.ingest.port}"
+
+    @property
+    def grpc_url(self) -> str | None:
+        port = self.settings.ingest.grpc_port
+        return None if port is None else f"{self.settings.host}:{port}"
 
     @property
     def pids(self) -> dict[str, list[int]]:
@@ -147,7 +152,7 @@ class LocalMesh:
         if port:
             require_free("ingest", self.settings.host, port)
         await self._start_servers()
-        self.settings = self._own_settings(port or free_port(self.settings.host))
+        self.settings = self._own_settings()
         self._write_record()
         connection = await Connection.open(self.nats_url, name="visionmesh up")
         try:
@@ -185,8 +190,13 @@ class LocalMesh:
     def _report(self, text: str) -> None:
         self._output("mesh", text)
 
-    def _own_settings(self, port: int) -> Settings:
+    def _own_settings(self) -> Settings:
         given = self.settings
+        ports = {
+            name: free_port(given.host)
+            for name in ("port", "grpc_port")
+            if getattr(given.ingest, name) == 0
+        }
         mesh = given.mesh
         if "mesh" not in given.model_fields_set:
             # Two meshes on one host must not take each other's shared memory for their own.
@@ -197,7 +207,7 @@ class LocalMesh:
                 "nats_url": self._nats_url,
                 "redis_url": self._redis_url,
                 "state_dir": self._folder.path,
-                "ingest": given.ingest.model_copy(update={"port": port}),
+                "ingest": given.ingest.model_copy(update=ports),
             }
         )
 
@@ -222,7 +232,8 @@ class LocalMesh:
         if number == 1:
             return self.settings
         section = getattr(self.settings, service)
-        return self.settings.model_copy(update={service: section.model_copy(update={"port": 0})})
+        others = {"port": 0} | ({"grpc_port": 0} if service == "ingest" else {})
+        return self.settings.model_copy(update={service: section.model_copy(update=others)})
 
     async def _until_ready(self, connection: Connection, models: Set[str]) -> None:
         """Wait until every process said that it takes work, and every model is loaded."""

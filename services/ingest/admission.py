@@ -81,8 +81,12 @@ class Admission:
             sent_ns=arrival.received_ns,
         )
 
-    async def admit(self, reference: Reference, image: bytes, trail: Trail) -> Result | None:
+    async def admit(
+        self, reference: Reference, image: bytes, trail: Trail, *, version: int | None = None
+    ) -> Result | None:
         """Return the result if it is known already, else send the image to the next stage.
+
+        It goes to the ``version`` that is asked for, else to the one whose turn it is.
 
         Raises
         ------
@@ -92,8 +96,9 @@ class Admission:
             If there is no room for it now.
         """
         record = self._check(reference, image)
-        ready = self._context.nodes.versions(reference.model)
-        version = record.choose(reference.id, reference.source, ready=ready)
+        if version is None:
+            ready = self._context.nodes.versions(reference.model)
+            version = record.choose(reference.id, reference.source, ready=ready)
         sha256 = await _sha256(image)
         reference = reference.model_copy(update={"version": version, "sha256": sha256})
         known = await self._recognise(record, reference, image, trail)

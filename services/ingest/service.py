@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from services.ingest.admission import Admission
 from services.ingest.callers import Callers
+from services.ingest.front import Front
+from services.ingest.gateway import Gateway
 from services.ingest.heard import Heard
-from services.ingest.http import Gateway, build_app
 from services.ingest.intake import Intake
+from services.ingest.rest import infer as rest
 from visionmesh.context import Context
 from visionmesh.http import App
 from visionmesh.service import Worker
@@ -29,7 +31,8 @@ class Ingest(Worker):
     def app(self, status: App) -> App:
         gateway = Gateway(context=self._context, admission=self._admission, callers=self._callers)
         limit = self._context.settings.ingest.max_image_bytes
-        return build_app(gateway=gateway, status=status, max_bytes=limit)
+        own = rest.build_app(gateway=gateway, max_bytes=limit)
+        return Front(protocols={"/v1": own, "/docs": own, "/openapi.json": own}, rest=status)
 
     async def start(self) -> None:
         await self._callers.start()

@@ -24,7 +24,7 @@ SIZE = 32
 SETTINGS = Settings(
     # Short, so that the tests of failures do not wait for long.
     events=EventsSettings(ack_wait=timedelta(seconds=3), hop_ack_wait=timedelta(seconds=1)),
-    ingest=IngestSettings(port=0, max_image_bytes=8 << 20),
+    ingest=IngestSettings(port=0, grpc_port=0, max_image_bytes=8 << 20),
     preprocess=PreprocessSettings(max_pixels=30_000_000),
 )
 

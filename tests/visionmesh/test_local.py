@@ -36,7 +36,7 @@ async def test_a_broken_model_folder_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_new_children")
 async def test_a_service_that_cannot_start_is_named_with_its_own_words(tmp_path: Path) -> None:
-    settings = Settings(shm_dir=tmp_path / "missing", ingest=IngestSettings(port=0))
+    settings = Settings(shm_dir=tmp_path / "missing", ingest=IngestSettings(port=0, grpc_port=0))
     mesh = LocalMesh(state=tmp_path / "state", settings=settings)
     with pytest.raises(ConfigurationError, match=r"does not become ready(?s:.)*missing"):
         await mesh.__aenter__()
@@ -48,7 +48,7 @@ async def test_a_taken_http_port_is_named(tmp_path: Path) -> None:
     async with LocalMesh(
         state=tmp_path / "first",
     ) as first:
-        taken = IngestSettings(port=first.settings.ingest.port)
+        taken = IngestSettings(port=first.settings.ingest.port, grpc_port=0)
         second = LocalMesh(state=tmp_path / "second", settings=Settings(ingest=taken))
         with pytest.raises(ConfigurationError, match=f"{taken.port}.*in use"):
             await second.__aenter__()

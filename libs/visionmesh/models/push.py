@@ -150,5 +150,6 @@ async def _version(spec: ModelSpec, files: VersionFiles) -> VersionRecord:
         output=spec.output,
         labels=spec.labels,
         batch=signature.batch,
+        input_name=signature.inputs[0].name,
         outputs=signature.output_images,
     )

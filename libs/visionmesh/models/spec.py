@@ -113,6 +113,25 @@ class CacheSpec(Frozen):
     is answered with the last one's result; 0 is off."""
 
 
+class Policy(StrEnum):
+    LEAST_LOADED = "least_loaded"
+    """The node on which the image was prepared, unless others have much less to do."""
+    ROUND_ROBIN = "round_robin"
+    WEIGHTED = "weighted"
+    AFFINITY = "affinity"
+    """All images of a source go to the same node as long as it lives."""
+
+
+class Routing(Frozen):
+    """Which node computes an image; within a node, who is free takes it."""
+
+    policy: Policy = Policy.LEAST_LOADED
+    weights: dict[str, Annotated[float, Field(ge=0.0, allow_inf_nan=False)]] = Field(
+        default_factory=dict
+    )
+    """By node, or by device (``cpu``, ``cuda``); what is not named weighs 1."""
+
+
 class ModelSpec(Frozen):
     """One model: the parsed and validated ``model.yaml``."""
 
@@ -131,5 +150,6 @@ class ModelSpec(Frozen):
     keep_alive: Duration | None = None
     """How long the model stays loaded without an image; `None`: for ever."""
     cache: CacheSpec = CacheSpec()
+    routing: Routing = Routing()
     made_by: str = ""
     """The command or script that makes the weights."""

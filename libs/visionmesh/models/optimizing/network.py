@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped] # has no stubs
+from google.protobuf.message import DecodeError
 from onnx import TensorProto, version_converter
 from onnxruntime.quantization.shape_inference import quant_pre_process
 

@@ -13,41 +13,27 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from visionmesh.durations import Duration
 from visionmesh.errors import Code, ConfigurationError
+from visionmesh.settings.ingest import IngestSettings
+from visionmesh.settings.section import MEBIBYTE, Section, ServiceSettings
 
-MEBIBYTE = 1 << 20
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ServiceSettings(Section):
-    """What every service has."""
-
-    replicas: Annotated[int, Field(ge=0, le=64, description="processes under `visionmesh up`")] = 1
-    port: Annotated[
-        int, Field(ge=0, le=65535, description="of /healthz, /readyz and /metrics; 0: any free")
-    ] = 0
-    concurrency: Annotated[int, Field(ge=1, description="messages in hand at once")] = 64
-    arena_bytes: Annotated[int, Field(ge=MEBIBYTE, description="of the writer's shm slab")] = (
-        64 * MEBIBYTE
-    )
-    nice: Annotated[int, Field(ge=0, le=19, description="niceness of the process")] = 0
-
-
-class IngestSettings(ServiceSettings):
-    port: Annotated[int, Field(ge=0, le=65535, description="of the HTTP interface")] = 8000
-    max_image_bytes: Annotated[int, Field(ge=1024)] = 31 * MEBIBYTE
-    """The encoded image. A file stream of NATS takes less than 32 MiB, headers included."""
-    request_timeout: Duration = timedelta(seconds=30)
-    """How long a synchronous request may take when the client names no deadline."""
-    max_requests: Annotated[int, Field(ge=1)] = 256
-    """Synchronous requests in hand at once; more are refused with 503."""
+__all__ = [
+    "MEBIBYTE",
+    "EventsSettings",
+    "InferSettings",
+    "IngestSettings",
+    "PostprocessSettings",
+    "PreprocessSettings",
+    "Section",
+    "ServiceSettings",
+    "Settings",
+    "TracingSettings",
+    "load_settings",
+]
 
 
 class PreprocessSettings(ServiceSettings):

@@ -1,0 +1,70 @@
+"""How errors look on the wire: one table of status codes, and the forms of the protocols."""
+
+from __future__ import annotations
+
+from starlette.responses import JSONResponse
+
+from services.ingest.callers import Reply
+from visionmesh.contracts import ErrorInfo
+from visionmesh.errors import Code, VisionmeshError
+
+RETRY_AFTER = "1"
+"""Seconds, where nobody knows better."""
+
+_STATUS = {
+    Code.INVALID_REQUEST: 400,
+    Code.UNAUTHORIZED: 401,
+    Code.FORBIDDEN: 403,
+    Code.NOT_FOUND: 404,
+    Code.REQUEST_TIMEOUT: 408,
+    Code.UNSUPPORTED_MEDIA: 415,
+    Code.RATE_LIMITED: 429,
+    Code.UNKNOWN_MODEL: 404,
+    Code.UNKNOWN_VERSION: 404,
+    Code.PAYLOAD_TOO_LARGE: 413,
+    Code.UNSUPPORTED_FORMAT: 415,
+    Code.MESH_FULL: 503,
+    Code.MODEL_NOT_READY: 503,
+    Code.MESH_UNREACHABLE: 503,
+    Code.TIMEOUT: 504,
+    Code.DEADLINE_PASSED: 504,
+    Code.METHOD_NOT_ALLOWED: 405,
+    Code.INVALID_NAME: 400,
+    Code.INVALID_ID: 400,
+    Code.INVALID_EVENT: 400,
+    Code.INVALID_DEADLINE: 400,
+    Code.INVALID_PARAMS: 400,
+    Code.EMPTY_BODY: 400,
+    Code.INTERNAL: 500,
+    Code.MODEL_FAILED: 500,
+}
+_UNPROCESSABLE = 422
+_LATER = frozenset({429, 503})
+
+
+def status_of(code: Code) -> int:
+    """Return the HTTP status of an error."""
+    return _STATUS.get(code, _UNPROCESSABLE)
+
+
+def status_of_reply(reply: Reply) -> int:
+    """Return the HTTP status of an answer: 200, or that of the error in it."""
+    error = None if reply.ok else reply.result().error
+    return 200 if error is None else status_of(error.code)
+
+
+def refusal(error: VisionmeshError) -> JSONResponse:
+    """Return an error in our own form: ``{"error": {"code": …, "message": …}}``."""
+    info = ErrorInfo(code=error.code, message=error.message)
+    return _response(error, {"error": info.model_dump(mode="json")})
+
+
+def plain_refusal(error: VisionmeshError) -> JSONResponse:
+    """Return an error as the Open Inference Protocol and Ollama have it: ``{"error": "…"}``."""
+    return _response(error, {"error": f"{error.message} [{error.code}]"})
+
+
+def _response(error: VisionmeshError, body: object) -> JSONResponse:
+    status = status_of(error.code)
+    headers = {"Retry-After": RETRY_AFTER} if status in _LATER else {}
+    return JSONResponse(body, status, headers)

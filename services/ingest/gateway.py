@@ -1,0 +1,128 @@
+"""Synchronous requests of every protocol: an image in, its answer out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+from services.ingest.admission import Admission, Arrival
+from services.ingest.callers import Callers, Reply
+from visionmesh.context import Context
+from visionmesh.errors import Code, Expired, Refused, Reject, Retry, VisionmeshError
+from visionmesh.events import Event
+from visionmesh.models.record import ModelRecord
+from visionmesh.subjects import require_token
+from visionmesh.tasks import end
+
+MAX_TRIES = 3
+"""An image that was lost with the process that held it is sent again so often."""
+PAUSE = timedelta(milliseconds=100)
+"""Before the second try, twice as long before the third."""
+AT_ONCE = 16
+"""Images of one request."""
+
+
+class Gateway:
+    """Admits the image of a request and waits for its answer."""
+
+    def __init__(self, *, context: Context, admission: Admission, callers: Callers) -> None:
+        self._context = context
+        self._admission = admission
+        self._callers = callers
+        self._settings = context.settings.ingest
+
+    async def infer(self, event: Event, *, version: int | None = None) -> Reply:
+        """Return the answer to ``event``, of a certain ``version`` or the one whose turn it is.
+
+        What no one waits for any more is not computed: the patience is the image's deadline.
+
+        Raises
+        ------
+        Refused, Reject, Expired
+            What kept it from being computed.
+        """
+        patience = self._settings.request_timeout
+        if event.deadline_ns is not None:
+            left = timedelta(microseconds=(event.deadline_ns - time.time_ns()) / 1e3)
+            patience = min(patience, max(left, timedelta(0)))
+        given_up_ns = time.time_ns() + patience // timedelta(microseconds=1) * 1000
+        event = replace(event, deadline_ns=min(event.deadline_ns or given_up_ns, given_up_ns))
+        try:
+            async with asyncio.timeout(patience.total_seconds()):
+                return await self._infer(event, version)
+        except TimeoutError as error:
+            if patience < self._settings.request_timeout:
+                raise Expired from error
+            raise Refused(
+                Code.TIMEOUT, f"No answer within {patience.total_seconds():g} s; try again later."
+            ) from error
+
+    async def infer_all(
+        self, events: Sequence[Event], *, version: int | None = None
+    ) -> list[Reply]:
+        """Return the answers to several images, in their order; the first error ends the rest."""
+        places = asyncio.Semaphore(AT_ONCE)
+
+        async def infer(event: Event) -> Reply:
+            async with places:
+                return await self.infer(event, version=version)
+
+        tasks = [asyncio.create_task(infer(event)) for event in events]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            await end(tasks)
+
+    async def require(self, model: str, version: int | None = None) -> ModelRecord:
+        """Return the model; raise `Refused` if an image for it could not be worked on now."""
+        record = await self._context.catalog.look_up(require_token("model", model))
+        if version is not None:
+            record.version(version)
+        if len(self._callers) >= self._settings.max_requests:
+            raise Refused(Code.MESH_FULL, "Too many requests are being worked on; try again.")
+        if not self._context.nodes.serving(model):
+            why = self._context.nodes.failure(model) or (
+                "no infer worker has loaded it yet; try again, or look at `visionmesh ps`."
+            )
+            raise Refused(Code.MODEL_NOT_READY, f"The model {model!r} is not ready: {why}")
+        return record
+
+    def refused(self, model: str, error: VisionmeshError) -> None:
+        """Count a request that ends in ``error``; models that are not there count as one."""
+        known = model if self._context.catalog.find(model) is not None else ""
+        status = "expired" if isinstance(error, Expired) else "error"
+        self._context.metrics.model(known).done(status, error.code)
+
+    async def _infer(self, event: Event, version: int | None) -> Reply:
+        for attempt in range(1, MAX_TRIES + 1):
+            subject, answer = self._callers.open()
+            arrival = Arrival(
+                event=event, received_ns=time.time_ns(), reply=subject, attempt=attempt
+            )
+            reference = self._admission.reference(arrival)
+            trail = self._context.trail(reference)
+            reply: Reply | None = None
+            try:
+                known = await self._admission.admit(reference, event.image, trail, version=version)
+                self._context.finished(event.model, trail, "ok")
+                if known is None:
+                    reply = await answer
+                    return reply
+                self._context.settlement.ended(reference, known)
+                reply = Reply.of(known)
+                return reply
+            except Retry as error:
+                trail.fail(error.code)
+                self._context.metrics.redelivered()
+                last = error
+                await asyncio.sleep(attempt * PAUSE.total_seconds())
+            finally:
+                trail.close()
+                self._callers.close(subject)
+                self._admission.landed(subject, reply.body if reply is not None else None)
+        raise Reject(
+            Code.TOO_MANY_ATTEMPTS, f"Given up after {MAX_TRIES} attempts; the last: {last.message}"
+        )
