@@ -42,6 +42,8 @@ class Agreement(Frozen):
     answers: float
     """How much of them is equal, from 0 to 1; see `likeness`. A box that scores just enough in one
     answer may score just too little in the other."""
+    values: int
+    """Numbers in outputs of the same name and shape, of which the errors are."""
     max_error: float
     """Of any output value."""
     mean_error: float
@@ -97,6 +99,7 @@ class Tally:
         return Agreement(
             images=self._images,
             answers=self._equal / self._compared if self._compared else 1.0,
+            values=self._values,
             max_error=self._max,
             mean_error=self._sum / self._values if self._values else 0.0,
             largest=self._largest,

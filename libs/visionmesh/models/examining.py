@@ -105,11 +105,10 @@ class Examiner:
         agreement = trial.agreement
         if reference.same:
             error = agreement.max_error / (agreement.largest or 1.0)
-            yield Check(
-                name="values",
-                passed=error <= _SAME,
-                told=f"they differ by {error:.2g} of the largest value at most",
-            )
+            told = f"they differ by {error:.2g} of the largest value at most"
+            if not agreement.values:
+                told = "no output has the name and the shape of one there: only answers tell"
+            yield Check(name="values", passed=error <= _SAME, told=told)
         gone = lost(trial, own.accuracy)
         told = f"{agreement.answers:.1%} are equal"
         if trial.accuracy is not None:

@@ -146,6 +146,23 @@ def test_the_original_must_say_the_same(tmp_path: Path) -> None:
     assert failures(different) == [("model.onnx", "values"), ("model.onnx", "answers")]
 
 
+def test_an_original_whose_outputs_are_called_otherwise_is_compared_by_answers(
+    tmp_path: Path,
+) -> None:
+    folder = load_folder(save_folder(tmp_path / "model"))
+    images = save_pictures(tmp_path / "images", 6)
+    renamed = add_operator(
+        save_folder(tmp_path / "renamed"), helper.make_node("Identity", ["scores"], ["changed"])
+    )
+    (network,) = verify(folder, images=images, against=renamed).networks
+    told = {check.name: (check.passed, check.told) for check in network.checks}
+    assert told["values"] == (
+        True,
+        "no output has the name and the shape of one there: only answers tell",
+    )
+    assert told["answers"] == (True, "100.0% are equal")
+
+
 def test_what_was_made_of_a_network_is_compared_with_it(tmp_path: Path) -> None:
     folder = save_folder(tmp_path / "model")
     images = save_pictures(tmp_path / "images", 6)
