@@ -28,7 +28,11 @@ _DTYPES = {
 
 _NOISE = re.compile(
     r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .*? failed: ?|/\S+\.(?:cc|h):\d+ .*?\) "
+    r"|\b\w+\.(?:cc|h):\d+ \w+ |This is an invalid model\. In Node, \(.*\) , Error "
+    r"|for the following indices$| Use external data for large initializers"
 )
+_TOO_NEW = re.compile(r"ONNX Runtime only \*guarantees\*.*(Opset \d+) .* is till (opset \d+)")
+_CUT_SHORT = ("Protobuf parsing failed", "No graph was found in the protobuf")
 
 
 class Signature(Frozen):
@@ -58,7 +62,8 @@ def ort_errors() -> tuple[type[Exception], ...]:
 
 def ort_reason(error: Exception) -> str:
     """Return what ONNX Runtime says, without its numbers, its sources and the file's path."""
-    return _NOISE.sub("", str(error).strip().partition("\n")[0]).strip().rstrip(".")
+    said = _NOISE.sub("", str(error).strip().partition("\n")[0]).strip().rstrip(".")
+    return _TOO_NEW.sub(r"\1 is newer than \2, the last that is known", said)
 
 
 def inspect(onnx: Path, spec: ModelSpec) -> Signature:
@@ -115,6 +120,8 @@ def _refusal(onnx: Path, reason: str) -> str:
             f"{onnx} keeps weights in other files; store everything in one file "
             "(onnx.save_model(model, path, save_as_external_data=False))."
         )
+    if reason in _CUT_SHORT:
+        reason = "it is cut short, or no ONNX file at all"
     return f"{onnx} is not a network that ONNX Runtime can load; export it again: {reason}."
 
 

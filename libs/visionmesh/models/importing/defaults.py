@@ -33,6 +33,8 @@ _HABITS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "semantic": ("segmentation", {"resize": "stretch", **_IMAGENET}),
     "anomaly": ("anomaly detection", {"resize": "stretch", **_IMAGENET}),
 }
+_LETTERBOX = {"anchor": "center", "pad": 114}
+"""Where a letterboxed image lies, and what is around it, unless a family has habits of its own."""
 _ORDER = ("resize", "anchor", "color", "scale", "mean", "std", "pad")
 
 
@@ -45,9 +47,10 @@ def assume_habits(draft: Draft, *, ultralytics: bool) -> None:
         family, habits = f"{family} of this make", {**habits, **_UNIT}
     if draft.get("input.dtype") == "uint8":
         family, habits = "networks that take bytes", {**habits, **_BYTES}
+    habits = {"color": "RGB", **_LETTERBOX, **habits}
     gray = draft.get("input.color") == "GRAY"
     for key in _ORDER:
-        if key not in habits:
+        if key in _LETTERBOX and draft.get("input.resize") != "letterbox":
             continue
         value = habits[key]
         if gray and isinstance(value, tuple) and len(value) > 1:

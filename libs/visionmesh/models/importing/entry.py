@@ -114,9 +114,7 @@ def _describe_color(channels: int | None, shown: str, draft: Draft) -> None:
     said = draft.get("input.color")
     if channels == 1:
         draft.find("input.color", "GRAY", f"{shown} has one channel")
-    elif channels is None:
-        draft.assume("input.color", "RGB", f"{shown} does not tell")
-    elif channels not in _CHANNELS or said == "GRAY":
+    elif channels is not None and (channels not in _CHANNELS or said == "GRAY"):
         raise misfit(
             f"{shown} has {channels} channels, and images have "
             f"{'1 with --color GRAY' if said == 'GRAY' else '1 or 3'}; export it so"

@@ -136,6 +136,9 @@ def _guess(
     )
     task, decoder = draft.get("task"), draft.get("output.decoder")
     found = guesses(seen, task=task, decoder=decoder)
+    if labels is not None and len(found) > 1:
+        # Whoever names classes has a network that tells them apart.
+        found = [guess for guess in found if guess.classes is not None] or found
     if len(found) == 1:
         return found[0]
     if decoder is not None and task is not None:

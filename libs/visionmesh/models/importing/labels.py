@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from visionmesh.models.importing.probe import first_line
 from visionmesh.models.importing.wishes import misfit
 
 _KEYS = ("names", "id2label", "labels", "classes")
@@ -20,8 +21,10 @@ def read_labels(file: Path) -> tuple[str, ...]:
     Raises
     ------
     ConfigurationError
-        (model_invalid) if it holds no labels.
+        (model_invalid) if it is not there, or holds no labels.
     """
+    if not file.is_file():
+        raise misfit(f"{file} is no file; name one that has a label in each line")
     if file.stat().st_size > _MOST_BYTES:
         raise misfit(f"{file} is too large for a list of labels; give one label per line")
     try:
@@ -29,7 +32,9 @@ def read_labels(file: Path) -> tuple[str, ...]:
         if file.suffix.lower() in {".json", ".yaml", ".yml"}:
             return named(yaml.safe_load(text))
     except (UnicodeDecodeError, yaml.YAMLError, ValueError) as error:
-        raise misfit(f"{file} holds no labels ({error}); give one label per line") from error
+        raise misfit(
+            f"{file} holds no labels ({first_line(error)}); give one label per line"
+        ) from error
     labels = tuple(line.strip() for line in text.rstrip().splitlines())
     if not labels:
         raise misfit(f"{file} is empty; give one label per line")

@@ -41,7 +41,9 @@ class Runner:
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
         except ort_errors() as error:
-            raise misfit(f"ONNX Runtime cannot load the network: {ort_reason(error)}") from error
+            raise misfit(
+                f"ONNX Runtime cannot load the network: {ort_reason(error)}; export it again"
+            ) from error
 
     def __call__(self, batch: NDArray[Any]) -> Outputs:
         """Return the outputs; raise `ConfigurationError` (model_invalid) if it fails."""

@@ -10,26 +10,26 @@ import sys
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.models.importing.batches import fixed_batch
+from visionmesh.models.importing.complaints import OWN_ERRORS, complaint
 from visionmesh.models.importing.pickles import require_harmless
 from visionmesh.models.importing.probe import BATCHES, Outputs, Runner, agree, first_line, images
-from visionmesh.models.importing.reading import read_onnx
+from visionmesh.models.importing.reading import read_onnx, require_size
+from visionmesh.models.importing.statedicts import fill, require_whole
 from visionmesh.models.importing.tidying import OPSET
 from visionmesh.models.importing.wishes import misfit, unsafe
 
 CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _INPUT = "images"
 _BATCH = "N"
-_NESTED = ("state_dict", "model_state_dict", "model", "ema")
-"""Under which checkpoints keep the weights."""
 _EXPRESSION = re.compile(r'"expr_str"\s*:\s*"((?:[^"\\]|\\.)*)"')
 _PLAIN = re.compile(r"[\w\s+*/%(),.<>=&|~^-]*")
 _NAME = re.compile(r"'\w+'")
@@ -54,6 +54,7 @@ def convert(source: str, weights: Path | None, shape: tuple[int, ...] | None, ta
     with warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")
         network, shape = _load(source, weights, shape)
+        require_size(source, sum(tensor.nbytes for tensor in _tensors(network)))
         _export(network, shape, target)
         _require_parity(network, shape, target)
 
@@ -91,6 +92,7 @@ def _load(
         raise misfit("--weights belongs to module:callable; leave it out")
     if not zipfile.is_zipfile(file):
         require_harmless(file)
+        require_whole(file)
         raise misfit(_only_weights(file))
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
@@ -108,6 +110,12 @@ def _only_weights(file: Path) -> str:
         f"{file} holds weights and no network; name what makes the network, as in "
         f"visionmesh import module:callable --weights {file.name}"
     )
+
+
+def _tensors(network: Any) -> Iterator[Any]:
+    state = network.state_dict
+    stored = state() if callable(state) else state  # an exported program has it as a property
+    return (value for value in stored.values() if hasattr(value, "nbytes"))
 
 
 def _required(shape: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -130,35 +138,18 @@ def _made(source: str, weights: Path | None) -> Any:
         for part in name.split("."):
             made = getattr(made, part)
         network = made if isinstance(made, torch.nn.Module) else made()
-    except (ImportError, AttributeError, TypeError) as error:
-        raise misfit(f"{source} cannot be called: {first_line(error)}") from error
+    except OWN_ERRORS as error:
+        raise misfit(
+            f"{source} cannot be called: {complaint(error)}; "
+            "name a function that returns the network, and needs no arguments"
+        ) from error
     finally:
         sys.path.remove("")
     if not isinstance(network, torch.nn.Module):
         raise misfit(f"{source} returns {type(network).__name__}; it must return an nn.Module")
     if weights is not None:
-        _fill(network, weights)
+        fill(network, weights)
     return network.eval()
-
-
-def _fill(network: Any, weights: Path) -> None:
-    import torch  # noqa: PLC0415 - as above
-
-    require_harmless(weights)
-    try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise unsafe(f"{weights} is no plain state dict: {first_line(error)}") from error
-    except (RuntimeError, EOFError, ValueError) as error:
-        raise misfit(f"{weights} cannot be read: {first_line(error)}; copy it again") from error
-    for key in _NESTED:
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    try:
-        network.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        why = " ".join(str(error).split())
-        raise misfit(f"the weights in {weights} do not fit the network: {why}") from error
 
 
 def _script(file: Path) -> Any:
@@ -167,7 +158,9 @@ def _script(file: Path) -> Any:
     try:
         return torch.jit.load(file, map_location="cpu").eval()
     except (RuntimeError, ValueError) as error:
-        raise misfit(f"{file} is no TorchScript that loads: {first_line(error)}") from error
+        raise misfit(
+            f"{file} is no TorchScript that loads: {first_line(error)}; save it again"
+        ) from error
 
 
 def _program(file: Path) -> tuple[Any, tuple[int, ...]]:
@@ -176,11 +169,15 @@ def _program(file: Path) -> tuple[Any, tuple[int, ...]]:
     try:
         program = torch.export.load(file)
     except (RuntimeError, ValueError, KeyError, AssertionError) as error:
-        raise misfit(f"{file} is no exported program that loads: {first_line(error)}") from error
+        raise misfit(
+            f"{file} is no exported program that loads: {first_line(error)}; save it again"
+        ) from error
     example: Any = program.example_inputs or ((), {})
     inputs, named = example
     if len(inputs) != 1 or named or not isinstance(inputs[0], torch.Tensor):
-        raise misfit(f"{file} must take one input, the images, and have an example of it")
+        raise misfit(
+            f"{file} must take one input, the images, and have an example of it; export it so"
+        )
     return program, tuple(inputs[0].shape[1:])
 
 
@@ -191,7 +188,10 @@ def _require_plain_expressions(file: Path, archive: zipfile.ZipFile) -> None:
             for text in _EXPRESSION.findall(archive.read(member).decode(errors="replace")):
                 plain = _NAME.sub("", text)
                 if _CODE.search(text) or not _PLAIN.fullmatch(plain):
-                    raise unsafe(f"{file} wants to run code as a size: {text[:80]}")
+                    raise unsafe(
+                        f"{file} wants to run code as a size: {text[:80]!r}; "
+                        "export it again where it was made"
+                    )
 
 
 def _export(network: Any, shape: tuple[int, ...], target: Path) -> None:
@@ -201,7 +201,8 @@ def _export(network: Any, shape: tuple[int, ...], target: Path) -> None:
     failure: Exception | None = None
     for way in _ways(network, shape):
         try:
-            torch.onnx.export(network, f=str(target), external_data=False, verbose=False, **way)
+            with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+                torch.onnx.export(network, f=str(target), external_data=False, verbose=False, **way)
         except (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError) as error:
             failure = failure or error
             continue
@@ -209,7 +210,10 @@ def _export(network: Any, shape: tuple[int, ...], target: Path) -> None:
         if fixed_batch(read_onnx(target)) in (None, 1):
             return
     if failure is not None:
-        raise misfit(f"the network cannot be exported to ONNX: {_reason(failure)}") from failure
+        raise misfit(
+            f"the network cannot be exported to ONNX: {_reason(failure)}; "
+            "write it without what depends on the images' content"
+        ) from failure
 
 
 def _ways(network: Any, shape: tuple[int, ...]) -> Iterator[dict[str, Any]]:
@@ -240,8 +244,14 @@ def _output_names(network: Any, example: Any) -> list[str] | None:
     """Return the keys of an answer that is a mapping."""
     import torch  # noqa: PLC0415 - as above
 
-    with torch.no_grad():
-        answer = network(*example)
+    try:
+        with torch.no_grad():
+            answer = network(*example)
+    except OWN_ERRORS as error:
+        raise misfit(
+            f"the network fails on images of shape {tuple(example[0].shape)}: "
+            f"{complaint(error)}; it must take one batch, of the size that --input names"
+        ) from error
     return [str(key) for key in answer] if isinstance(answer, Mapping) else None
 
 
@@ -261,8 +271,8 @@ def _require_parity(network: Any, shape: tuple[int, ...], file: Path) -> None:
         answer = runner(batch)
         if not agree(_answers(network, batch, list(answer)), answer):
             raise misfit(
-                f"with {size} images the exported network says something else than the original; "
-                "does it use random numbers, or the batch's size as a plain number?"
+                "the exported network says something else than the original (batch of "
+                f"{size}); write it without random numbers and plain numbers from its input"
             )
 
 

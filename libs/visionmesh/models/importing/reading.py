@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # no stubs
+import onnxruntime
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, helper
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
+from visionmesh.models.check import ort_errors
 from visionmesh.models.importing.wishes import misfit, unsafe
 
 MAX_BYTES = 2**31 - 1
 """Protobuf's limit, and so that of a network in one file."""
+_IR_VERSION = 8
+"""Of a file that only asks which operators are known."""
 _SHOWN = 5
 _STANDARD = ("", "ai.onnx")
 
@@ -35,19 +40,19 @@ def read_onnx(file: Path) -> onnx.ModelProto:
         model = onnx.load(file, format="protobuf", load_external_data=False)
     except DecodeError as error:
         raise misfit(f"{file} is no ONNX file, or is cut short; export or copy it again") from error
-    if not model.graph.node or not model.opset_import:
+    if not model.graph.node or not model.graph.output or not model.opset_import:
         raise misfit(f"{file} holds no network, or is cut short; export or copy it again")
     _require_known_operators(model, file)
     _merge_external(model, file)
     return model
 
 
-def require_size(file: Path, size: int) -> None:
+def require_size(source: Path | str, size: int) -> None:
     """Raise `ConfigurationError` if ``size`` bytes are more than one ONNX file can hold."""
     if size > MAX_BYTES:
         raise misfit(
-            f"{file} has {size / 1e9:.1f} GB with its weights, and a network in one file at most "
-            f"{MAX_BYTES / 1e9:.1f}; export it with half precision, or a smaller one"
+            f"{source} has {size / 1e9:.1f} GB with its weights, and ONNX keeps at most "
+            f"{MAX_BYTES / 1e9:.1f} in one file; export it with half precision, or a smaller one"
         )
 
 
@@ -90,14 +95,15 @@ def _merge_external(model: onnx.ModelProto, file: Path) -> None:
     if not outside:
         return
     folder = file.parent.resolve()
-    locations: set[Path] = set()
+    sizes: dict[Path, int] = {}
+    wanted = 0
     for tensor in outside:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = _inside(folder, entries.get("location", ""), file, tensor.name)
-        _require_extent(location, entries, file, tensor.name)
-        locations.add(location)
-    sizes = (part.stat().st_size for part in locations)
-    require_size(file, file.stat().st_size + sum(sizes))
+        sizes[location] = location.stat().st_size
+        wanted += _extent(location, entries, file, tensor.name)
+    # Several tensors may name the same bytes, and each gets its own.
+    require_size(file, file.stat().st_size + max(wanted, sum(sizes.values())))
     try:
         load_external_data_for_model(model, str(folder))
     except onnx.checker.ValidationError as error:
@@ -120,17 +126,20 @@ def _inside(folder: Path, location: str, file: Path, name: str) -> Path:
     return target
 
 
-def _require_extent(location: Path, entries: dict[str, str], file: Path, name: str) -> None:
+def _extent(location: Path, entries: dict[str, str], file: Path, name: str) -> int:
+    """Return how many bytes of ``location`` a tensor wants."""
     offset, length = entries.get("offset", "0"), entries.get("length", "0")
     if not (offset.isdecimal() and length.isdecimal()):
         raise misfit(f"{file} tells no place of the weights {name!r}; export it again")
-    if int(offset) + int(length) > location.stat().st_size:
+    left = location.stat().st_size - int(offset)
+    if int(length) > left:
         raise misfit(f"{location} is cut short: the weights {name!r} end behind it; copy it again")
+    return int(length) or left
 
 
 def _require_known_operators(model: onnx.ModelProto, file: Path) -> None:
     versions = {entry.domain: entry.version for entry in model.opset_import}
-    newest = onnx.defs.onnx_opset_version()
+    newest = _newest_opset()
     version = max((versions[domain] for domain in _STANDARD if domain in versions), default=0)
     if version > newest:
         raise misfit(
@@ -165,3 +174,28 @@ def _contributed() -> frozenset[tuple[str, str]]:
     from onnxruntime.capi import onnxruntime_pybind11_state as state  # noqa: PLC0415 - it is heavy
 
     return frozenset((schema.domain, schema.name) for schema in state.get_all_operator_schema())
+
+
+@cache
+def _newest_opset() -> int:
+    """Return the newest opset that ONNX Runtime takes, which may be older than that of ONNX."""
+    version = int(onnx.defs.onnx_opset_version())
+    while not _is_taken(version):
+        version -= 1
+    return version
+
+
+def _is_taken(version: int) -> bool:
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Identity", "x", "y")], "g", value[:1], value[1:])
+    opset = helper.make_opsetid("", version)
+    model = helper.make_model(graph, ir_version=_IR_VERSION, opset_imports=[opset])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except ort_errors():
+        return False
+    return True

@@ -44,4 +44,6 @@ def convert(source: Path, target: Path) -> None:
     )
     if done.returncode or not target.is_file():
         last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "")
-        raise misfit(f"{source} cannot be converted: {last.strip()}; see whether it loads at all")
+        raise misfit(
+            f"{source} cannot be converted: {last.strip().rstrip('.')}; see whether it loads at all"
+        )

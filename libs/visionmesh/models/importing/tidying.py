@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, shape_inference, version_converter
 
 from visionmesh.errors import ConfigurationError
-from visionmesh.models.check import ort_errors
+from visionmesh.models.check import ort_errors, ort_reason
 from visionmesh.models.importing.batches import (
     fixed_batch,
     free_batch,
@@ -56,7 +56,7 @@ class Tidied:
                 return
             why = "the outputs would change"
         except _cannot() as error:
-            why = str(error).strip().partition("\n")[0]
+            why = ort_reason(error)
         self.notes.append(f"{otherwise}: {why}")
 
 
@@ -101,10 +101,12 @@ def _settle_batch(work: Tidied, images: NDArray[Any]) -> None:
     if work.batch not in (None, 1):
         return
     single = Runner(work.model)
-    candidates = [free_batch(work.model)] if work.batch else [work.model, free_batch(work.model)]
-    for candidate in candidates:
+    for change in [free_batch] if work.batch else [None, free_batch]:
         try:
-            if agrees_in_batches(single, Runner(candidate), images):
+            # One by one, as each copy has all weights.
+            candidate = change(work.model) if change else work.model
+            runner = Runner(candidate) if change else single
+            if agrees_in_batches(single, runner, images):
                 work.model, work.batch = candidate, None
                 return
             why = "says something else of an image when others are beside it"

@@ -9,6 +9,7 @@ import numpy as np
 
 from visionmesh.contracts import Params
 from visionmesh.errors import Reject
+from visionmesh.models.importing.probe import Outputs
 from visionmesh.models.importing.wishes import misfit
 from visionmesh.models.spec import Batching, ModelSpec
 from visionmesh.workbench import Workbench
@@ -24,7 +25,9 @@ def require_answer(network: Path, spec: ModelSpec) -> None:
     sample = bench.sample(_picture())
     engine = bench.open(network)
     try:
-        bench.read(engine.run([sample.pixels]), 0, sample, Params())
+        outputs = engine.run([sample.pixels])
+        _require_finite(outputs)
+        bench.read(outputs, 0, sample, Params())
     except Reject as error:
         raise misfit(
             f"the network cannot serve as {spec.output.decoder}: {error.message.rstrip('.')}; "
@@ -32,6 +35,15 @@ def require_answer(network: Path, spec: ModelSpec) -> None:
         ) from error
     finally:
         engine.close()
+
+
+def _require_finite(outputs: Outputs) -> None:
+    broken = [name for name, array in outputs.items() if not np.isfinite(array).all()]
+    if broken:
+        raise misfit(
+            f"for a made-up image the network gives NaN or infinity in {', '.join(broken)}; "
+            "see whether it is right before it is exported, and in full precision"
+        )
 
 
 def _picture() -> bytes:

@@ -60,8 +60,7 @@ def semantic(seen: Seen) -> Guess | None:
     last = _channels_last(output, seen)
     own: dict[str, object] = {"channels": "last"} if last else {}
     classes = output.shape[-1] if last else output.shape[0]
-    if classes == 1:
-        own["threshold"] = 0.5 if _are_shares(output) else 0.0
+    likely = {"threshold": 0.5 if _are_shares(output) else 0.0} if classes == 1 else {}
     return Guess(
         decoder="semantic",
         task=Task.SEGMENTATION,
@@ -69,6 +68,7 @@ def semantic(seen: Seen) -> Guess | None:
         classes=classes,
         why=why,
         parameters=own,
+        assumed=likely,
     )
 
 

@@ -106,9 +106,9 @@ def flag(key: str) -> str:
 
 def misfit(what: str) -> ConfigurationError:
     """Return the error of a source that cannot become a model; ``what`` says what to do."""
-    return ConfigurationError(Code.MODEL_INVALID, f"{what}.")
+    return ConfigurationError(Code.MODEL_INVALID, f"{what.rstrip('. ')}.")
 
 
 def unsafe(what: str) -> ConfigurationError:
     """Return the error of a source that reaches for more than its own data."""
-    return ConfigurationError(Code.MODEL_UNSAFE, f"{what}.")
+    return ConfigurationError(Code.MODEL_UNSAFE, f"{what.rstrip('. ')}.")

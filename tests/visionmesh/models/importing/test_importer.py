@@ -227,3 +227,22 @@ def test_what_is_no_network_is_told_what_to_do(tmp_path: Path, name: str, messag
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"nowhere\.onnx is not there"):
         import_model(str(tmp_path / "nowhere.onnx"), Wishes(name="parts"), models=tmp_path / "m")
+
+
+def test_what_a_classifier_does_not_tell_is_marked_as_assumed(tmp_path: Path) -> None:
+    """Also the order of colours: a network that was trained with BGR would be wrong in silence."""
+    values = {"input.resize": "letterbox"}
+    done = imported(network(CLASSES), tmp_path, task=Task.CLASSIFICATION, values=values)
+    assumed = {key for key, fact in done.facts.items() if fact.origin is Origin.ASSUMED}
+    told = ("anchor", "color", "scale", "mean", "std", "pad")
+    assert assumed == {*(f"input.{key}" for key in told), "output.activation"}
+    text = (done.folder / "model.yaml").read_text()
+    for key in told:
+        line = next(line for line in text.splitlines() if line.startswith(f"  {key}:"))
+        assert f"assumed: usual for classifiers; --{key} says otherwise" in line
+
+
+def test_labels_tell_a_classifier_from_an_embedding(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("a\nb\nc\n")
+    done = imported(network(CLASSES), tmp_path, labels=tmp_path / "labels.txt")
+    assert (done.spec.task, done.spec.labels) == (Task.CLASSIFICATION, ("a", "b", "c"))

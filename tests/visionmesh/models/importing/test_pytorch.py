@@ -151,7 +151,7 @@ def test_a_program_that_computes_sizes_by_calls_is_refused(tmp_path: Path, progr
                 changed += 1
             bad.writestr(member, content)
     assert changed == 1
-    with pytest.raises(ConfigurationError, match="run code as a size: __import__") as raised:
+    with pytest.raises(ConfigurationError, match=r"run code as a size: .__import__") as raised:
         brought(tmp_path / "bad.pt2", tmp_path)
     assert raised.value.code is Code.MODEL_UNSAFE
     assert not (tmp_path / "touched").exists()
@@ -160,7 +160,7 @@ def test_a_program_that_computes_sizes_by_calls_is_refused(tmp_path: Path, progr
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("nowhere.at_all:net", "cannot be called: No module named 'nowhere'"),
+        ("nowhere.at_all:net", "cannot be called: ModuleNotFoundError: No module named 'nowhere'"),
         (here("absent"), "cannot be called: .*absent"),
         ("os:getcwd", r"returns str; it must return an nn\.Module"),
         ("operator:add", "cannot be called: "),

@@ -117,3 +117,18 @@ def test_an_opset_of_the_future_is_named(tmp_path: Path) -> None:
     file.write_bytes(model.SerializeToString())
     with pytest.raises(ConfigurationError, match="operators of opset 99, and those up to"):
         read_onnx(file)
+
+
+def test_weights_that_name_the_same_bytes_count_each(tmp_path: Path) -> None:
+    """Else a small file could ask for any amount of memory."""
+    file = external(tmp_path)
+    with (file.parent / "kernel.bin").open("r+b") as sink:
+        sink.truncate(1_500_000_000)
+    model = onnx.load(file, load_external_data=False)
+    tensor = model.graph.initializer[0]
+    del tensor.external_data[:]
+    tensor.external_data.add(key="location", value="kernel.bin")
+    model.graph.initializer.add().CopyFrom(tensor)
+    file.write_bytes(model.SerializeToString())
+    with pytest.raises(ConfigurationError, match=r"has 3.0 GB with its weights"):
+        read_onnx(file)
