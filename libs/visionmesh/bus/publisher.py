@@ -182,8 +182,8 @@ def _sequence(subject: str, message: Msg) -> int:
         model = subject.split(".")[2] if subject.count(".") > 1 else subject
         raise Refused(
             Code.UNKNOWN_MODEL,
-            f"Nothing in the mesh listens to {subject}: is the model {model!r} pushed? "
-            "See `visionmesh list`.",
+            f"There is no model {model!r} in the mesh, or nothing serves it yet; push it, "
+            "or look at `visionmesh list`.",
         )
     answer: dict[str, Any] = orjson.loads(message.data)
     if error := answer.get("error"):

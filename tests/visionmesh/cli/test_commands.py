@@ -100,7 +100,9 @@ async def test_an_unknown_model_is_told_at_once(visionmesh: Run, photos: Path) -
     for command in ("run", "publish", "bench"):
         finished = await visionmesh(command, "nobody", photos)
         assert finished.status == 1
+        assert "There is no model 'nobody' in the mesh" in finished.err
         assert "[unknown_model]" in finished.err
+        assert "vm." not in finished.err
         assert len(finished.err.splitlines()) == 1
 
 
