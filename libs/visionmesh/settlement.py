@@ -140,7 +140,8 @@ class Settlement:
         if not isinstance(error, Retry):
             log.error("%s of %s broke: %r", self._stage, reference.id, error, exc_info=error)
             error = Retry(f"{self._stage} broke with {type(error).__name__}.", delay=BROKE_DELAY)
-        await self.again(reference, error)
+        if (end := await self.again(reference, error)) is not None:
+            return "error", end.code
         self._metrics.redelivered()
         return "retry", error.code
 

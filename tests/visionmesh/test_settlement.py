@@ -242,7 +242,7 @@ async def test_an_image_is_tried_again_until_its_attempts_are_exhausted(
         assert await settlement.fail(reference, miss) == ("retry", Code.INTERNAL)
     last = await event.reference()
     assert last.attempt == MAX_ATTEMPTS
-    await settlement.fail(last, miss)
+    assert await settlement.fail(last, miss) == ("error", Code.TOO_MANY_ATTEMPTS)
     naks = ["-NAK"] * (MAX_ATTEMPTS - 1)
     assert await event.ended() == [*naks, "dead", "results", "+ACK"]
     result = await event.result()
