@@ -114,7 +114,7 @@ def _group(text: str, *, example: str | None = None) -> typer.Typer:
 
 def _add(app: typer.Typer, commands: tuple[Command, ...], panel: str | None) -> None:
     for name, function, example in commands:
-        epilog = f"Example: {example}"
+        epilog = f"Example: {example}\n\n{_EXIT_CODES}"
         app.command(name, epilog=epilog, rich_help_panel=panel)(function)
 
 

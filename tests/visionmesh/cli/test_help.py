@@ -28,10 +28,13 @@ def names() -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("command", list(names()), ids=" ".join)
-def test_every_command_has_help_with_an_example_of_itself(command: list[str]) -> None:
+def test_every_command_has_help_with_an_example_of_itself_and_its_exit_codes(
+    command: list[str],
+) -> None:
     result = CliRunner().invoke(build(), [*command, "--help"])
     assert result.exit_code == 0
     assert f"Example: visionmesh {' '.join(command)}" in result.output
+    assert "Exit codes: 0 " in " ".join(result.output.split())
 
 
 def test_the_group_of_dead_letters_has_an_example_too() -> None:
