@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from visionmesh.models.optimizing import Report
     from visionmesh.models.verifying import Verification
 
-
 Found = TypeVar("Found", bound="Frozen")
 Say = Callable[[str], None]
 
@@ -105,8 +104,9 @@ def optimize(
     """
     from visionmesh.cli.tuning import tune_and_show
 
+    made = None
     if precision or not tune:
-        _make_smaller(
+        made = _make_smaller(
             folder, precision=precision or Smaller.INT8, images=calibrate, version=version,
             method=method, limit=limit, force=force, json=json,
         )  # fmt: skip
@@ -114,6 +114,8 @@ def optimize(
         tune_and_show(
             folder, images=calibrate, version=version, limit=limit, seconds=seconds, json=json
         )
+    if made:
+        _require_promoted(made)
 
 
 def _make_smaller(
@@ -126,14 +128,13 @@ def _make_smaller(
     limit: int,
     force: bool,
     json: bool,
-) -> None:
-    from visionmesh.errors import Code, Refused
+) -> Report:
     from visionmesh.models.folder import load_folder
     from visionmesh.models.optimizing import Method
     from visionmesh.models.optimizing import optimize as make_smaller
     from visionmesh.models.variants import Precision
 
-    report = work_and_show(
+    return work_and_show(
         lambda said: make_smaller(
             load_folder(folder),
             precision=Precision(precision),
@@ -147,13 +148,18 @@ def _make_smaller(
         _show,
         json=json,
     )
+
+
+def _require_promoted(report: Report) -> None:
+    from visionmesh.errors import Code, Refused
+
     left = [one for one in report.made if one.file not in report.promoted]
     if left:
-        lost = ", ".join(f"{one.file} ({one.lost:.1%} lost)" for one in left)
+        whose = (f"{o.file} ({o.lost:.1%} lost, {o.trial.agreement.broken} broken)" for o in left)
         raise Refused(
             Code.AGREEMENT_LOST,
-            f"Not promoted, for more than 1 % is lost: {lost}. Calibrate with more images or other "
-            "ones, try --precision fp16, or insist with --force.",
+            f"Not promoted: {', '.join(whose)}; at most 1 % may be lost, and no image break. "
+            "Calibrate with more images or others, try --precision fp16, or insist with --force.",
         )
 
 

@@ -61,12 +61,16 @@ async def test_the_report_is_json_on_request(tmp_path: Path, sturdy: Path, image
 async def test_what_answers_differently_is_refused(tmp_path: Path, images: Path) -> None:
     model = save_chain(tmp_path / "fragile", fragile(np.random.default_rng(2)))
 
-    refused = await finish(tmp_path, "optimize", model, "--calibrate", images)
+    refused = await finish(
+        *(tmp_path, "optimize", model, "--calibrate", images, "--precision", "int8"),
+        *("--tune", "--seconds", "1"),
+    )
     forced = await finish(tmp_path, "optimize", model, "--calibrate", images, "--force")
     verified = await finish(tmp_path, "verify", model, "--images", images)
 
     assert refused.status == 1
     assert "model.int8.onnx" in refused.err
+    assert refused.out.rstrip().endswith("once it is pushed."), "the others are tuned all the same"
     assert refused.err.rstrip().endswith("or insist with --force. [agreement_lost]")
     assert forced.status == 0
     assert verified.status == 1
