@@ -117,7 +117,10 @@ def child_environment(settings: Settings) -> dict[str, str]:
     """Return the environment in which a process reads exactly ``settings``."""
     told = tuple(f"{_PREFIX}{name.upper()}" for name in Settings.model_fields)
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(told)}
-    return {**inherited, **_BOUNDED, **dict(_leaves(_PREFIX, settings.model_dump(mode="json")))}
+    # Also where a picture is looked at before preprocess has read its header.
+    pixels = {"OPENCV_IO_MAX_IMAGE_PIXELS": str(settings.preprocess.max_pixels)}
+    own = dict(_leaves(_PREFIX, settings.model_dump(mode="json")))
+    return {**inherited, **_BOUNDED, **pixels, **own}
 
 
 def _leaves(prefix: str, values: Mapping[str, Any]) -> list[tuple[str, str]]:
