@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import json
 import os
 import re
 import tempfile
@@ -75,6 +76,15 @@ class ArtifactStore:
             await (await self._store()).delete(sha256)
         except ObjectNotFoundError:
             return
+
+    async def older(self, than: timedelta) -> set[str]:
+        """Return the names of the objects that were stored longer ago ``than`` this."""
+        found = set()
+        for subject in await self._messages(f"{_OBJECTS}.M.>"):
+            told = await stored_message(self._nc, _STREAM, last_by_subj=subject)
+            if told is not None and _age(told) > than and not json.loads(told.data).get("deleted"):
+                found.add(_name_in(subject))
+        return found
 
     async def sweep(self, *, older_than: timedelta = _BROKEN_OFF) -> int:
         """Free what belongs to no object and has not grown for a while; return how many uploads.

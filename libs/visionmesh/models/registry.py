@@ -38,6 +38,9 @@ _POLL = timedelta(seconds=2)
 _AWAY = timedelta(milliseconds=200)
 """Between two tries of a watcher while the server does not answer."""
 
+_CLAIMED_WITHIN = timedelta(days=1)
+"""After this a push that has stored files, but no record that names them, is over."""
+
 __all__ = ["Change", "ModelRecord", "Registry"]
 
 log = logging.getLogger(__name__)
@@ -214,12 +217,11 @@ class Registry:
         return True
 
     async def _free(self, old: ModelRecord | None) -> None:
-        """Delete the files of ``old`` that no record uses now, and what broken uploads left."""
+        """Delete the files of ``old`` that no record uses now, and what broken pushes left."""
         await self._artifacts.sweep()
-        if old is None:
-            return
+        unclaimed = await self._artifacts.older(_CLAIMED_WITHIN)
         used = {sha256 for record in await self.list() for sha256 in record.objects}
-        for sha256 in old.objects - used:
+        for sha256 in (unclaimed | (old.objects if old else set())) - used:
             await self._artifacts.delete(sha256)
 
     async def _next(self, sequence: int) -> RawStreamMsg | None:

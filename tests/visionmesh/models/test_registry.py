@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import nats
@@ -13,6 +14,7 @@ from tests.networks import save_folder
 from tests.visionmesh.models.conftest import stored
 from visionmesh.embedded import NatsServer
 from visionmesh.errors import Code, Refused
+from visionmesh.models.artifacts import ArtifactStore, file_sha256
 from visionmesh.models.folder import load_folder
 from visionmesh.models.registry import Change, Registry
 from visionmesh.models.traffic import Sticky
@@ -53,6 +55,23 @@ async def test_removing_frees_only_what_no_other_model_uses(
     assert (await stored(nc))[0] == 0
     again = await registry.push(load_folder(tmp_path / "oaks"))
     assert await registry.get("oaks") == again
+
+
+async def test_files_of_a_push_that_never_ended_are_freed_in_time(
+    registry: Registry, nc: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await registry.push(load_folder(save_folder(tmp_path / "oaks")))
+    left = tmp_path / "left.onnx"
+    left.write_bytes(b"all of a network, and no record of it")
+    await ArtifactStore(nc).put(file_sha256(left), left)
+
+    await registry.push(load_folder(save_folder(tmp_path / "pines", versions=(2,))))
+    assert (await stored(nc))[0] == 3, "its push may still go on"
+    monkeypatch.setattr("visionmesh.models.registry._CLAIMED_WITHIN", timedelta(0))
+    await registry.remove("pines")
+
+    assert (await stored(nc))[0] == 1
+    await registry.fetch((await registry.get("oaks")).versions[1].sha256, directory=tmp_path)
 
 
 async def test_a_change_between_reading_and_writing_is_not_lost(
