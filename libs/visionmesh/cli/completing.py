@@ -14,8 +14,6 @@ from visionmesh.cli.workshop import Folder, Version
 if TYPE_CHECKING:
     from visionmesh.contracts import TensorMeta
 
-_PARTS = ("preprocess", "resize", "postprocess")
-
 
 def complete(
     *,
@@ -46,10 +44,10 @@ def complete(
     from visionmesh.models.folder import load_folder
 
     names = [name.strip() for name in embed.split(",")]
-    unknown = [name for name in names if name not in _PARTS]
+    unknown = [name for name in names if name not in set(Part)]
     if unknown:
         raise typer.BadParameter(
-            f"{unknown[0]!r} is none of {', '.join(_PARTS)}", param_hint="--embed"
+            f"{unknown[0]!r} is none of {', '.join(Part)}", param_hint="--embed"
         )
     made = make(load_folder(folder), [Part(name) for name in names], version=version, target=output)
     if json:
