@@ -20,6 +20,7 @@ from visionmesh.bus import Delivery, KeepAlive, Puller, acknowledge, origin, top
 from visionmesh.context import Context
 from visionmesh.contracts import Reference, Result
 from visionmesh.errors import Expired, Fatal, Reject, Retry
+from visionmesh.handover import Handover
 from visionmesh.outbox import Forward
 from visionmesh.settlement import BROKE_DELAY
 from visionmesh.subjects import ANY_LANE
@@ -51,6 +52,8 @@ class Done:
     """The image is answered."""
 
     result: Result
+    handover: Handover | None = None
+    """The network's outputs for a caller who wants them."""
 
 
 Outcome = Forward | Done | BaseException
@@ -122,7 +125,7 @@ class Stage:
             self._bundles.take(delivery.ack)
             task = asyncio.create_task(self._work_bundle(puller, delivery))
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(lambda task: self._worked(task, delivery))
 
         puller = Puller(
             connection=self._context.connection,
@@ -154,6 +157,11 @@ class Stage:
                 self._images.drop(_key(reference))
             self._bundles.drop(delivery.ack)
             puller.done()
+
+    def _worked(self, task: asyncio.Task[None], delivery: Delivery) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s: not settled, it comes again", delivery.subject, exc_info=error)
 
     async def _give_up(self, references: Iterable[Reference]) -> None:
         """Send images back whose workers died again and again; each time counts as an attempt."""
@@ -212,7 +220,9 @@ class Stage:
             if isinstance(outcome, Forward)
         ]
         answers = [
-            (item.reference, outcome.result) for item, outcome in ended if isinstance(outcome, Done)
+            (item.reference, outcome.result, outcome.handover)
+            for item, outcome in ended
+            if isinstance(outcome, Done)
         ]
         if onward:
             await self._context.outbox.pass_on(onward)
