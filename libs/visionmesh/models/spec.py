@@ -6,7 +6,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, FiniteFloat, model_validator
 
 from visionmesh.contracts import Frozen
 from visionmesh.durations import Duration
@@ -45,10 +45,10 @@ class InputSpec(Frozen):
     color: Literal["RGB", "BGR", "GRAY"] = "RGB"
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     dtype: Literal["float32", "float16", "uint8"] = "float32"
-    scale: float = 1.0
-    mean: tuple[float, ...] = (0.0,)
+    scale: FiniteFloat = 1.0
+    mean: tuple[FiniteFloat, ...] = (0.0,)
     """One value, or one per channel."""
-    std: tuple[float, ...] = (1.0,)
+    std: tuple[FiniteFloat, ...] = (1.0,)
     pad: Annotated[int, Field(ge=0, le=255)] = 114
 
     @property
@@ -142,7 +142,7 @@ class ModelSpec(Frozen):
     output: OutputSpec
     labels: tuple[str, ...] = ()
     batching: Batching = Batching()
-    instances: tuple[Instance, ...] = (Instance(),)
+    instances: Annotated[tuple[Instance, ...], Field(min_length=1)] = (Instance(),)
     traffic: dict[int, float] = Field(default_factory=dict)
     """Weight by version; empty: everything goes to the newest."""
     window: Annotated[int, Field(ge=1, le=4096)] = 64
