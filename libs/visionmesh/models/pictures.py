@@ -77,7 +77,11 @@ def gather(root: Path, bench: Workbench, *, most: int) -> Pictures:
     ConfigurationError
         (images_missing) if there is no image that can be decoded.
     """
-    found = [file for file in sorted(root.rglob("*")) if file.suffix.lower() in SUFFIXES]
+    found = [
+        file
+        for file in sorted(root.rglob("*"))
+        if file.suffix.lower() in SUFFIXES and file.is_file()
+    ]
     chosen: dict[str, Path] = {}
     skipped: list[str] = []
     # In the order of names neighbours are alike, and every third may be of the same camera.

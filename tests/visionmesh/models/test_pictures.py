@@ -58,6 +58,8 @@ def test_what_is_no_image_is_named(bench: Workbench, tmp_path: Path) -> None:
     save(tmp_path / "good.png", 1)
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "bad.jpg").write_bytes(b"\xff\xd8\xff no more of it")
+    (tmp_path / "thumbnails.png").mkdir()
+    (tmp_path / "moved.png").symlink_to(tmp_path / "nowhere.png")
     pictures = gather(tmp_path, bench, most=9)
     assert [file.name for file in pictures.files] == ["good.png"]
     assert pictures.skipped == ("more/bad.jpg",)
