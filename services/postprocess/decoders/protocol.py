@@ -71,6 +71,9 @@ def read_parameters(kind: type[_P], spec: ModelSpec) -> _P:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(sorted(kind.model_fields))
+            raise ValueError(f"parameter {where} is not known; there are {known}") from error
         raise ValueError(f"parameter {where}: {first['msg']}") from error
 
 

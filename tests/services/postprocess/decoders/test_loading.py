@@ -43,7 +43,7 @@ def test_a_users_own_decoder_is_found() -> None:
     ("decoder", "parameters", "complaint"),
     [
         ("yolo", {}, ", ".join(sorted(DECODERS))),
-        ("yolox", {"stride": [8]}, "stride"),
+        ("yolox", {"stride": [8]}, "stride is not known; there are floor, sigma, strides, tensor"),
         ("yolox", {"strides": [0]}, r"strides\.0"),
         ("yolov8", {"floor": 2}, "floor"),
         ("softmax", {"activation": "relu"}, "activation"),
