@@ -111,7 +111,8 @@ class ModelPool:
             self._records[name] = record
             for version in record.wanted:
                 await self._try_to_load(record, version)
-            await self._fall_back(record)
+            if not record.parked:
+                await self._fall_back(record)
             for key in self._known(name):
                 self._drop_when_idle(key)
         if old is not None:
@@ -179,10 +180,10 @@ class ModelPool:
 
     async def _on_demand(self, name: str, version: int) -> LoadedModel:
         record = self._records.get(name)
-        if record is None or version not in record.versions:
-            # ingest may have heard of a new version earlier than this worker.
+        if record is None or version not in record.versions or record.parked:
+            # ingest may have heard of a new version earlier than this worker, of an unload later.
             raise Retry(
-                f"Version {version} of model {name!r} is not known here.",
+                f"Version {version} of model {name!r} is not known here, or was unloaded.",
                 delay=_NOT_YET,
                 code=Code.MODEL_NOT_READY,
             )
@@ -244,7 +245,7 @@ class ModelPool:
             task.add_done_callback(self._closing.discard)
 
     def _drop_when_idle(self, key: tuple[str, int]) -> None:
-        """Drop a version that no image has asked for in a while.
+        """Drop a version that no image has asked for in a while, and one that was unloaded.
 
         One without traffic lingers for late images. One that is needed falls asleep after the
         model's ``keep_alive``, and wakes with the next image.
@@ -252,6 +253,9 @@ class ModelPool:
         name, version = key
         record, model = self._records.get(name), self._serving.get(key)
         if record is None:
+            return
+        if record.parked:
+            self._drop(key)
             return
         needed = version in (*record.wanted, *record.shares_among(self._answering(name)))
         if model is None:

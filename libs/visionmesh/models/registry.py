@@ -99,35 +99,25 @@ class Registry:
     async def change(self, name: str, change: Callable[[ModelRecord], ModelRecord]) -> ModelRecord:
         """Replace a model's record by what ``change`` makes of it; return what is stored.
 
-        Files of versions that are not in it any more are freed.
-
-        ``change`` is called again if another change came in between; what it raises ends the call.
+        Files of versions that are not in it any more are freed. ``change`` is called again if
+        another change came in between; what it raises ends the call.
 
         Raises
         ------
         Refused
             (unknown_model, invalid_name) if there is none.
         """
-        with _reaching_mesh():
-            while True:
-                old, revision = await self._read(require_token("model", name))
-                if old is None:
-                    raise _unknown(name)
-                record = change(old)
-                if record == old:
-                    return record
-                if await self._write(record, revision):
-                    if old.objects != record.objects:
-                        await self._free(old)
-                    return record
+
+        return await self._replace(name, lambda old: change(_there(name, old)))
+
+    async def put(self, record: ModelRecord) -> ModelRecord:
+        """Store a record whose files are there already, in place of what had its name."""
+        return await self._replace(record.spec.name, lambda _: record)
 
     async def get(self, name: str) -> ModelRecord:
         """Return a model; raise `Refused` (unknown_model, invalid_name) if there is none."""
         with _reaching_mesh():
-            record, _ = await self._read(require_token("model", name))
-        if record is None:
-            raise _unknown(name)
-        return record
+            return _there(name, (await self._read(require_token("model", name)))[0])
 
     async def list(self) -> tuple[ModelRecord, ...]:
         """Return all models, by name."""
@@ -198,6 +188,20 @@ class Registry:
         """
         with _reaching_mesh():
             return await self._artifacts.fetch(sha256, directory)
+
+    async def _replace(
+        self, name: str, make: Callable[[ModelRecord | None], ModelRecord]
+    ) -> ModelRecord:
+        with _reaching_mesh():
+            while True:
+                old, revision = await self._read(require_token("model", name))
+                record = make(old)
+                if record == old:
+                    return record
+                if await self._write(record, revision):
+                    if old is not None and old.objects != record.objects:
+                        await self._free(old)
+                    return record
 
     async def _read(self, name: str) -> tuple[ModelRecord | None, int]:
         """Return the record, if any, and the revision that the next write must name."""
@@ -270,6 +274,12 @@ async def _announced(announcements: Subscription) -> None:
         await announcements.next_msg(timeout=_POLL.total_seconds())
     except NatsTimeoutError:
         return
+
+
+def _there(name: str, record: ModelRecord | None) -> ModelRecord:
+    if record is None:
+        raise _unknown(name)
+    return record
 
 
 def _unknown(name: str) -> Refused:

@@ -22,7 +22,7 @@ from tests.services.infer.conftest import (
     until_versions,
     versions,
 )
-from visionmesh.errors import Miss
+from visionmesh.errors import Miss, Retry
 from visionmesh.models.folder import load_folder
 from visionmesh.models.registry import Registry
 
@@ -188,3 +188,20 @@ async def test_batches_are_told_with_their_model(registry: Registry, tmp_path: P
     await scores(pool, 1)
     assert told == [("trees", 1, 1)]
     await pool.close()
+
+
+async def test_an_unloaded_model_leaves_the_memory_and_comes_back(
+    registry: Registry, pool: ModelPool, tmp_path: Path
+) -> None:
+    record = await pushed(registry, tmp_path / "trees", versions=(1, 2))
+    await pool.apply("trees", record)
+
+    await pool.apply("trees", record.model_copy(update={"parked": True}))
+    assert pool.versions == {}
+    with pytest.raises(Retry):
+        await scores(pool, 2)
+    assert pool.versions == {}
+
+    await pool.apply("trees", record)
+    assert versions(pool) == [2]
+    np.testing.assert_allclose(await scores(pool, 2), right(2), rtol=1e-4)

@@ -157,3 +157,20 @@ async def test_a_connection_that_is_gone_is_named(registry: Registry, nc: Client
     with pytest.raises(Refused) as raised:
         await registry.list()
     assert raised.value.code is Code.MESH_UNREACHABLE
+
+
+async def test_a_record_under_another_name_shares_the_files(
+    registry: Registry, tmp_path: Path
+) -> None:
+    trees = await registry.push(load_folder(save_folder(tmp_path / "trees", versions=(1,))))
+    twin = trees.model_copy(
+        update={"spec": trees.spec.model_copy(update={"name": "twin"}), "parked": True}
+    )
+
+    assert await registry.put(twin) == twin
+    assert await registry.get("twin") == twin
+    await registry.remove("trees")
+    await registry.fetch(twin.versions[1].sha256, directory=tmp_path / "c")
+
+    await registry.push(load_folder(save_folder(tmp_path / "twin", versions=(1,))))
+    assert not (await registry.get("twin")).parked, "what is pushed is to be loaded"

@@ -1,0 +1,196 @@
+"""What people do with models by the protocols: list, load, unload, create, copy and delete."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path, PurePosixPath
+
+from visionmesh.context import Context
+from visionmesh.contracts import Params
+from visionmesh.errors import Code, ConfigurationError, Refused, Reject
+from visionmesh.models.folder import load_folder
+from visionmesh.models.record import ModelRecord
+from visionmesh.models.spec import OutputSpec
+from visionmesh.nodes import LoadedVersion, list_nodes
+from visionmesh.subjects import require_token
+
+LOADED_WITHIN = timedelta(minutes=2)
+"""How long a request waits at most until a model is loaded or unloaded."""
+
+
+class Models:
+    """The models of the mesh, for those who may change them."""
+
+    def __init__(self, *, context: Context) -> None:
+        self._context = context
+        self._registry = context.catalog.registry
+        self._heard = asyncio.Event()
+        context.nodes.on_change(self._hear)
+
+    async def list(self) -> tuple[ModelRecord, ...]:
+        """Return all models, by name; raise `Refused` (mesh_unreachable)."""
+        return await self._registry.list()
+
+    async def show(self, name: str) -> ModelRecord:
+        """Return a model; raise `Refused` (unknown_model, invalid_name, mesh_unreachable)."""
+        return await self._registry.get(name)
+
+    def ready(self, name: str) -> frozenset[int]:
+        """Return the versions that images can be given to now."""
+        return self._context.nodes.versions(name)
+
+    async def in_memory(self) -> Sequence[LoadedVersion]:
+        """Return what infer workers hold in memory; raise `Retry` (mesh_unreachable)."""
+        nodes = await list_nodes(self._context.connection.client)
+        return [version for node in nodes if node.stage == "infer" for version in node.loaded]
+
+    async def load(self, name: str, *, within: timedelta = LOADED_WITHIN) -> ModelRecord:
+        """Undo `unload`, and return when the model is loaded.
+
+        Raises
+        ------
+        Refused
+            (unknown_model); (model_not_ready) if it cannot be loaded, or is not ``within`` that.
+        """
+        record = await self._registry.change(name, _parked(False))
+        await self.wait_until_loaded(record, within=within)
+        return record
+
+    async def unload(self, name: str, *, within: timedelta = LOADED_WITHIN) -> ModelRecord:
+        """Have all workers unload the model, and return when they have; its events wait then.
+
+        Raises
+        ------
+        Refused
+            (unknown_model); (timeout) if some worker still has it ``within`` that.
+        """
+        record = await self._registry.change(name, _parked(True))
+        if not await self._until(lambda: not self._context.nodes.serving(name), within):
+            raise Refused(Code.TIMEOUT, f"Some worker still has {name!r} in memory; look again.")
+        return record
+
+    async def wait_until_loaded(
+        self, record: ModelRecord, *, within: timedelta = LOADED_WITHIN
+    ) -> None:
+        """Return when images can be given to a version that gets traffic.
+
+        Raises
+        ------
+        Refused
+            (model_not_ready) if workers cannot load it, or have not ``within`` that.
+        """
+        name = record.spec.name
+        nodes = self._context.nodes
+
+        def ended() -> bool:
+            return bool(nodes.versions(name)) or nodes.failure(name) is not None
+
+        await self._until(ended, within)
+        if not nodes.versions(name):
+            why = nodes.failure(name) or f"it was not loaded within {within.total_seconds():g} s."
+            raise Refused(Code.MODEL_NOT_READY, f"The model {name!r} is not ready: {why}")
+
+    async def create(self, name: str, files: Mapping[str, Path | bytes]) -> ModelRecord:
+        """Store a model whose folder has ``files``, by their paths in it, such as ``model.yaml``.
+
+        The model is called ``name`` whatever ``model.yaml`` says. A version that the mesh has
+        under its number is replaced.
+
+        Raises
+        ------
+        Reject
+            (model_invalid) if the files are no model, (invalid_request) if a path leads elsewhere.
+        Refused
+            (model_exists, invalid_name, mesh_unreachable).
+        """
+        require_token("model", name)
+        with tempfile.TemporaryDirectory(prefix="visionmesh-create-") as root:
+            folder = Path(root) / name
+            await asyncio.to_thread(_lay_out, folder, files)
+            try:
+                model = await asyncio.to_thread(load_folder, folder)
+                spec = model.spec.model_copy(update={"name": name})
+                return await self._registry.push(replace(model, spec=spec), replace=True)
+            except ConfigurationError as error:
+                raise Reject(error.code, error.message) from error
+
+    async def copy(self, source: str, name: str, *, params: Params | None = None) -> ModelRecord:
+        """Store a model also as ``name``, with ``params`` as its own settings.
+
+        No file is copied. A model that had the name is replaced, and a parked one is loaded again.
+
+        Raises
+        ------
+        Refused
+            (unknown_model, invalid_name, mesh_unreachable).
+        """
+        record = _told(await self._registry.get(source), params or Params())
+        spec = record.spec.model_copy(update={"name": name})
+        return await self._registry.put(record.model_copy(update={"spec": spec, "parked": False}))
+
+    async def delete(self, name: str) -> None:
+        """Remove a model; raise `Refused` (unknown_model, mesh_unreachable)."""
+        await self._registry.remove(name)
+
+    def _hear(self) -> None:
+        self._heard.set()
+
+    async def _until(self, probe: Callable[[], bool], within: timedelta) -> bool:
+        """Return the last answer of ``probe``, which is asked whenever a worker was heard of."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within.total_seconds()):
+                while not probe():
+                    self._heard.clear()
+                    await self._heard.wait()
+        return probe()
+
+
+def _parked(parked: bool) -> Callable[[ModelRecord], ModelRecord]:
+    return lambda record: record.model_copy(update={"parked": parked})
+
+
+def _lay_out(folder: Path, files: Mapping[str, Path | bytes]) -> None:
+    """Write a folder of ``files``; raise `Reject` if one would lie outside of it."""
+    for path, content in files.items():
+        parts = PurePosixPath(path).parts
+        if not parts or path.startswith("/") or ".." in parts or set(path) & {"\0", "\\"}:
+            raise Reject(Code.INVALID_REQUEST, f"{path!r} is no file of a model's folder.")
+        target = folder.joinpath(*parts)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _place(content, target)
+        except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
+            why = f"{path!r} is named as a file and as a folder."
+            raise Reject(Code.INVALID_REQUEST, why) from error
+
+
+def _place(content: Path | bytes, target: Path) -> None:
+    if isinstance(content, bytes):
+        target.write_bytes(content)
+    else:
+        try:
+            target.hardlink_to(content)
+        except OSError:  # on another file system
+            shutil.copyfile(content, target)
+
+
+def _told(record: ModelRecord, params: Params) -> ModelRecord:
+    changes = params.model_dump(exclude_none=True)
+    if not changes:
+        return record
+
+    def told(output: OutputSpec) -> OutputSpec:
+        return output.model_copy(update=changes)
+
+    versions = {
+        number: version.model_copy(update={"output": told(version.output)})
+        for number, version in record.versions.items()
+    }
+    spec = record.spec.model_copy(update={"output": told(record.spec.output)})
+    return record.model_copy(update={"spec": spec, "versions": versions})
