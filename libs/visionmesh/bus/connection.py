@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 import nats
 import nats.errors
@@ -17,6 +18,7 @@ from visionmesh.errors import Code, ConfigurationError, Refused
 MINIMUM_SERVER = (2, 12)
 """Older servers silently ignore consumer fields that they do not know."""
 RECONNECT_WAIT = timedelta(milliseconds=250)
+SCHEMES = frozenset({"nats", "tls", "ws", "wss"})
 PENDING_BYTES = 96 << 20
 """What may wait in the client for the socket: at least one image of the largest size."""
 
@@ -44,8 +46,10 @@ class Connection:
         Refused
             If no server answers in time (mesh_unreachable).
         ConfigurationError
-            If the server is older than `MINIMUM_SERVER` or runs without JetStream.
+            If ``url`` is none, or the server is older than `MINIMUM_SERVER` or runs without
+            JetStream.
         """
+        _require_url(url)
         connection = cls(Client())
         try:
             async with asyncio.timeout(within.total_seconds()):
@@ -175,3 +179,16 @@ class Connection:
             except (nats.errors.Error, TimeoutError) as error:
                 log.warning("closing without a flush: %s", error)
         await self.client.close()
+
+
+def _require_url(url: str) -> None:
+    """Raise `ConfigurationError` unless ``url`` names a host, and a port or the usual one."""
+    try:
+        parts = urlsplit(url if "//" in url else f"nats://{url}")
+        usable = parts.scheme in SCHEMES and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigurationError(
+            Code.SETTINGS_INVALID, f"{url!r} is no URL of a NATS server: write nats://host:port."
+        )

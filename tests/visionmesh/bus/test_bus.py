@@ -186,6 +186,13 @@ async def test_says_where_no_server_answers_and_tells_of_its_tries_once(
     assert told.endswith("; trying again")
 
 
+@pytest.mark.parametrize("url", ["", "nats://", "nats://a:b", "http://127.0.0.1:9", "nats://[1"])
+async def test_what_is_no_url_of_a_server_is_told_so(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="no URL of a NATS server") as caught:
+        await Connection.open(url, name="test")
+    assert caught.value.code is Code.SETTINGS_INVALID
+
+
 async def test_every_outage_is_told_once(bus: Bus, caplog: pytest.LogCaptureFixture) -> None:
     async def tells() -> bool:
         return any("trying again" in text for text in caplog.messages)
