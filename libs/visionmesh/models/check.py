@@ -117,8 +117,8 @@ def _read(onnx: Path) -> Signature:
 def _refusal(onnx: Path, reason: str) -> str:
     if "External data" in reason or "external data" in reason:
         return (
-            f"{onnx} keeps weights in other files; store everything in one file "
-            "(onnx.save_model(model, path, save_as_external_data=False))."
+            f"{onnx} keeps weights in other files; `visionmesh import` makes one file of them, "
+            "of up to 2.1 GB."
         )
     if reason in _CUT_SHORT:
         reason = "it is cut short, or no ONNX file at all"

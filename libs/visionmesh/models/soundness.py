@@ -15,6 +15,9 @@ from visionmesh.errors import Reject
 from visionmesh.models.variants import Precision
 from visionmesh.workbench import Sample, Workbench
 
+RUNS = "runs"
+"""The only check of an engine that fails on an image: nothing else can be told of it."""
+
 _TOLERANCE = {
     Precision.FP32: 1e-3,
     Precision.BF16: 5e-2,
@@ -47,7 +50,7 @@ def engine_checks(
             _independent(engine, alone, samples, _TOLERANCE[precision]),
         )
     except Reject as error:
-        return (Check(name="runs", passed=False, told=error.message),)
+        return (Check(name=RUNS, passed=False, told=error.message),)
 
 
 def sizes_of(engine: Engine) -> tuple[int, ...]:
@@ -69,7 +72,7 @@ def _readable(bench: Workbench, alone: Sequence[Outputs], samples: Sequence[Samp
         for outputs, sample in zip(alone, samples, strict=True):
             bench.read(outputs, 0, sample, Params())
     except Reject as error:
-        return Check(name="readable", passed=False, told=error.message)
+        return Check(name="readable", passed=False, told=error.message.rstrip("."))
     decoder = bench.spec.output.decoder
     return Check(name="readable", passed=True, told=f"{decoder} makes an answer of every output")
 

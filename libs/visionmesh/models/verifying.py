@@ -8,6 +8,7 @@ from pathlib import Path
 from visionmesh.contracts import Frozen
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.models.artifacts import file_sha256
+from visionmesh.models.check import inspect
 from visionmesh.models.completing import COMPLETE_FILE, complete_checks
 from visionmesh.models.examining import Examiner, Reference, Verified, checked
 from visionmesh.models.folder import WEIGHTS_FILE, ModelFolder, load_folder
@@ -65,12 +66,14 @@ def verify(
     Raises
     ------
     ConfigurationError
-        (model_invalid) if the network or what it is compared with cannot be loaded;
+        (model_invalid) if the network or what it is compared with cannot be loaded, or the network
+        does not fit the folder's spec;
         (images_missing).
     Refused
         (unknown_version) if the folder lacks the version.
     """
     number, weights = folder.pick(version)
+    inspect(weights, folder.spec)
     bench = Workbench(folder.spec)
     pictures = gather(images, bench, most=most) if images else _made_up(folder.spec)
     examiner = Examiner(bench=bench, pictures=pictures, real=images is not None, said=said)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
 from onnx import TensorProto
 
@@ -84,4 +85,18 @@ def test_another_file_than_an_image_network_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     file.write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR.")
     with pytest.raises(ConfigurationError, match="export it again"):
+        inspect(file, spec_of())
+
+
+def test_what_the_runtime_says_is_told_without_its_sources(tmp_path: Path) -> None:
+    file = save_network(tmp_path / "model.onnx")
+    model = onnx.load(file)
+    model.opset_import[0].version = 99
+    onnx.save(model, file)
+    with pytest.raises(ConfigurationError, match=r": Opset 99 is newer than opset \d+, the last"):
+        inspect(file, spec_of())
+    model.opset_import[0].version = 17
+    model.graph.node[0].op_type = "Fold"
+    onnx.save(model, file)
+    with pytest.raises(ConfigurationError, match="export it again: No Op registered for Fold"):
         inspect(file, spec_of())

@@ -106,6 +106,19 @@ def test_a_bad_network_does_not(tmp_path: Path, nodes: list[onnx.NodeProto], che
     assert error.value.code == Code.VERIFICATION_FAILED
 
 
+def test_a_network_that_fails_on_images_is_told_of(tmp_path: Path) -> None:
+    # Only for a black image, as the one that warms it, there is such a class.
+    folder = add_operator(
+        save_folder(tmp_path),
+        helper.make_node("ReduceMax", ["image"], ["brightest"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("Cast", ["brightest"], ["class"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["scores", "class"], ["changed"], axis=1),
+    )
+    found = verify(load_folder(folder))
+    assert failures(found) == [("model.onnx", "runs")]
+    assert found.networks[0].ms == {}
+
+
 def test_a_failed_check_fails_it_all(tmp_path: Path) -> None:
     noise = helper.make_node("RandomNormalLike", ["scores"], ["changed"])
     found = verify(load_folder(add_operator(save_folder(tmp_path), noise)))
@@ -243,3 +256,9 @@ def test_a_choice_for_another_network_is_outdated(tmp_path: Path) -> None:
     found = verify(load_folder(folder))
     assert failures(found) == [("variants.json", "current")]
     assert found.not_run == "openvino fp32: another network was tuned"
+
+
+def test_a_network_of_another_size_than_the_folder_says_is_told_at_once(tmp_path: Path) -> None:
+    folder = save_folder(tmp_path / "trees", shape=("n", 3, 16, 6))
+    with pytest.raises(ConfigurationError, match=r"model\.yaml wants H = 8 in NCHW; correct"):
+        verify(load_folder(folder))
