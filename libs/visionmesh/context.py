@@ -16,6 +16,7 @@ from visionmesh.cache import Cache
 from visionmesh.catalog import Catalog
 from visionmesh.contracts import Reference
 from visionmesh.errors import Fatal
+from visionmesh.handover import Handover, Outputs, hand_over, size_of
 from visionmesh.models.registry import Registry
 from visionmesh.nodes import Nodes
 from visionmesh.outbox import Outbox
@@ -75,6 +76,12 @@ class Context:
         """Return a slot of ``nbytes`` in the arena that readers of ``lane`` can resolve."""
         arena = self.inline if lane == ANY_LANE else self.arena
         return await arena.acquire(nbytes, timeout=ARENA_PATIENCE)
+
+    async def hand_over(self, reference: Reference, outputs: Outputs) -> Handover:
+        """Put a network's outputs where the caller's worker can read them."""
+        lane = reference.home if reference.home == self.settings.node else ANY_LANE
+        with await self.room(lane, size_of(outputs)) as slot:
+            return hand_over(outputs, slot)
 
     def read(self, reference: Reference, payloads: memoryview) -> Reading:
         """Resolve where the payload of ``reference`` lies; raise `Miss` if it is gone."""

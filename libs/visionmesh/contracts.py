@@ -37,6 +37,10 @@ class Want(StrEnum):
     BOTH = "both"
 
 
+PIXELS = "pixels"
+"""The name of an image that is not encoded: ``(H, W, 3) uint8``, RGB."""
+
+
 class Params(Frozen):
     """What a producer may ask for with one image; absent values are the model's own."""
 

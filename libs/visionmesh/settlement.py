@@ -22,6 +22,7 @@ from visionmesh.contracts import (
     Status,
 )
 from visionmesh.errors import Code, Expired, Fatal, Refused, Reject, Retry, VisionmeshError
+from visionmesh.handover import Handover
 from visionmesh.telemetry.context import parse_traceparent
 from visionmesh.telemetry.metrics import Metrics
 from visionmesh.telemetry.spans import AttributeValue, Key, Span, SpanKind, SpanName
@@ -67,14 +68,16 @@ class Settlement:
         self._stage = stage
         self._max_attempts = max_attempts
 
-    async def answer(self, answers: Sequence[tuple[Reference, Result]]) -> None:
-        """Give each result to whoever asked, then acknowledge the events."""
+    async def answer(self, answers: Sequence[tuple[Reference, Result, Handover | None]]) -> None:
+        """Give each result to whoever asked, a caller also the outputs; acknowledge the events."""
         stored: list[tuple[Reference, Result, Message]] = []
-        for reference, result in answers:
+        for reference, result, handover in answers:
             body = result.to_json()
             if reference.reply is not None:
                 bad = result.status is not Status.OK
                 headers = {STATUS_HEADER: str(result.status)} if bad else None
+                if handover is not None:
+                    body, headers = handover.behind(body)
                 await self._connection.send(reference.reply, body, headers=headers)
                 self.ended(reference, result)
             else:
@@ -183,7 +186,7 @@ class Settlement:
             timings=_total(reference.received_ns, reference.timings),
             error=ErrorInfo(code=error.code, message=error.message),
         )
-        await self.answer([(reference, result)])
+        await self.answer([(reference, result, None)])
 
     async def _bury(
         self, reference: Reference, error: VisionmeshError, event: Original | None
@@ -225,7 +228,12 @@ class Settlement:
 
 
 def recognised(
-    reference: Reference, answer: Answer, trail: Trail, *, image: ImageInfo, cache: CacheInfo | None
+    reference: Reference,
+    answer: Answer,
+    trail: Trail,
+    *,
+    image: ImageInfo | None,
+    cache: CacheInfo | None,
 ) -> Result:
     """Return the result of an image whose ``answer`` is known now, in the stage of ``trail``."""
     timings = {**reference.timings, **trail.timings(time.time_ns())}

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from services.infer.batcher import Batch, BatchedOutput, Batcher
 from services.infer.engines import Image
 from services.infer.loading import Loaded
+from services.infer.pixels import PixelWriter
 from visionmesh.errors import Miss
 from visionmesh.models.record import ModelRecord
 from visionmesh.nodes import LoadedVersion
@@ -40,7 +41,7 @@ class LoadedModel:
         """By how many bytes the process grew for it."""
         self.since = datetime.now(UTC)
         self.last_used = time.monotonic()
-        self._shape = (spec.input.height, spec.input.width, spec.input.channels)
+        self._writer = PixelWriter(spec.input)
         self._batcher = Batcher(
             engines=loaded.engines,
             max_size=spec.batching.max_size,
@@ -68,15 +69,15 @@ class LoadedModel:
         )
 
     def takes(self, image: Image) -> bool:
-        """Say whether the image has the shape of the network's input."""
-        return image.shape == self._shape
+        """Say whether the image is pixels of the input's size, or the network's own input."""
+        return self._writer.takes(image)
 
     async def infer(self, image: Image, *, urgent: bool = False) -> BatchedOutput:
-        """Run one image, (H, W, C) uint8; raise `Miss` if it was made for another input size."""
+        """Run one image; raise `Miss` if it was made for another input."""
         self.last_used = time.monotonic()
         if not self.takes(image):
             raise Miss(
-                f"The image is {image.shape}, but model {self.name!r} takes {self._shape} now."
+                f"Model {self.name!r} does not take an image of {image.dtype} {image.shape}."
             )
         return await self._batcher.submit(image, urgent=urgent)
 

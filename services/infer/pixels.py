@@ -14,6 +14,8 @@ from visionmesh.models.spec import InputSpec
 class PixelWriter:
     """Writes images into a batch as ``(pixel * scale - mean) / std`` per channel.
 
+    What is in the network's own layout and dtype already is written as it is.
+
     Used by one thread at a time: it keeps the planes of the image at hand.
     """
 
@@ -24,7 +26,8 @@ class PixelWriter:
         self._rows = (channels, height, width) if self._planar else (height, width * channels)
         self._dtype = np.dtype(spec.dtype)
         planar_shape = (channels, height, width)
-        self._shape = planar_shape if spec.layout == "NCHW" else (height, width, channels)
+        self._pixels = (height, width, channels)
+        self._shape = planar_shape if spec.layout == "NCHW" else self._pixels
         self._planes = np.empty(planar_shape, np.uint8)
         # Sums and products in float16 would lose digits.
         self._wide = np.empty(self._rows, np.float32) if spec.dtype == "float16" else None
@@ -34,8 +37,19 @@ class PixelWriter:
         """Return a batch of zeros for ``size`` images, in the network's layout and dtype."""
         return np.zeros((size, *self._shape), self._dtype)
 
-    def write(self, image: NDArray[np.uint8], target: NDArray[Any]) -> None:
-        """Write ``image``, (H, W, C) uint8, into ``target``, one entry of a batch."""
+    def takes(self, image: NDArray[Any]) -> bool:
+        """Say whether ``image`` is pixels of the right size, or the network's own input."""
+        own = image.shape == self._shape and image.dtype == self._dtype
+        return own or self._is_pixels(image)
+
+    def _is_pixels(self, image: NDArray[Any]) -> bool:
+        return image.shape == self._pixels and image.dtype == np.uint8
+
+    def write(self, image: NDArray[Any], target: NDArray[Any]) -> None:
+        """Write ``image``, for which `takes` holds, into ``target``, one entry of a batch."""
+        if not self._is_pixels(image):
+            np.copyto(target, image)
+            return
         work = target.reshape(self._rows) if self._wide is None else self._wide
         if not self._planar:
             np.copyto(work, image.reshape(self._rows))

@@ -7,8 +7,6 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 
-import numpy as np
-
 from services.infer.backlog import Backlog
 from services.infer.batch_spans import BatchSpans
 from services.infer.batcher import Batch
@@ -16,15 +14,17 @@ from services.infer.loaded import LoadedModel
 from services.infer.pool import ModelPool
 from visionmesh import subjects
 from visionmesh.context import Context
-from visionmesh.contracts import Priority
+from visionmesh.contracts import Answer, Priority, Want
 from visionmesh.errors import Code, Fatal
+from visionmesh.handover import lay_out, size_of
 from visionmesh.models.record import ModelRecord
 from visionmesh.nodes import version_key
 from visionmesh.outbox import Forward, forward
 from visionmesh.service import Worker
-from visionmesh.stage import Ended, Item, Stage
+from visionmesh.settlement import recognised
+from visionmesh.stage import Done, Ended, Item, Stage
 from visionmesh.tasks import end
-from visionmesh.tensors import arrays, describe, plan
+from visionmesh.tensors import arrays
 
 _NOT_CACHED = {"result_key": None, "features_key": None}
 
@@ -134,7 +134,7 @@ class Infer(Worker):
             done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             yield [(running.pop(one), one.exception() or one.result()) for one in done]
 
-    async def _infer(self, item: Item) -> Forward:
+    async def _infer(self, item: Item) -> Forward | Done:
         reference = item.reference
         (image,) = arrays(item.reading.view, reference.tensors).values()
         name, version = reference.model, reference.version
@@ -147,14 +147,12 @@ class Infer(Worker):
         )
         self._spans.record(item.trail, output)
         item.reading.check()
-        metas = describe(output.outputs)
-        _, size = plan(metas)
+        if reference.want is Want.TENSORS:
+            result = recognised(reference, Answer(), item.trail, image=None, cache=None)
+            return Done(result, await self._context.hand_over(reference, output.outputs))
         lane = self._context.nodes.lane("postprocess")
-        with await self._context.room(lane, size) as slot:
-            for target, array in zip(
-                arrays(slot.view, metas).values(), output.outputs.values(), strict=True
-            ):
-                np.copyto(target, array)
+        with await self._context.room(lane, size_of(output.outputs)) as slot:
+            metas = lay_out(output.outputs, slot)
             return forward(
                 subjects.OUTPUTS, subjects.output(name, lane), slot, tensors=metas, **keys
             )

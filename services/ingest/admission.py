@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -12,13 +13,26 @@ from pydantic import ValidationError
 from services.ingest.flights import Flight, Flights
 from services.ingest.near import NearFrames
 from services.ingest.shadow import Shadows
+from services.ingest.tensors import require_tensor
 from visionmesh import subjects
 from visionmesh.cache import Found
 from visionmesh.context import Context
-from visionmesh.contracts import Answer, CacheInfo, ImageInfo, Reference, Result, Status
+from visionmesh.contracts import (
+    PIXELS,
+    Answer,
+    CacheInfo,
+    ImageInfo,
+    Placement,
+    Reference,
+    Result,
+    Status,
+    TensorMeta,
+    Want,
+)
 from visionmesh.errors import Code, Expired, Reject
 from visionmesh.events import Event
 from visionmesh.models.record import ModelRecord
+from visionmesh.models.spec import InputSpec
 from visionmesh.outbox import forward
 from visionmesh.settlement import recognised
 from visionmesh.stored import StoredAnswer, cache_keys, split_features
@@ -29,6 +43,8 @@ LARGE = 1 << 20
 """Bytes from which on hashing would hold up the event loop noticeably."""
 _NOT_OF_THE_IMAGE = frozenset({Code.TOO_MANY_ATTEMPTS, Code.INTERNAL, Code.TIMEOUT})
 """Errors of one pass, which a twin need not share."""
+
+_AS_IT_IS = Placement(scale_x=1.0, scale_y=1.0, offset_x=0.0, offset_y=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +89,9 @@ class Admission:
             deadline_ns=event.deadline_ns,
             ack=arrival.ack,
             reply=arrival.reply,
+            want=event.want,
+            home=self._context.settings.node if event.want is not Want.RESULT else "",
+            tensors=(event.tensor,) if event.tensor is not None else (),
             attempt=arrival.attempt,
             traceparent=format_traceparent(self._context.tracing.begin(producer)),
             parent_span=producer.span_id if producer else None,
@@ -99,8 +118,17 @@ class Admission:
         if version is None:
             ready = self._context.nodes.versions(reference.model)
             version = record.choose(reference.id, reference.source, ready=ready)
-        sha256 = await _sha256(image)
+        spec = record.version(version).input
+        for tensor in reference.tensors:
+            require_tensor(tensor, image, spec)
+        sha256 = await _sha256(image, reference.tensors)
         reference = reference.model_copy(update={"version": version, "sha256": sha256})
+        if any(tensor.name != PIXELS for tensor in reference.tensors):
+            await self._send_input(reference, image, trail, spec)
+            return None
+        if reference.want is not Want.RESULT:
+            await self._send_image(reference, image, trail)
+            return None
         known = await self._recognise(record, reference, image, trail)
         self.shadows.follow(record, reference, image, known)
         return known
@@ -163,7 +191,7 @@ class Admission:
             result = self._stored(reference, found.result, "result", trail)
             if result is not None:
                 return result
-        distance = record.spec.cache.near_duplicates
+        distance = 0 if reference.tensors else record.spec.cache.near_duplicates
         return await self._near(reference, record, image, distance, trail) if distance else None
 
     async def _near(
@@ -210,6 +238,24 @@ class Admission:
             sending = forward(subjects.IMAGES, subjects.image(reference.model, lane), slot)
         await context.outbox.pass_on([(reference, sending, trail)])
 
+    async def _send_input(
+        self, reference: Reference, tensor: bytes, trail: Trail, spec: InputSpec
+    ) -> None:
+        """Send what needs no preprocessing; in the result it is an image of the input's size."""
+        context = self._context
+        lane = context.nodes.lane("infer", reference.model)
+        with await context.room(lane, len(tensor)) as slot:
+            slot.view[:] = tensor
+            sending = forward(
+                subjects.TENSORS,
+                subjects.tensor(reference.model, lane),
+                slot,
+                width=spec.width,
+                height=spec.height,
+                placement=_AS_IT_IS,
+            )
+        await context.outbox.pass_on([(reference, sending, trail)])
+
     async def _send_features(self, reference: Reference, value: bytes, trail: Trail) -> bool:
         """Send cached features to postprocess; say no if they are not of this release."""
         context = self._context
@@ -241,8 +287,14 @@ def _result(
     return recognised(reference, answer, trail, image=image, cache=cache)
 
 
-async def _sha256(image: bytes) -> str:
+async def _sha256(image: bytes, tensors: Sequence[TensorMeta]) -> str:
     """Return the hash in hexadecimal; a large image has it computed in a thread."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        # The same bytes in another shape are another image.
+        digest.update(tensor.model_dump_json().encode())
     if len(image) < LARGE:
-        return hashlib.sha256(image).hexdigest()
-    return await asyncio.to_thread(lambda: hashlib.sha256(image).hexdigest())
+        digest.update(image)
+    else:
+        await asyncio.to_thread(digest.update, image)
+    return digest.hexdigest()

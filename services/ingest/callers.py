@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from nats.aio.msg import Msg
+from numpy.typing import NDArray
 
 from visionmesh.bus import Connection
 from visionmesh.contracts import Result, Status
-from visionmesh.errors import Code, Retry
+from visionmesh.errors import Code, Miss, Retry
+from visionmesh.handover import TENSORS_HEADER, take_over
 from visionmesh.settlement import AGAIN_HEADER, STATUS_HEADER
+from visionmesh.tensors import Reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +25,8 @@ class Reply:
 
     body: bytes
     ok: bool
+    tensors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """The network's outputs for this image, the batch's dimension included, if it wanted them."""
 
     @classmethod
     def of(cls, result: Result) -> Reply:
@@ -32,8 +39,9 @@ class Reply:
 class Callers:
     """Gives every request a reply subject of this worker's inbox, and its answer."""
 
-    def __init__(self, *, connection: Connection) -> None:
+    def __init__(self, *, connection: Connection, reader: Reader) -> None:
         self._connection = connection
+        self._reader = reader
         self._inbox = connection.client.new_inbox()
         self._numbers = itertools.count()
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
@@ -66,5 +74,12 @@ class Callers:
         again = headers.get(AGAIN_HEADER)
         if again is not None:
             future.set_exception(Retry("The image was lost on its way.", code=Code(again)))
+        elif (head := headers.get(TENSORS_HEADER)) is not None:
+            try:
+                body, tensors = take_over(head, message.data, self._reader)
+            except Miss as error:
+                future.set_exception(error)
+            else:
+                future.set_result(Reply(body, ok=True, tensors=tensors))
         else:
             future.set_result(Reply(message.data, ok=STATUS_HEADER not in headers))

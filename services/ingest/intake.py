@@ -157,4 +157,4 @@ class Intake:
             raise broken
         result = await self._admission.admit(reference, image, trail)
         if result is not None:
-            await self._context.settlement.answer([(reference, result)])
+            await self._context.settlement.answer([(reference, result, None)])

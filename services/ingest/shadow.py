@@ -39,7 +39,7 @@ class Shadows:
 
     def __init__(self, *, context: Context) -> None:
         self._context = context
-        self._callers = Callers(connection=context.connection)
+        self._callers = Callers(connection=context.connection, reader=context.reader)
         self._originals: dict[str, Original] = {}
         """Of callers' images, by reply subject."""
         self._copies: set[asyncio.Task[None]] = set()
@@ -141,7 +141,7 @@ class Shadows:
                 result = (await answer).result()
         finally:
             self._callers.close(reply)
-        await context.settlement.answer([(copy, result)])
+        await context.settlement.answer([(copy, result, None)])
         return result
 
     def _count(
@@ -161,6 +161,7 @@ def _copy(reference: Reference, version: int) -> Reference:
         version=version,
         sha256=reference.sha256,
         params=reference.params,
+        tensors=reference.tensors,
         deadline_ns=now + PATIENCE // timedelta(microseconds=1) * 1000,
         received_ns=now,
         sent_ns=now,

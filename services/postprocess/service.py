@@ -11,7 +11,7 @@ from services.postprocess.decoders import Arrays, Decoder, load_decoder
 from services.postprocess.features import FeaturesError, pack, unpack
 from visionmesh import subjects
 from visionmesh.context import Context
-from visionmesh.contracts import Answer, CacheInfo, ImageInfo, Reference, Result
+from visionmesh.contracts import Answer, CacheInfo, ImageInfo, Reference, Result, Want
 from visionmesh.errors import Code, ConfigurationError, Reject, Retry
 from visionmesh.heatmaps import HeatmapStore
 from visionmesh.models.record import ModelRecord
@@ -100,7 +100,13 @@ class Postprocess(Worker):
             await self._heatmaps.store(answer.heatmap.png)
         if remembers:
             self._remember(reference, record, answer, features)
-        return Done(self._result(item, answer))
+        result = self._result(item, answer)
+        if reference.want is not Want.BOTH:
+            return Done(result)
+        outputs = arrays(item.reading.view, reference.tensors)
+        handover = await self._context.hand_over(reference, outputs)
+        item.reading.check()
+        return Done(result, handover)
 
     def _decode(self, item: Item, decoder: Decoder, *, keep: bool) -> tuple[Answer, bytes | None]:
         """Return the answer, and the features for the cache where they are new and wanted."""

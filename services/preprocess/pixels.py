@@ -7,7 +7,9 @@ from typing import NamedTuple
 from services.preprocess.decode import open_image
 from services.preprocess.formats.header import Data, Pixels
 from services.preprocess.resize import draw, plan
+from services.preprocess.samples import to_color
 from visionmesh.contracts import Placement
+from visionmesh.errors import Code, Reject
 from visionmesh.models.spec import InputSpec
 
 
@@ -18,6 +20,23 @@ class Prepared(NamedTuple):
     """Of the original, upright, in pixels."""
     height: int
     placement: Placement
+
+
+def prepare_pixels(given: Pixels, spec: InputSpec, out: Pixels, *, max_pixels: int) -> Prepared:
+    """Do what `prepare` does with ``given``, ``(H, W, 3) uint8``, RGB.
+
+    Raises `Reject` (image_too_large).
+    """
+    height, width = given.shape[:2]
+    if width * height > max_pixels:
+        raise Reject(
+            Code.IMAGE_TOO_LARGE,
+            f"The image has {width} by {height} pixels, the limit is {max_pixels}: send a smaller "
+            "one, or raise preprocess.max_pixels.",
+        )
+    original = width, height
+    pixels = to_color(given, "RGB", spec.color)
+    return Prepared(*original, draw(pixels, plan(original, spec), original, spec.pad, out))
 
 
 def prepare(encoded: Data, spec: InputSpec, out: Pixels, *, max_pixels: int) -> Prepared:

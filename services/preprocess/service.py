@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from services.preprocess.pixels import Prepared, prepare
+from services.preprocess.pixels import Prepared, prepare, prepare_pixels
 from visionmesh import subjects
 from visionmesh.context import Context
-from visionmesh.contracts import TensorMeta
+from visionmesh.contracts import PIXELS, TensorMeta
 from visionmesh.errors import Miss, Reject, Retry
 from visionmesh.models.spec import InputSpec
 from visionmesh.outbox import forward
@@ -24,7 +24,7 @@ from visionmesh.service import Worker
 from visionmesh.stage import Ended, Item, Outcome, Stage
 from visionmesh.stored import cache_keys
 from visionmesh.telemetry.spans import SpanName
-from visionmesh.tensors import Slot
+from visionmesh.tensors import Slot, arrays
 
 _INPUT = "pixels"
 
@@ -91,13 +91,18 @@ class Preprocess(Worker):
         outcomes: list[Prepared | Reject] = []
         for job in jobs:
             job.began_ns = time.time_ns()
-            view, limit = job.item.reading.view, self._settings.max_pixels
             try:
-                outcomes.append(prepare(view, job.spec, job.pixels, max_pixels=limit))
+                outcomes.append(self._prepared(job))
             except Reject as error:
                 outcomes.append(error)
             job.ended_ns = time.time_ns()
         return outcomes
+
+    def _prepared(self, job: _Job) -> Prepared:
+        view, limit = job.item.reading.view, self._settings.max_pixels
+        if given := arrays(view, job.item.reference.tensors):
+            return prepare_pixels(given[PIXELS], job.spec, job.pixels, max_pixels=limit)
+        return prepare(view, job.spec, job.pixels, max_pixels=limit)
 
 
 @dataclass(slots=True)

@@ -8,15 +8,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, cast
 
-import numpy as np
 from numpy.typing import NDArray
 
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.models.spec import Instance, ModelSpec
 from visionmesh.models.variants import Precision
 
-Image = NDArray[np.uint8]
-"""``(height, width, channels) uint8`` in the colour order of the model's input."""
+Image = NDArray[Any]
+"""``(height, width, channels) uint8`` in the colour order of the model's input; or one entry of
+the network's batch as it is, in its own layout and dtype."""
 
 Outputs = dict[str, NDArray[Any]]
 """Arrays by the output's name; the first dimension is the batch."""
