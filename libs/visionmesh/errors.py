@@ -101,7 +101,14 @@ class Fatal(VisionmeshError):
 
 
 class Refused(VisionmeshError):
-    """The mesh did not accept the call; nothing was stored, and the caller may act on ``code``."""
+    """The mesh did not accept the call; nothing was stored, and the caller may act on ``code``.
+
+    ``wait`` says after how long it may accept it, where it knows.
+    """
+
+    def __init__(self, code: Code, message: str, *, wait: timedelta | None = None) -> None:
+        super().__init__(code, message)
+        self.wait = wait
 
 
 class ConfigurationError(VisionmeshError):

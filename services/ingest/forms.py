@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 from starlette.responses import JSONResponse
 
 from services.ingest.callers import Reply
 from visionmesh.contracts import ErrorInfo
-from visionmesh.errors import Code, VisionmeshError
+from visionmesh.errors import Code, Refused, VisionmeshError
 
 RETRY_AFTER = "1"
 """Seconds, where nobody knows better."""
@@ -53,6 +55,12 @@ def status_of_reply(reply: Reply) -> int:
     return 200 if error is None else status_of(error.code)
 
 
+def retry_after(error: VisionmeshError) -> str:
+    """Return in how many seconds, at least 1, an error that passes may have passed."""
+    wait = error.wait if isinstance(error, Refused) else None
+    return RETRY_AFTER if wait is None else str(max(1, ceil(wait.total_seconds())))
+
+
 def refusal(error: VisionmeshError) -> JSONResponse:
     """Return an error in our own form: ``{"error": {"code": …, "message": …}}``."""
     info = ErrorInfo(code=error.code, message=error.message)
@@ -66,5 +74,5 @@ def plain_refusal(error: VisionmeshError) -> JSONResponse:
 
 def _response(error: VisionmeshError, body: object) -> JSONResponse:
     status = status_of(error.code)
-    headers = {"Retry-After": RETRY_AFTER} if status in _LATER else {}
+    headers = {"Retry-After": retry_after(error)} if status in _LATER else {}
     return JSONResponse(body, status, headers)

@@ -104,7 +104,7 @@ class Cache:
         max_pending_bytes: int = 32 << 20,
         count: Callable[[Outcome, int], None] | None = None,
     ) -> None:
-        self._client = _connect(url) if url is not None else None
+        self._client = connect(url) if url is not None else None
         self._timeout = timeout.total_seconds()
         self._ttl = ttl
         self._max_value_bytes = max_value_bytes
@@ -222,7 +222,7 @@ class Cache:
             self._count(outcome, times)
 
 
-def _connect(url: str) -> Redis:
+def connect(url: str) -> Redis:
     try:
         return Redis.from_url(
             url,

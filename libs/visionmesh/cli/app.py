@@ -18,6 +18,7 @@ from visionmesh.cli import (
     demo,
     images,
     importing,
+    keys,
     lifecycle,
     models,
     trace,
@@ -66,6 +67,11 @@ _DEAD: tuple[Command, ...] = (
     ("show", dead.show, "visionmesh dead show 17 --save broken.jpg"),
     ("replay", dead.replay, "visionmesh dead replay 17 18"),
 )
+_KEYS: tuple[Command, ...] = (
+    ("add", keys.add, "visionmesh keys add line-3 --model 'board-*' --rate 100/s"),
+    ("list", keys.list_keys, "visionmesh keys list"),
+    ("revoke", keys.revoke, "visionmesh keys revoke 5f1c09ab"),
+)
 
 
 def build() -> typer.Typer:
@@ -80,6 +86,12 @@ def build() -> typer.Typer:
     )
     _add(letters, _DEAD, None)
     app.add_typer(letters, name="dead", rich_help_panel="Images")
+    secrets = _group(
+        "API keys: who may do what over HTTP and gRPC, and how often.",
+        example="visionmesh keys add line-3",
+    )
+    _add(secrets, _KEYS, None)
+    app.add_typer(secrets, name="keys", rich_help_panel="Mesh")
     return app
 
 
