@@ -45,15 +45,7 @@ def selected(folder: ModelFolder, version: int | None) -> dict[int, VersionFiles
     ConfigurationError
         (model_invalid) if ``variants.json`` is not as it must be.
     """
-    chosen = folder.versions
-    if version is not None:
-        if version not in folder.versions:
-            there = ", ".join(map(str, folder.versions))
-            raise Refused(
-                Code.UNKNOWN_VERSION,
-                f"The folder of {folder.spec.name!r} has no version {version}; it has: {there}.",
-            )
-        chosen = {version: folder.versions[version]}
+    chosen = folder.versions if version is None else dict([folder.pick(version)])
     return {number: _read(file) for number, file in chosen.items()}
 
 
