@@ -57,7 +57,7 @@ class KeyHolder(Caller):
         record = _valid(self._keys.now(self._found))
         if right not in record.rights:
             held = ", ".join(record.rights)
-            why = f"The key {record.id} lacks the right {right!r}; it has {held}."
+            why = f"The key {record.id} lacks the right '{right}'; it has {held}."
             raise Refused(Code.FORBIDDEN, why)
         if model is not None and not record.covers(model):
             which = "all models" if model == "*" else f"the model {model[:63]!r}"
