@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from io import BytesIO
 from itertools import count
@@ -14,6 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from tests.containers import nats_container, valkey_container, wants_containers
 from tests.networks import save_network
 from visionmesh.client import Mesh
 from visionmesh.local import LocalMesh
@@ -57,14 +59,26 @@ def picture(width: int = 64, height: int = 48, *, kind: str = "JPEG") -> bytes:
 
 @pytest.fixture(scope="session")
 async def local_mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalMesh]:
-    """The four services with embedded servers and the small classifier."""
+    """The four services with the small classifier; their servers are embedded, or containers."""
     root = tmp_path_factory.mktemp("mesh")
     models = [
         write_classifier(root / "models"),
         write_classifier(root / "models", name="uncached", cache={"enabled": False}),
     ]
-    async with LocalMesh(state=root / "state", settings=SETTINGS, models=models) as running:
-        yield running
+    async with AsyncExitStack() as servers:
+        nats = redis = None
+        if wants_containers():
+            nats = await servers.enter_async_context(nats_container())
+            redis = await servers.enter_async_context(valkey_container())
+        yield await servers.enter_async_context(
+            LocalMesh(
+                state=root / "state",
+                settings=SETTINGS,
+                models=models,
+                nats_url=nats,
+                redis_url=redis,
+            )
+        )
 
 
 @pytest.fixture
