@@ -14,7 +14,7 @@ from visionmesh.tasks import end
 
 log = logging.getLogger(__name__)
 
-NOT_YET = timedelta(milliseconds=200)
+NOT_YET = timedelta(milliseconds=500)
 """When to deliver an image again whose model this worker has not heard of."""
 
 _HEARD_WITHIN = timedelta(seconds=5)

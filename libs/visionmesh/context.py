@@ -20,9 +20,9 @@ from visionmesh.handover import Handover, Outputs, hand_over, size_of
 from visionmesh.models.registry import Registry
 from visionmesh.nodes import Nodes
 from visionmesh.outbox import Outbox
+from visionmesh.routing import Router
 from visionmesh.settings import ServiceSettings, Settings
 from visionmesh.settlement import Settlement
-from visionmesh.subjects import ANY_LANE
 from visionmesh.telemetry.metrics import Metrics
 from visionmesh.telemetry.tracing import Tracing
 from visionmesh.tensors import InlineArena, Reader, Reading, ShmArena, Slot, reap
@@ -52,6 +52,7 @@ class Context:
     settlement: Settlement
     catalog: Catalog
     nodes: Nodes
+    router: Router
     cache: Cache
     metrics: Metrics
     tracing: Tracing
@@ -68,19 +69,19 @@ class Context:
 
     def room_now(self, lane: str, nbytes: int) -> Slot | None:
         """Return a slot as `room` does, or `None` where one would have to be waited for."""
-        if lane == ANY_LANE:
-            return self.inline.reserve(nbytes)
-        return self.arena.reserve(nbytes)
+        return self._arena(lane).reserve(nbytes)
 
     async def room(self, lane: str, nbytes: int) -> Slot:
         """Return a slot of ``nbytes`` in the arena that readers of ``lane`` can resolve."""
-        arena = self.inline if lane == ANY_LANE else self.arena
-        return await arena.acquire(nbytes, timeout=ARENA_PATIENCE)
+        return await self._arena(lane).acquire(nbytes, timeout=ARENA_PATIENCE)
+
+    def _arena(self, lane: str) -> ShmArena | InlineArena:
+        # What others may read, too, travels with its message.
+        return self.arena if lane == self.settings.node else self.inline
 
     async def hand_over(self, reference: Reference, outputs: Outputs) -> Handover:
         """Put a network's outputs where the caller's worker can read them."""
-        lane = reference.home if reference.home == self.settings.node else ANY_LANE
-        with await self.room(lane, size_of(outputs)) as slot:
+        with await self.room(reference.home, size_of(outputs)) as slot:
             return hand_over(outputs, slot)
 
     def read(self, reference: Reference, payloads: memoryview) -> Reading:
@@ -151,6 +152,7 @@ async def open_context(settings: Settings, *, stage: str, stream: str) -> AsyncI
             settlement=settlement,
             catalog=catalog,
             nodes=nodes,
+            router=Router(node=settings.node, places=nodes.places),
             cache=cache,
             metrics=metrics,
             tracing=tracing,

@@ -8,7 +8,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import nats.errors
@@ -16,69 +16,30 @@ import nats.js.errors
 from nats.aio.client import Client
 from nats.js.api import KeyValueConfig, StorageType
 from nats.js.kv import KeyValue
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
-from visionmesh.contracts import Frozen
 from visionmesh.errors import Code, Retry
+from visionmesh.node_records import (
+    LoadedVersion,
+    NodeRecord,
+    least_backlog,
+    places_of,
+    serving,
+    undecodable_of,
+    version_key,
+    versions_of,
+)
+from visionmesh.routing import Place
 from visionmesh.subjects import ANY_LANE, NODES_BUCKET
 from visionmesh.tasks import end
+
+__all__ = ["LoadedVersion", "NodeRecord", "Nodes", "list_nodes", "nodes_bucket", "version_key"]
 
 PERIOD = timedelta(seconds=2)
 ALIVE = timedelta(seconds=7)
 """A worker that has said nothing for so long is taken for gone."""
 
 log = logging.getLogger(__name__)
-
-
-class LoadedVersion(Frozen):
-    """One version of a model in the memory of a worker."""
-
-    model: str
-    version: int
-    devices: tuple[str, ...]
-    engine: str
-    precision: str
-    copies: int
-    """Of the engine; each works on one batch at a time."""
-    memory_bytes: int
-    """By how much the worker grew when it was loaded."""
-    since: datetime
-    why: str = ""
-    """Why it is run this way."""
-
-
-class NodeRecord(Frozen):
-    """What one worker tells of itself."""
-
-    node: str
-    stage: str
-    pid: int
-    worker: str
-    """Random: in containers every process may have the pid 1."""
-    models: dict[str, tuple[int, ...]] = Field(default_factory=dict)
-    """Versions that images can be given to, by model: loaded and warm, or asleep until the next."""
-    loaded: tuple[LoadedVersion, ...] = ()
-    """Those in memory now."""
-    failed: dict[str, str] = Field(default_factory=dict)
-    """Why a version cannot be run or decoded here, by `version_key`."""
-    heard: dict[str, tuple[int, ...]] = Field(default_factory=dict)
-    """Of ingest: the versions that it would give images to, by model."""
-    backlog: dict[str, int] = Field(default_factory=dict)
-    """Milliseconds that the engines need for what waits for them, by model."""
-    device: str = "cpu"
-    load: float = 0.0
-    """Images in hand."""
-    http: str | None = None
-    since: datetime
-    ready: bool = False
-
-    @property
-    def key(self) -> str:
-        return f"{self.stage}.{self.node}.{self.worker}"
-
-
-def version_key(model: str, version: int) -> str:
-    return f"{model}/{version}"
 
 
 async def nodes_bucket(nc: Client) -> KeyValue:
@@ -172,7 +133,7 @@ class Nodes:
 
     def serving(self, model: str) -> bool:
         """Say whether an infer worker anywhere has ``model`` loaded and warm."""
-        return bool(self._serving(model))
+        return bool(serving(self._records(), model))
 
     def versions(self, model: str) -> frozenset[int]:
         """Return the versions that images of ``model`` can be given to.
@@ -182,35 +143,23 @@ class Nodes:
         load it with its first image.
         """
         if model not in self._versions:
-            self._versions[model] = self._find_versions(model)
+            self._versions[model] = versions_of(self._records(), model)
         return self._versions[model]
-
-    def _find_versions(self, model: str) -> frozenset[int]:
-        workers = self._serving(model)
-        if not workers:
-            return frozenset()
-        warm = [frozenset(record.models[model]) for record in workers]
-        found = frozenset.intersection(*warm)
-        if not found:
-            found = frozenset.union(*warm) - _failed(workers, model)
-        return found - self.undecodable(model)
 
     def undecodable(self, model: str) -> frozenset[int]:
         """Return the versions whose outputs some postprocess worker cannot decode."""
-        records = [record for _, record in self._seen.values() if record.stage == "postprocess"]
-        return _failed(records, model)
+        return undecodable_of(self._records(), model)
 
-    def _serving(self, model: str) -> list[NodeRecord]:
-        return [
-            record
-            for _, record in self._seen.values()
-            if record.stage == "infer" and model in record.models
-        ]
+    def places(self, model: str) -> dict[str, Place]:
+        """Return the nodes whose infer workers serve ``model``."""
+        return places_of(self._records(), model)
+
+    def _records(self) -> list[NodeRecord]:
+        return [record for _, record in self._seen.values()]
 
     def backlog(self, model: str) -> timedelta:
         """Return for how long the least busy worker of ``model`` has something to do."""
-        told = [record.backlog.get(model, 0) for record in self._serving(model)]
-        return timedelta(milliseconds=min(told, default=0))
+        return least_backlog(serving(self._records(), model), model)
 
     def failure(self, model: str) -> str | None:
         """Return why a worker could not load ``model``, if one said so."""
@@ -285,9 +234,3 @@ class Nodes:
             with contextlib.suppress(nats.errors.Error, nats.js.errors.Error, TimeoutError):
                 await self._bucket.delete(self._record.key)
         self._tasks = []
-
-
-def _failed(records: Iterable[NodeRecord], model: str) -> frozenset[int]:
-    """Return the versions of ``model`` that one of the workers cannot run or decode."""
-    keys = [key.rpartition("/") for record in records for key in record.failed]
-    return frozenset(int(version) for name, _, version in keys if name == model)

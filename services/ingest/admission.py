@@ -32,7 +32,6 @@ from visionmesh.contracts import (
 from visionmesh.errors import Code, Expired, Reject
 from visionmesh.events import Event
 from visionmesh.models.record import ModelRecord
-from visionmesh.models.spec import InputSpec
 from visionmesh.outbox import forward
 from visionmesh.settlement import recognised
 from visionmesh.stored import StoredAnswer, cache_keys, split_features
@@ -118,13 +117,12 @@ class Admission:
         if version is None:
             ready = self._context.nodes.versions(reference.model)
             version = record.choose(reference.id, reference.source, ready=ready)
-        spec = record.version(version).input
         for tensor in reference.tensors:
-            require_tensor(tensor, image, spec)
+            require_tensor(tensor, image, record.version(version).input)
         sha256 = await _sha256(image, reference.tensors)
         reference = reference.model_copy(update={"version": version, "sha256": sha256})
         if any(tensor.name != PIXELS for tensor in reference.tensors):
-            await self._send_input(reference, image, trail, spec)
+            await self._send_input(record, reference, image, trail)
             return None
         if reference.want is not Want.RESULT:
             await self._send_image(reference, image, trail)
@@ -239,11 +237,12 @@ class Admission:
         await context.outbox.pass_on([(reference, sending, trail)])
 
     async def _send_input(
-        self, reference: Reference, tensor: bytes, trail: Trail, spec: InputSpec
+        self, record: ModelRecord, reference: Reference, tensor: bytes, trail: Trail
     ) -> None:
         """Send what needs no preprocessing; in the result it is an image of the input's size."""
         context = self._context
-        lane = context.nodes.lane("infer", reference.model)
+        spec = record.version(reference.version).input
+        lane = context.router.lane(reference.model, record.spec.routing, reference.source)
         with await context.room(lane, len(tensor)) as slot:
             slot.view[:] = tensor
             sending = forward(

@@ -83,7 +83,7 @@ class Preprocess(Worker):
         keys = (reference.result_key, reference.features_key)
         if reference.result_key is not None and keys != cache_keys(reference, record):
             item.reference = reference.model_copy(update={"result_key": None, "features_key": None})
-        lane = self._context.nodes.lane("infer", reference.model)
+        lane = self._context.router.lane(reference.model, record.spec.routing, reference.source)
         return _Job(item, record.version(reference.version).input, lane)
 
     def _unpack(self, jobs: Sequence[_Job]) -> list[Prepared | Reject]:

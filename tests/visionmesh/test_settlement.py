@@ -132,7 +132,7 @@ async def test_a_result_is_stored_before_its_event_is_acknowledged(
 ) -> None:
     reference = await event.reference()
     result = make_result(reference, classes=(ClassScore(label="cat", score=0.5),))
-    await settlement.answer([(reference, result)])
+    await settlement.answer([(reference, result, None)])
     assert await event.ended() == ["results", "+ACK"]
     assert await event.result() == result
     (told, _) = event.heard
@@ -145,10 +145,10 @@ async def test_the_first_of_two_results_stays_and_the_event_is_acknowledged_both
 ) -> None:
     reference = await event.reference()
     first = make_result(reference)
-    await settlement.answer([(reference, first)])
+    await settlement.answer([(reference, first, None)])
     await event.ended()
     event.heard.clear()
-    await settlement.answer([(reference, make_result(reference, version=2))])
+    await settlement.answer([(reference, make_result(reference, version=2), None)])
     assert "+ACK" in await event.ended()
     assert await event.result() == first
 
@@ -159,7 +159,7 @@ async def test_one_image_has_one_root_span(
     reference = await event.reference(traceparent=new_traceparent())
     with closing(tracing):
         for _ in range(2):
-            await settlement.answer([(reference, make_result(reference))])
+            await settlement.answer([(reference, make_result(reference), None)])
     (root,) = read_trace(tmp_path, reference.id)
     assert root.span.trace_id in (reference.traceparent or "")
     assert root.span.attributes["visionmesh.status"] == "ok"
@@ -172,7 +172,7 @@ async def test_a_caller_gets_the_result_and_nothing_is_stored(
     replies = await connection.client.subscribe(inbox)
     reference = make_reference(model=MODEL, reply=inbox)
     result = make_result(reference)
-    await settlement.answer([(reference, result)])
+    await settlement.answer([(reference, result, None)])
     message = await replies.next_msg(timeout=10)
     assert Result.model_validate_json(message.data) == result
     subject = subjects.result(MODEL, reference.source, reference.id)

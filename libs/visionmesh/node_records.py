@@ -1,0 +1,111 @@
+"""What workers tell of themselves, and what follows from it for a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+
+from pydantic import Field
+
+from visionmesh.contracts import Frozen
+from visionmesh.routing import Place
+
+
+class LoadedVersion(Frozen):
+    """One version of a model in the memory of a worker."""
+
+    model: str
+    version: int
+    devices: tuple[str, ...]
+    engine: str
+    precision: str
+    copies: int
+    """Of the engine; each works on one batch at a time."""
+    memory_bytes: int
+    """By how much the worker grew when it was loaded."""
+    since: datetime
+    why: str = ""
+    """Why it is run this way."""
+
+
+class NodeRecord(Frozen):
+    """What one worker tells of itself."""
+
+    node: str
+    stage: str
+    pid: int
+    worker: str
+    """Random: in containers every process may have the pid 1."""
+    models: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    """Versions that images can be given to, by model: loaded and warm, or asleep until the next."""
+    loaded: tuple[LoadedVersion, ...] = ()
+    """Those in memory now."""
+    failed: dict[str, str] = Field(default_factory=dict)
+    """Why a version cannot be run or decoded here, by `version_key`."""
+    heard: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    """Of ingest: the versions that it would give images to, by model."""
+    backlog: dict[str, int] = Field(default_factory=dict)
+    """Milliseconds that the engines need for what waits for them, by model."""
+    device: str = "cpu"
+    load: float = 0.0
+    """Images in hand."""
+    http: str | None = None
+    since: datetime
+    ready: bool = False
+
+    @property
+    def key(self) -> str:
+        return f"{self.stage}.{self.node}.{self.worker}"
+
+
+def version_key(model: str, version: int) -> str:
+    return f"{model}/{version}"
+
+
+def serving(records: Iterable[NodeRecord], model: str) -> list[NodeRecord]:
+    """Return the infer workers that serve ``model``."""
+    return [record for record in records if record.stage == "infer" and model in record.models]
+
+
+def versions_of(records: Sequence[NodeRecord], model: str) -> frozenset[int]:
+    """Return the versions that images can be given to: see `Nodes.versions`."""
+    workers = serving(records, model)
+    if not workers:
+        return frozenset()
+    warm = [frozenset(record.models[model]) for record in workers]
+    found = frozenset.intersection(*warm)
+    if not found:
+        found = frozenset.union(*warm) - _failed(workers, model)
+    return found - undecodable_of(records, model)
+
+
+def undecodable_of(records: Iterable[NodeRecord], model: str) -> frozenset[int]:
+    """Return the versions whose outputs some postprocess worker cannot decode."""
+    return _failed((record for record in records if record.stage == "postprocess"), model)
+
+
+def places_of(records: Iterable[NodeRecord], model: str) -> dict[str, Place]:
+    """Return the nodes whose infer workers serve ``model``."""
+    workers: dict[str, list[NodeRecord]] = {}
+    for record in serving(records, model):
+        if record.ready:
+            workers.setdefault(record.node, []).append(record)
+    return {
+        node: Place(
+            devices=frozenset(record.device for record in there),
+            backlog=least_backlog(there, model),
+        )
+        for node, there in workers.items()
+    }
+
+
+def least_backlog(records: Iterable[NodeRecord], model: str) -> timedelta:
+    """Return for how long the least busy worker has something to do."""
+    told = (record.backlog.get(model, 0) for record in records)
+    return timedelta(milliseconds=min(told, default=0))
+
+
+def _failed(records: Iterable[NodeRecord], model: str) -> frozenset[int]:
+    """Return the versions of ``model`` that one of the workers cannot run or decode."""
+    keys = [key.rpartition("/") for record in records for key in record.failed]
+    return frozenset(int(version) for name, _, version in keys if name == model)
