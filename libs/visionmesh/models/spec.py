@@ -11,6 +11,9 @@ from pydantic import ConfigDict, Field, FiniteFloat, model_validator
 from visionmesh.contracts import Frozen
 from visionmesh.durations import Duration
 
+MOST_CORES = 1024
+"""Of one machine: more copies or threads than that are a slip of the hand."""
+
 
 class Task(StrEnum):
     CLASSIFICATION = "classification"
@@ -99,9 +102,9 @@ class Instance(Frozen):
     """Copies of the engine on one device."""
 
     device: str = "cpu"
-    count: Annotated[int, Field(ge=1, le=64)] | None = None
+    count: Annotated[int, Field(ge=1, le=MOST_CORES)] | None = None
     """`None`: one for each core that the worker may use."""
-    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    threads: Annotated[int, Field(ge=1, le=MOST_CORES)] = 1
     """Of one copy, within one operator."""
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 from services.infer.engines import Engine
 from visionmesh.contracts import Frozen
@@ -20,7 +19,14 @@ from visionmesh.models.race import Speed, race
 from visionmesh.models.rightness import LEAST_AGREEMENT, accuracy, agreement
 from visionmesh.models.spec import Instance
 from visionmesh.models.trial import Subject, require_answers
-from visionmesh.models.variants import Choice, Precision, Variants, read_variants, write_variants
+from visionmesh.models.variants import (
+    Choice,
+    Precision,
+    Variants,
+    Way,
+    read_variants,
+    write_variants,
+)
 from visionmesh.workbench import Sample, Workbench, cores
 
 WORTH = 1.05
@@ -30,20 +36,6 @@ _IMAGES = 200
 _RIGHT = "right"
 
 Tell = Callable[[str], None]
-
-
-class Way(Frozen):
-    """One way to run a version."""
-
-    engine: Literal["onnxruntime", "openvino"]
-    precision: Precision
-    file: str
-    threads: int
-    count: int
-    """Copies of the engine, which together keep all cores busy."""
-
-    def __str__(self) -> str:
-        return f"{self.engine} {self.precision}, {self.count} x {self.threads} threads"
 
 
 class Row(Frozen):

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 
 from visionmesh.contracts import Frozen
 from visionmesh.errors import Code, ConfigurationError
+from visionmesh.models.spec import MOST_CORES
 
 VARIANTS_FILE = "variants.json"
 """Beside ``model.onnx``, in the folder of a version."""
@@ -35,16 +36,24 @@ class Artifact(Frozen):
     size_bytes: int
 
 
-class Choice(Frozen):
-    """What was fastest on a machine, of all that was right."""
+class Way(Frozen):
+    """One way to run a version."""
 
     engine: Literal["onnxruntime", "openvino"]
     precision: Precision
     file: str
     """`model.onnx`, or that of an `Artifact`."""
-    threads: Annotated[int, Field(ge=1, le=256)]
-    count: Annotated[int, Field(ge=1, le=64)]
-    """Copies of the engine."""
+    threads: Annotated[int, Field(ge=1, le=MOST_CORES)]
+    count: Annotated[int, Field(ge=1, le=MOST_CORES)]
+    """Copies of the engine, which together keep all cores busy."""
+
+    def __str__(self) -> str:
+        return f"{self.engine} {self.precision}, {self.count} x {self.threads} threads"
+
+
+class Choice(Way):
+    """What was fastest on a machine, of all that was right."""
+
     cpu: tuple[str, ...]
     """Features of the CPU it was measured on (``avx512_vnni``, ``amx_bf16``, …): others differ."""
     cores: Annotated[int, Field(ge=1)] | None = None

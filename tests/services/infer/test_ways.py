@@ -71,7 +71,14 @@ def test_bf16_runs_from_the_network_as_it_is() -> None:
 
 @pytest.mark.parametrize(
     ("threads", "count", "cores", "expected"),
-    [(1, 4, 8, (8, 1)), (1, 4, 1, (1, 1)), (4, 1, 8, (2, 4)), (4, 1, 2, (1, 2)), (1, 2, 4, (2, 1))],
+    [
+        (1, 4, 8, (8, 1)),
+        (1, 4, 1, (1, 1)),
+        (4, 1, 8, (2, 4)),
+        (4, 1, 2, (1, 2)),
+        (1, 2, 4, (2, 1)),
+        (1, 96, 128, (128, 1)),
+    ],
 )
 def test_more_cores_run_more_copies_and_fewer_run_fewer(
     threads: int, count: int, cores: int, expected: tuple[int, int]
