@@ -93,6 +93,7 @@ class BlockingMesh:
 
     publish = _waiting(Mesh.publish)
     infer = _waiting(Mesh.infer)
+    infer_many = _iterating(Mesh.infer_many)
     result = _waiting(Mesh.result)
     results = _iterating(Mesh.results)
     heatmap = _waiting(Mesh.heatmap)

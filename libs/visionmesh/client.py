@@ -1,45 +1,37 @@
 """What producers and consumers use.
 
 async with Mesh("nats://127.0.0.1:4222") as mesh:
-    result = await mesh.infer("board-defects", Path("board.png"))
-    async for result in mesh.results("board-defects"):
+    result = await mesh.infer("board-defects", "board.png")
+    async for result in mesh.infer_many("board-defects", Path("boards").glob("*.png")):
         print(result.id, result.detections)
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Self
 
-from nats.aio.msg import Msg
-
 from visionmesh import subjects
-from visionmesh.bus import Connection, Follower, Publisher
+from visionmesh.bus import Connection
 from visionmesh.bus.api import stored_message
 from visionmesh.contracts import Params, Priority, Result
-from visionmesh.errors import Code, Refused, Retry
+from visionmesh.errors import Code, Refused
 from visionmesh.events import Event, parse_id
 from visionmesh.heatmaps import HeatmapStore
+from visionmesh.many import call_many
 from visionmesh.nodes import NodeRecord, list_nodes
+from visionmesh.pictures_in import Picture, encoded
+from visionmesh.publishing import Producer
+from visionmesh.results import arrival, next_message, read_results
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
 DEFAULT_TIMEOUT = timedelta(seconds=30)
 
-_LISTENS_WITHIN = timedelta(seconds=5)
-"""How long ingest may take to hear of a model that was just pushed."""
-_AGAIN = timedelta(milliseconds=50)
-"""Between two tries meanwhile."""
-_LOOK_EVERY = timedelta(seconds=5)
-"""For a result that a lost connection may have swallowed."""
-
-Image = bytes | bytearray | memoryview | Path | str
-"""An encoded image, or the path of one."""
+_NOT_AGAIN = timedelta(0)
 
 
 class Mesh:
@@ -60,8 +52,8 @@ class Mesh:
         self._connection = await Connection.open(
             self._url, name=self._name, within=self._connect_within
         )
-        self._publisher = Publisher(connection=self._connection)
-        await self._publisher.start()
+        self._producer = Producer(connection=self._connection)
+        await self._producer.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -70,13 +62,14 @@ class Mesh:
     async def publish(
         self,
         model: str,
-        image: Image,
+        image: Picture,
         *,
         source: str = "default",
         id: str | None = None,
         params: Params | None = None,
         deadline: datetime | timedelta | None = None,
         priority: Priority = Priority.NORMAL,
+        retry_for: timedelta = _NOT_AGAIN,
         traceparent: str | None = None,
         tracestate: str | None = None,
     ) -> str:
@@ -85,11 +78,14 @@ class Mesh:
         Parameters
         ----------
         image
-            JPEG, PNG, WebP, BMP or TIFF bytes, or the path of such a file.
+            JPEG, PNG, WebP, BMP or TIFF bytes, the path of such a file, ``(H, W, 3) uint8`` RGB
+            pixels, or an image of Pillow. Pixels travel unchanged.
         id
             Of the event; a second event with the same id gets no second result. By default new.
         deadline
             When the result is of no more use: a point in time with a zone, or a duration from now.
+        retry_for
+            How long to try again, after ever longer pauses, while the mesh is full or away.
         traceparent, tracestate
             The W3C context of the caller's span; the trace goes on with the image and its result.
 
@@ -100,6 +96,8 @@ class Mesh:
             later) or mesh_unreachable; nothing was stored then.
         Reject
             If ``id`` is not valid (invalid_id).
+        TypeError, ValueError
+            If ``image`` is something else, or an array of another shape or type.
         """
         event = await self._event(
             model,
@@ -112,21 +110,26 @@ class Mesh:
             traceparent=traceparent,
             tracestate=tracestate,
         )
-        await self._store(event)
+        await self._producer.store(event, retry_for=retry_for)
         return event.id
 
     async def infer(
         self,
         model: str,
-        image: Image,
+        image: Picture,
         *,
         source: str = "default",
+        id: str | None = None,
         params: Params | None = None,
         deadline: datetime | timedelta | None = None,
         priority: Priority = Priority.NORMAL,
         timeout: timedelta = DEFAULT_TIMEOUT,  # noqa: ASYNC109 - of the call as its caller sees it
+        traceparent: str | None = None,
+        tracestate: str | None = None,
     ) -> Result:
         """Publish an image and return its result, whatever its status.
+
+        A mesh that is full or away is tried again within ``timeout``; all else is as for `publish`.
 
         Raises
         ------
@@ -135,22 +138,78 @@ class Mesh:
             then, and its result will be on RESULTS.
         """
         event = await self._event(
-            model, image, source=source, params=params, deadline=deadline, priority=priority
+            model,
+            image,
+            source=source,
+            params=params,
+            deadline=deadline,
+            priority=priority,
+            event_id=id,
+            traceparent=traceparent,
+            tracestate=tracestate,
         )
         subject = subjects.result(model, source, event.id)
         try:
             async with (
-                self._next_message(subject) as arrived,
+                next_message(self._connection, subject) as arrived,
                 asyncio.timeout(timeout.total_seconds()),
             ):
-                await self._store(event)
-                message = await self._arrival(arrived, subject)
+                await self._producer.store(event, retry_for=timeout)
+                message = await arrival(self._connection, arrived, subject)
         except TimeoutError as error:
             raise Refused(
                 Code.TIMEOUT,
                 f"No result within {timeout.total_seconds():g} s; it will be on {subject}.",
             ) from error
         return Result.model_validate_json(message.data)
+
+    async def infer_many(
+        self,
+        model: str,
+        images: Iterable[Picture] | AsyncIterable[Picture],
+        *,
+        at_once: int = 32,
+        ordered: bool = True,
+        source: str = "default",
+        params: Params | None = None,
+        deadline: timedelta | None = None,
+        priority: Priority = Priority.NORMAL,
+        timeout: timedelta = DEFAULT_TIMEOUT,  # noqa: ASYNC109 - as above
+    ) -> AsyncGenerator[Result, None]:
+        """Infer many images, so many ``at_once``, and yield their results.
+
+        ``images`` may be endless; no more is taken of it than goes on. A plain iterator is asked in
+        a thread. ``deadline`` and ``timeout`` are those of one image. The ids of the results end in
+        the number of their image, from 0.
+
+        Parameters
+        ----------
+        ordered
+            Yield the results in the order of the images, else each as it comes.
+
+        Raises
+        ------
+        Refused
+            As `infer`, for the first image that it is raised for; the others end too.
+        """
+        name = uuid.uuid4().hex
+
+        async def infer(number: int, image: Picture) -> Result:
+            return await self.infer(
+                model,
+                image,
+                source=source,
+                id=f"{name}-{number}",
+                params=params,
+                deadline=deadline,
+                priority=priority,
+                timeout=timeout,
+            )
+
+        found = call_many(infer, images, at_once=at_once, ordered=ordered)
+        async with aclosing(found):
+            async for result in found:
+                yield result
 
     async def result(self, model: str, source: str, event_id: str) -> Result | None:
         """Return the stored result of an event, or `None` if there is none (yet)."""
@@ -160,26 +219,40 @@ class Mesh:
         return Result.model_validate_json(message.data) if message is not None else None
 
     async def results(
-        self, model: str | None = None, *, source: str | None = None, since: datetime | None = None
+        self,
+        model: str | None = None,
+        *,
+        source: str | None = None,
+        since: datetime | None = None,
+        after: int | None = None,
+        ordered: bool = False,
     ) -> AsyncGenerator[Result, None]:
-        """Yield results as they are stored, for ever; with ``since`` also the kept ones from then.
+        """Yield results as they are stored, for ever.
 
         Each reader sees every result; a lost connection is found again without a gap.
+
+        Parameters
+        ----------
+        since
+            Begin with the kept results from then on, and not now.
+        after
+            Go on behind the `Result.sequence` of the last one that was read, with nothing left out;
+            0: with the first one that is kept.
+        ordered
+            Yield the results of each source in the order in which its events were stored: one that
+            is early waits for the others. After 20,000 that wait, the next goes on all the same.
+
+        Raises
+        ------
+        ValueError
+            If both ``since`` and ``after`` are named.
         """
-        model = subjects.require_token("model", model) if model is not None else "*"
-        source = subjects.require_token("source", source) if source is not None else "*"
-        follower = Follower(
-            connection=self._connection,
-            stream=subjects.RESULTS,
-            subject=f"vm.results.{model}.{source}.*",
-            since=since,
+        found = read_results(
+            self._connection, model=model, source=source, since=since, after=after, ordered=ordered
         )
-        await follower.start()
-        try:
-            async for delivery in follower:
-                yield Result.model_validate_json(delivery.body)
-        finally:
-            await follower.stop()
+        async with aclosing(found):
+            async for result in found:
+                yield result
 
     async def heatmap(self, result: Result) -> bytes | None:
         """Return the heat-map of ``result`` as a grey PNG, or `None` if it has none (any more).
@@ -200,7 +273,7 @@ class Mesh:
     async def _event(
         self,
         model: str,
-        image: Image,
+        image: Picture,
         *,
         source: str,
         params: Params | None,
@@ -216,70 +289,10 @@ class Mesh:
             id=parse_id(event_id) if event_id is not None else uuid.uuid4().hex,
             source=subjects.require_token("source", source),
             model=subjects.require_token("model", model),
-            image=await _encoded(image),
+            image=await encoded(image),
             params=params or Params(),
             priority=priority,
             deadline_ns=int(deadline.timestamp() * 1e9) if deadline is not None else None,
             traceparent=traceparent,
             tracestate=tracestate,
         )
-
-    async def _store(self, event: Event) -> None:
-        headers = event.headers() | {"Nats-Msg-Id": f"{event.model}/{event.source}/{event.id}"}
-        subject = subjects.event(event.model, event.source)
-        give_up = time.monotonic() + _LISTENS_WITHIN.total_seconds()
-        while True:
-            try:
-                await self._publisher.publish(
-                    subject, event.image, headers=headers, within=DEFAULT_TIMEOUT
-                )
-                return
-            except Refused as error:
-                unheard_of = error.code is Code.UNKNOWN_MODEL and time.monotonic() < give_up
-                if not unheard_of or not await self._is_pushed(event.model):
-                    raise
-            await asyncio.sleep(_AGAIN.total_seconds())
-
-    async def _is_pushed(self, model: str) -> bool:
-        """Say whether the mesh has ``model``, read as a plain message: producers lack YAML."""
-        bucket = subjects.MODELS_BUCKET
-        with suppress(Retry):
-            record = await stored_message(
-                self._connection.client, f"KV_{bucket}", last_by_subj=f"$KV.{bucket}.{model}"
-            )
-            return record is not None and record.data != b""
-        return False
-
-    @asynccontextmanager
-    async def _next_message(self, subject: str) -> AsyncIterator[asyncio.Future[Msg]]:
-        """Listen to ``subject`` inside the block; yield the future of the first message."""
-        arrived: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
-
-        async def tell(message: Msg) -> None:
-            if not arrived.done():
-                arrived.set_result(message)
-
-        subscription = await self._connection.client.subscribe(subject, cb=tell)
-        try:
-            yield arrived
-        finally:
-            if self._connection.client.is_connected:
-                await subscription.unsubscribe()
-
-    async def _arrival(self, arrived: asyncio.Future[Msg], subject: str) -> Msg:
-        """Return the message; a subscription may miss it while the connection is away."""
-        while True:
-            await asyncio.wait((arrived,), timeout=_LOOK_EVERY.total_seconds())
-            if arrived.done():
-                return arrived.result()
-            with suppress(Retry):
-                client = self._connection.client
-                stored = await stored_message(client, subjects.RESULTS, last_by_subj=subject)
-                if stored is not None:
-                    return stored
-
-
-async def _encoded(image: Image) -> bytes:
-    if isinstance(image, str | Path):
-        return await asyncio.to_thread(Path(image).read_bytes)
-    return bytes(image)

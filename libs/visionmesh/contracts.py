@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from visionmesh.errors import Code
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from visionmesh.pictures_in import Picture, Pixels
 
 Score = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -245,6 +250,42 @@ class Result(Answer):
     """Milliseconds, by stage (`preprocess`), queue (`preprocess_queue`) and in `total`."""
     error: ErrorInfo | None = None
     trace_id: str | None = None
+    sequence: int | None = Field(default=None, exclude=True)
+    """Behind which a reader may go on with nothing left out; set by `Mesh.results`."""
+
+    def draw(self, image: Picture, *, heatmap: bytes | None = None) -> Pixels:
+        """Return a copy of ``image`` with what was recognised drawn on it; needs OpenCV.
+
+        Parameters
+        ----------
+        image
+            The one that the result speaks of, as it was published.
+        heatmap
+            Of an anomaly model: what `Mesh.heatmap` returns.
+
+        Returns
+        -------
+        ``(H, W, 3) uint8``, RGB.
+
+        Raises
+        ------
+        ValueError
+            If ``image`` cannot be decoded, or is an array of another shape or type.
+        """
+        from visionmesh.pictures_out import draw_on  # noqa: PLC0415 - only who draws needs OpenCV
+
+        return draw_on(image, self, heatmap=heatmap)
+
+    def to_supervision(self, labels: Sequence[str] | None = None) -> Any:
+        """Return the detections as ``supervision.Detections``; needs the package supervision.
+
+        ``class_id`` is the label's place in ``labels``; without them a number made of its name,
+        which is the same in every result. The names are in ``data["class_name"]``, the corners of
+        oriented boxes in ``data["xyxyxyxy"]``.
+        """
+        from visionmesh.pictures_out import to_supervision  # noqa: PLC0415 - as above
+
+        return to_supervision(self, labels)
 
     def to_json(self) -> bytes:
         """Return the document that travels on RESULTS."""

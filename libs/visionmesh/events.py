@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
-import orjson
 from pydantic import ValidationError
+from pydantic_core import from_json, to_json
 
 from visionmesh.contracts import Params, Priority, TensorMeta, Want
 from visionmesh.errors import Code, Reject
@@ -45,7 +45,8 @@ class Event:
     traceparent: str | None = None
     tracestate: str | None = None
     tensor: TensorMeta | None = None
-    """Where ``image`` is not encoded: of the pixels, or of the network's own input, in it."""
+    """Of ``image`` where that is not encoded: of pixels (its name is `PIXELS` then), or of the
+    network's own input for one image."""
     want: Want = Want.RESULT
 
     def headers(self) -> dict[str, str]:
@@ -194,8 +195,8 @@ def _unfold(body: bytes) -> tuple[dict[str, str], bytes]:
 
 def _document(body: bytes) -> dict[str, Any]:
     try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
+        document = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
         raise Reject(Code.INVALID_EVENT, f"The structured event is no JSON: {error}.") from error
     if not isinstance(document, dict):
         raise Reject(Code.INVALID_EVENT, "A structured event is a JSON object.")
@@ -207,7 +208,7 @@ def _headers_of(document: dict[str, Any]) -> dict[str, str]:
     for key, value in document.items():
         if key in {"data", "data_base64"} or value is None:
             continue
-        text = value if isinstance(value, str) else orjson.dumps(value).decode()
+        text = value if isinstance(value, str) else to_json(value).decode()
         if key in {"traceparent", "tracestate"}:
             headers[key] = text
         else:

@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import nats.errors
-import orjson
 from nats.aio.client import Client
 from nats.js.object_store import ObjectStore
+from pydantic_core import from_json
 
 from visionmesh.bus.api import stored_message
 from visionmesh.errors import Code, Retry, VisionmeshError
@@ -107,7 +107,7 @@ async def _facts(nc: Client, sha256: str) -> dict[str, Any] | None:
     message = await stored_message(nc, _STREAM, last_by_subj=f"$O.{BUCKET}.M.{name}")
     if message is None:
         return None
-    facts: dict[str, Any] = orjson.loads(message.data)
+    facts: dict[str, Any] = from_json(message.data)
     return None if facts.get("deleted") else facts
 
 

@@ -23,6 +23,7 @@ from visionmesh.contracts import (
 )
 from visionmesh.errors import Code, Expired, Fatal, Refused, Reject, Retry, VisionmeshError
 from visionmesh.handover import Handover
+from visionmesh.ordered import EVENT_HEADER
 from visionmesh.telemetry.context import parse_traceparent
 from visionmesh.telemetry.metrics import Metrics
 from visionmesh.telemetry.spans import AttributeValue, Key, Span, SpanKind, SpanName
@@ -266,6 +267,8 @@ def _result_headers(reference: Reference, result: Result) -> dict[str, Any]:
         "ce-type": f"io.visionmesh.result.{result.status}",
         "ce-time": result.time.isoformat(),
     }
+    if reference.ack is not None:
+        headers[EVENT_HEADER] = str(origin(reference.ack).sequence)
     if reference.parent_span is not None and reference.traceparent is not None:
         # Of a trace that began before the mesh: it may go on behind it.
         headers["traceparent"] = reference.traceparent

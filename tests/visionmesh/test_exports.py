@@ -15,8 +15,8 @@ SCRIPT = """
 import sys
 from importlib.metadata import packages_distributions
 
-ALLOWED = {"nats-py", "numpy", "orjson", "pydantic", "pydantic-core", "annotated-types",
-           "typing-extensions", "typing-inspection", "visionmesh"}
+ALLOWED = {"nats-py", "numpy", "pydantic", "pydantic-core", "annotated-types", "typing-extensions",
+           "typing-inspection", "visionmesh"}
 
 class Nobody:
     "Lets nothing be imported but the client's own dependencies and what pydantic needs."

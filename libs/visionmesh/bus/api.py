@@ -6,13 +6,14 @@ from datetime import timedelta
 from typing import Any
 
 import nats.errors
-import orjson
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from pydantic_core import from_json, to_json
 
 from visionmesh.errors import Code, ConfigurationError, Refused, Retry
 
 STREAM_NOT_FOUND = 10059
+NO_MESSAGE = 10037
 STREAM_NAME_IN_USE = 10058
 WRONG_LAST_SEQUENCE = 10071
 STREAM_FULL = frozenset({10077, 10047, 10023})
@@ -48,7 +49,7 @@ async def request(
     Refused
         If no server with JetStream answered (mesh_unreachable).
     """
-    body = orjson.dumps(payload) if payload is not None else b""
+    body = to_json(payload) if payload is not None else b""
     try:
         message = await nc.request(
             f"$JS.API.{subject}", body, timeout=REQUEST_TIMEOUT.total_seconds()
@@ -61,7 +62,7 @@ async def request(
         raise Retry(
             "The NATS server did not answer in time.", code=Code.MESH_UNREACHABLE
         ) from error
-    answer: dict[str, Any] = orjson.loads(message.data)
+    answer: dict[str, Any] = from_json(message.data)
     if "error" in answer:
         error_ = answer["error"]
         raise ApiError(
@@ -70,6 +71,28 @@ async def request(
             description=error_.get("description", "refused"),
         )
     return answer
+
+
+async def sequence_of(nc: Client, stream: str, **query: str | int) -> int | None:
+    """Return where ``stream`` keeps a message now, as its leader knows; `None`: it has none.
+
+    ``query`` is ``last_by_subj``, or ``seq`` and ``next_by_subj``: from there on. The message comes
+    along, so this is not for large ones in a loop.
+
+    Raises
+    ------
+    ApiError
+        If there is no such stream.
+    Refused, Retry
+        If the server does not answer now (mesh_unreachable).
+    """
+    try:
+        answer = await request(nc, f"STREAM.MSG.GET.{stream}", dict(query))
+    except ApiError as error:
+        if error.number != NO_MESSAGE:
+            raise
+        return None
+    return int(answer["message"]["seq"])
 
 
 async def stored_message(nc: Client, stream: str, **query: str | int) -> Msg | None:
@@ -83,7 +106,7 @@ async def stored_message(nc: Client, stream: str, **query: str | int) -> Msg | N
     try:
         message: Msg = await nc.request(
             f"$JS.API.DIRECT.GET.{stream}",
-            orjson.dumps(query),
+            to_json(query),
             timeout=REQUEST_TIMEOUT.total_seconds(),
         )
     except nats.errors.Error as error:

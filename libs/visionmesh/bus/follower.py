@@ -18,16 +18,25 @@ IDLE = timedelta(minutes=1)
 
 
 class Follower:
-    """One reader's place in a stream, kept here: the server may forget its consumer at any time."""
+    """One reader's place in a stream, kept here: the server may forget its consumer at any time.
+
+    It begins behind the message ``after``, or else with those stored ``since`` then, or else now.
+    """
 
     def __init__(
-        self, *, connection: Connection, stream: str, subject: str, since: datetime | None = None
+        self,
+        *,
+        connection: Connection,
+        stream: str,
+        subject: str,
+        since: datetime | None = None,
+        after: int | None = None,
     ) -> None:
         self._connection = connection
         self._stream = stream
         self._subject = subject
         self._since = since
-        self._next = 0
+        self._next = after + 1 if after is not None else 0
         """Sequence number in the stream; 0: wherever ``since`` is."""
         self._arrived: asyncio.Queue[Delivery] = asyncio.Queue()
         self._puller = Puller(
@@ -40,21 +49,40 @@ class Follower:
 
     async def start(self) -> None:
         """Take the place in the stream: what is stored from now on will be delivered."""
-        if self._since is None:
+        if self._since is None or self._next:
             answer = await api.request(self._connection.client, f"STREAM.INFO.{self._stream}")
-            self._next = answer["state"]["last_seq"] + 1
+            end = answer["state"]["last_seq"] + 1
+            # A place beyond the end is one in a stream that is no more: all of this one is new.
+            self._next = (self._next if self._next <= end else 1) or end
         await self._puller.start()
 
     async def stop(self) -> None:
         await self._puller.stop()
 
-    async def __aiter__(self) -> AsyncIterator[Delivery]:
+    @property
+    def position(self) -> int:
+        """Up to where the stream was read: the sequence number of the last delivery."""
+        return self._next - 1
+
+    async def next(self, *, within: timedelta | None = None) -> Delivery | None:
+        """Return the next message, or `None` if none comes in that time."""
+        limit = within.total_seconds() if within is not None else None
         while True:
-            delivery = await self._arrived.get()
+            try:
+                async with asyncio.timeout(limit):
+                    delivery = await self._arrived.get()
+            except TimeoutError:
+                return None
             self._puller.done()
             sequence = origin(delivery.ack).sequence
             if sequence >= self._next:
                 self._next = sequence + 1
+                return delivery
+
+    async def __aiter__(self) -> AsyncIterator[Delivery]:
+        while True:
+            delivery = await self.next()
+            if delivery is not None:
                 yield delivery
 
     async def _declare(self) -> str:

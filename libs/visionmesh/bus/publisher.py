@@ -9,8 +9,8 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 import nats.errors
-import orjson
 from nats.aio.msg import Msg
+from pydantic_core import from_json
 
 from visionmesh.bus.api import STREAM_FULL, TOO_LARGE, WRONG_LAST_SEQUENCE, ApiError
 from visionmesh.bus.connection import Connection
@@ -185,7 +185,7 @@ def _sequence(subject: str, message: Msg) -> int:
             f"There is no model {model!r} in the mesh, or nothing serves it yet; push it, "
             "or look at `visionmesh list`.",
         )
-    answer: dict[str, Any] = orjson.loads(message.data)
+    answer: dict[str, Any] = from_json(message.data)
     if error := answer.get("error"):
         number = error.get("err_code", 0)
         description = error.get("description", "refused")

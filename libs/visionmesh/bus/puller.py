@@ -9,8 +9,8 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
-import orjson
 from nats.aio.msg import Msg
+from pydantic_core import to_json
 
 from visionmesh.bus.connection import Connection
 from visionmesh.bus.delivery import Delivery
@@ -139,7 +139,7 @@ class Puller:
         self._requested[reply] = count
         self._heard = time.monotonic()
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
-        await self._connection.send(subject, orjson.dumps(body), reply=reply)
+        await self._connection.send(subject, to_json(body), reply=reply)
 
     async def _arrived(self, message: Msg) -> None:
         self._heard = time.monotonic()

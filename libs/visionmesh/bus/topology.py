@@ -11,7 +11,7 @@ from nats.aio.client import Client
 from visionmesh import subjects
 from visionmesh.bus import api
 from visionmesh.errors import Code, ConfigurationError
-from visionmesh.settings import EventsSettings
+from visionmesh.settings import EventsSettings, Settings
 
 HOP_MAX_AGE = timedelta(minutes=10)
 """A reference that nobody took for so long is stale; its event is delivered again by then."""
@@ -20,6 +20,8 @@ DEAD_AGE = timedelta(days=7)
 DEAD_BYTES = 2 << 30
 LANE_IDLE = timedelta(hours=1)
 """A lane's consumer is removed when its node has not asked for work for so long."""
+MQTT_IN_HAND = 64
+"""Frames that are on their way from MQTT to EVENTS, or wait there for room in it."""
 NO_MODEL = "vm.events._.none"
 """Keeps EVENTS declared while no model is pushed; `_` is no valid name of a model."""
 
@@ -103,6 +105,41 @@ def hop_consumer(name: str, subject: str, *, settings: EventsSettings) -> Config
         "max_deliver": -1,
         "inactive_threshold": _nanoseconds(LANE_IDLE),
     }
+
+
+def mqtt_stream(settings: Settings) -> Config:
+    """Return the stream of the server's MQTT gateway, which takes no more than we can keep.
+
+    The server makes it itself for the first client, without bounds, and confirms a frame when it
+    is stored here. Where this one is full, it hangs up on the camera, which sends the frame again.
+    """
+    return {
+        "name": subjects.MQTT,
+        "subjects": ["$MQTT.msgs.>"],
+        "retention": "interest",
+        "storage": "file",
+        "discard": "new",
+        "max_bytes": settings.ingest.mqtt.max_bytes,
+        "num_replicas": settings.events.replicas,
+    }
+
+
+def mqtt_consumer(settings: EventsSettings) -> Config:
+    """Return the durable of all frames by MQTT; while it is there, none goes by unseen."""
+    return {
+        "durable_name": "vm_mqtt",
+        "filter_subject": f"$MQTT.msgs.{subjects.MQTT_FRAMES}",
+        "ack_policy": "explicit",
+        "ack_wait": _nanoseconds(settings.ack_wait),
+        "max_ack_pending": MQTT_IN_HAND,
+        "max_deliver": -1,
+    }
+
+
+async def ensure_mqtt(nc: Client, settings: Settings) -> str:
+    """Declare stream and consumer of the MQTT gateway; return the consumer's name."""
+    await ensure_stream(nc, mqtt_stream(settings))
+    return await ensure_consumer(nc, subjects.MQTT, mqtt_consumer(settings.events))
 
 
 async def ensure_stream(nc: Client, config: Config) -> None:

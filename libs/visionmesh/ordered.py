@@ -1,0 +1,164 @@
+"""Results of each source in the order of its events, whatever order they were computed in."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import math
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Iterator
+from datetime import timedelta
+from typing import NamedTuple
+
+from visionmesh import subjects
+from visionmesh.bus import Connection, Delivery, Follower
+from visionmesh.bus.api import sequence_of
+from visionmesh.errors import VisionmeshError
+
+EVENT_HEADER = "Vm-Event-Sequence"
+"""On a result: the place in EVENTS of the event that it answers."""
+
+LOOK_EVERY = timedelta(milliseconds=20)
+"""Between two looks at the events of one source, each of which may move an image."""
+LOOK_AGAIN = timedelta(milliseconds=500)
+"""While an event is waited for: one that was published twice leaves without a second result."""
+MOST_HELD = 20_000
+"""Results that one reader holds back; of more, the earliest ones go on."""
+
+log = logging.getLogger(__name__)
+
+
+class Placed(NamedTuple):
+    """A result, and the place in RESULTS up to which nothing is held back."""
+
+    delivery: Delivery
+    sequence: int
+
+
+class _Held(NamedTuple):
+    event: int
+    sequence: int
+    delivery: Delivery
+
+
+class _Source:
+    """What is held back of one source.
+
+    EVENTS keeps an event until its result is stored. So a result may go on as soon as no earlier
+    event was left there, and all is read that RESULTS had of the source at that moment.
+    """
+
+    def __init__(self, model: str, source: str) -> None:
+        self._events = subjects.event(model, source)
+        self._results = f"vm.results.{model}.{source}.*"
+        self.held: list[_Held] = []
+        self._latest = 0
+        self._looked = -math.inf
+        self._bound = 0
+        """Events before it were answered at the last look."""
+        self._open = 0
+        """The first that was not; 0 if there was none."""
+        self._due = 0
+        """Where RESULTS ended then."""
+
+    def hold(self, held: _Held) -> None:
+        heapq.heappush(self.held, held)
+        self._latest = max(self._latest, held.event)
+
+    def look_at(self, position: int) -> float:
+        """Return when a look is due (`time.monotonic`) for one who has read up to ``position``."""
+        waits = self._open or position < self._due
+        return self._looked + (LOOK_AGAIN if waits else LOOK_EVERY).total_seconds()
+
+    async def look(self, connection: Connection, position: int) -> None:
+        """Learn which events are answered, and where RESULTS ends."""
+        self._looked = time.monotonic()
+        client, latest = connection.client, self._latest
+        try:
+            # In this order, and both from the leader: a replica may not have heard of the last.
+            first = await sequence_of(client, subjects.EVENTS, seq=1, next_by_subj=self._events)
+            last = await sequence_of(client, subjects.RESULTS, last_by_subj=self._results) or 0
+        except VisionmeshError as error:
+            log.warning("%s: %s", self._events, error)
+            return
+        if position < self._due:
+            # A busy source must not move its end on and on; but it may have been deleted.
+            self._due = min(self._due, last)
+            return
+        self._open, self._due = first or 0, last
+        self._bound = min(first or latest + 1, latest + 1)
+
+    def free(self, position: int) -> Iterator[_Held]:
+        """Take out what may go on for one who has read up to ``position``, in order."""
+        if position < self._due:
+            return
+        while self.held and self.held[0].event < self._bound:
+            yield heapq.heappop(self.held)
+        while self.held and self.held[0].event == self._open:
+            yield heapq.heappop(self.held)
+            self._bound, self._open = self._open + 1, 0
+
+
+class Ordered:
+    """Reads results from a `Follower`, and holds back those that are ahead of an earlier event's.
+
+    Results of no event, such as a shadow's, go on at once.
+    """
+
+    def __init__(self, *, connection: Connection, follower: Follower) -> None:
+        self._connection = connection
+        self._follower = follower
+        self._sources: dict[str, _Source] = {}
+        self._waiting: dict[str, _Source] = {}
+        """Those of which something is held back."""
+        self._held: OrderedDict[int, None] = OrderedDict()
+        """Places in RESULTS of what is held back, the first one first."""
+
+    async def read(self) -> AsyncGenerator[Placed, None]:
+        """Yield results for ever."""
+        while True:
+            delivery = await self._follower.next(within=self._until_look())
+            if delivery is not None and not self._hold(delivery):
+                yield self._placed(delivery)
+            await self._look()
+            for key, source in list(self._waiting.items()):
+                for held in source.free(self._follower.position):
+                    yield self._let_go(held)
+                while source.held and len(self._held) > MOST_HELD:
+                    yield self._let_go(heapq.heappop(source.held))
+                if not source.held:
+                    del self._waiting[key]
+
+    def _hold(self, delivery: Delivery) -> bool:
+        event = delivery.headers.get(EVENT_HEADER, "")
+        if not event.isdecimal():
+            return False
+        _, _, model, name, _ = delivery.subject.split(".", 4)
+        key = f"{model}.{name}"
+        if key not in self._sources and len(self._sources) >= MOST_HELD:
+            self._sources = dict(self._waiting)
+        source = self._sources.setdefault(key, _Source(model, name))
+        source.hold(_Held(int(event), self._follower.position, delivery))
+        self._waiting[key] = source
+        self._held[self._follower.position] = None
+        return True
+
+    def _until_look(self) -> timedelta | None:
+        """Return how long there is nothing to look at; `None`: until something arrives."""
+        position = self._follower.position
+        due = min((source.look_at(position) for source in self._waiting.values()), default=None)
+        return timedelta(seconds=max(0.0, due - time.monotonic())) if due is not None else None
+
+    async def _look(self) -> None:
+        now, position = time.monotonic(), self._follower.position
+        due = [source for source in self._waiting.values() if source.look_at(position) <= now]
+        await asyncio.gather(*(source.look(self._connection, position) for source in due))
+
+    def _let_go(self, held: _Held) -> Placed:
+        del self._held[held.sequence]
+        return self._placed(held.delivery)
+
+    def _placed(self, delivery: Delivery) -> Placed:
+        return Placed(delivery, next(iter(self._held), self._follower.position + 1) - 1)
