@@ -17,6 +17,7 @@ from datetime import timedelta
 
 from visionmesh.bundle import decode
 from visionmesh.bus import Delivery, KeepAlive, Puller, acknowledge, origin, topology
+from visionmesh.cancelled import Cancelled
 from visionmesh.context import Context
 from visionmesh.contracts import Reference, Result
 from visionmesh.errors import Expired, Fatal, Reject, Retry
@@ -32,6 +33,8 @@ DRAIN = timedelta(seconds=20)
 
 MAX_HOLDERS = 3
 """A bundle that is delivered oftener has killed its holders, or they were very unlucky."""
+
+GONE = "The caller has gone."
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +75,7 @@ class Stage:
         self._pullers: dict[str, Puller] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         connection = context.connection
+        self.cancelled = Cancelled(connection=connection)
         self._bundles = KeepAlive(connection=connection, ack_wait=self._events.hop_ack_wait)
         self._images = KeepAlive(connection=connection, ack_wait=self._events.ack_wait)
 
@@ -81,6 +85,7 @@ class Stage:
         return len(self._images)
 
     async def start(self) -> None:
+        await self.cancelled.start()
         self._bundles.start()
         self._images.start()
 
@@ -110,6 +115,7 @@ class Stage:
             await asyncio.wait(self._tasks, timeout=DRAIN.total_seconds())
         if self._tasks:
             log.warning("%d images left; they are delivered again", self.in_hand)
+        await self.cancelled.stop()
         await self._bundles.stop()
         await self._images.stop()
 
@@ -181,9 +187,10 @@ class Stage:
             except Retry as error:
                 await self._end_in_error(reference, error, trail)
                 continue
-            if reference.deadline_ns is not None and time.time_ns() > reference.deadline_ns:
+            late = reference.deadline_ns is not None and time.time_ns() > reference.deadline_ns
+            if late or reference.reply in self.cancelled:
                 reading.release()
-                await self._end_in_error(reference, Expired(), trail)
+                await self._end_in_error(reference, Expired() if late else Expired(GONE), trail)
                 continue
             item = Item(reference, reading, trail)
             left[id(item)] = item

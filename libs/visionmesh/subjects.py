@@ -13,9 +13,17 @@ TENSORS = "TENSORS"
 OUTPUTS = "OUTPUTS"
 RESULTS = "RESULTS"
 DEAD = "DEAD"
+MQTT = "$MQTT_msgs"
+"""The stream in which the server's MQTT gateway keeps what it has confirmed."""
 MODELS_BUCKET = "vm_models"
 ARTIFACTS_BUCKET = "vm_artifacts"
 NODES_BUCKET = "vm_nodes"
+CANCEL = "vm.cancel"
+"""Of core NATS: the reply subjects of requests that nobody waits for any more."""
+
+MQTT_FRAMES = "vm.mqtt.>"
+"""Of the topics ``vm/mqtt/<model>/<source>``. On those of events the server would tell the camera
+that a frame has arrived, and EVENTS may have refused it."""
 
 ANY_LANE = "any"
 """The lane of messages that carry their payload and may be worked on by any node."""

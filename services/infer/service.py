@@ -15,14 +15,14 @@ from services.infer.pool import ModelPool
 from visionmesh import subjects
 from visionmesh.context import Context
 from visionmesh.contracts import Answer, Priority, Want
-from visionmesh.errors import Code, Fatal
+from visionmesh.errors import Code, Expired, Fatal
 from visionmesh.handover import lay_out, size_of
 from visionmesh.models.record import ModelRecord
 from visionmesh.nodes import version_key
 from visionmesh.outbox import Forward, forward
 from visionmesh.service import Worker
 from visionmesh.settlement import recognised
-from visionmesh.stage import Done, Ended, Item, Stage
+from visionmesh.stage import GONE, Done, Ended, Item, Outcome, Stage
 from visionmesh.tasks import end
 from visionmesh.tensors import arrays
 
@@ -44,6 +44,9 @@ class Infer(Worker):
             on_change=self._pool_changed,
             undecodable=context.nodes.undecodable,
         )
+        self._asked: dict[str, asyncio.Future[Forward | Done]] = {}
+        """The images that callers wait for, by reply subject."""
+        self._stage.cancelled.on_cancel(self._give_up)
         self._spans = BatchSpans()
         self._backlog = Backlog()
         self._telling: asyncio.Task[None] | None = None
@@ -130,9 +133,20 @@ class Infer(Worker):
     async def _infer_all(self, items: Sequence[Item]) -> AsyncIterator[Sequence[Ended]]:
         """Queue the whole bundle; what comes out of the engines together goes on together."""
         running = {asyncio.ensure_future(self._infer(item)): item for item in items}
-        while running:
-            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            yield [(running.pop(one), one.exception() or one.result()) for one in done]
+        asked = {item.reference.reply: one for one, item in running.items() if item.reference.reply}
+        self._asked.update(asked)
+        try:
+            while running:
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                yield [(running.pop(one), _outcome(one)) for one in done]
+        finally:
+            for reply in asked:
+                self._asked.pop(reply, None)
+
+    def _give_up(self, reply: str) -> None:
+        """Let an image that nobody waits for leave the queue of the engines."""
+        if (running := self._asked.get(reply)) is not None:
+            running.cancel()
 
     async def _infer(self, item: Item) -> Forward | Done:
         reference = item.reference
@@ -156,3 +170,9 @@ class Infer(Worker):
             return forward(
                 subjects.OUTPUTS, subjects.output(name, lane), slot, tensors=metas, **keys
             )
+
+
+def _outcome(ended: asyncio.Future[Forward | Done]) -> Outcome:
+    if ended.cancelled():
+        return Expired(GONE)
+    return ended.exception() or ended.result()

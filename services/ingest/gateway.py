@@ -10,6 +10,7 @@ from datetime import timedelta
 
 from services.ingest.admission import Admission, Arrival
 from services.ingest.callers import Callers, Reply
+from visionmesh.cancelled import give_up
 from visionmesh.context import Context
 from visionmesh.errors import Code, Expired, Refused, Reject, Retry, VisionmeshError
 from visionmesh.events import Event
@@ -114,6 +115,9 @@ class Gateway:
                 self._context.settlement.ended(reference, known)
                 reply = Reply.of(known)
                 return reply
+            except asyncio.CancelledError:
+                await give_up(self._context.connection, subject)
+                raise
             except Retry as error:
                 trail.fail(error.code)
                 self._context.metrics.redelivered()

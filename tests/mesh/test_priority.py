@@ -5,22 +5,14 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import httpx
-import numpy as np
-from onnx import TensorProto, helper, save_model
-from onnx.numpy_helper import from_array
-
-from tests.mesh.conftest import SIZE, picture, write_classifier
+from tests.mesh.conftest import picture
+from tests.mesh.slow import held, push_slow
 from tests.polling import until
-from visionmesh.bus import Connection
 from visionmesh.client import Mesh
 from visionmesh.contracts import Priority, Status
 from visionmesh.local import LocalMesh
-from visionmesh.models.folder import load_folder
-from visionmesh.models.registry import Registry
 
 USUAL, URGENT = 40, 3
-_LAYERS, _PLANES = 24, 64
 
 
 async def test_urgent_images_overtake_those_that_wait_for_the_engine(
@@ -45,59 +37,3 @@ async def test_urgent_images_overtake_those_that_wait_for_the_engine(
     last = max(place for place, one in enumerate(answered) if one is Priority.HIGH)
     behind = len(answered) - 1 - last
     assert behind > (USUAL - before) / 2, answered
-
-
-async def held(mesh: Mesh, *, least: int) -> bool:
-    """Say whether the infer worker has so many images in hand."""
-    (infer,) = [node for node in await mesh.nodes() if node.stage == "infer"]
-    async with httpx.AsyncClient(base_url=infer.http or "") as http:
-        text = (await http.get("/metrics")).text
-    (line,) = [line for line in text.splitlines() if line.startswith("visionmesh_in_flight{")]
-    return float(line.split()[-1]) >= least
-
-
-async def push_slow(local_mesh: LocalMesh, root: Path) -> None:
-    """Push a model that works on one image at a time, and on each for tens of milliseconds."""
-    folder = write_classifier(
-        root,
-        name="slow",
-        cache={"enabled": False},
-        batching={"max_size": 1},
-        instances=[{"count": 1}],
-    )
-    save_slow_network(folder / "1" / "model.onnx")
-    connection = await Connection.open(local_mesh.nats_url, name="pusher")
-    await Registry(connection.client).push(load_folder(folder))
-    await connection.close()
-
-
-def save_slow_network(file: Path) -> None:
-    """Write a classifier of `_LAYERS` convolutions, some 38 million multiplications each."""
-    random = np.random.default_rng(0)
-    kernels = {
-        "first": random.normal(size=(_PLANES, 3, 3, 3)),
-        "next": random.normal(scale=0.05, size=(_PLANES, _PLANES, 3, 3)),
-        "last": random.normal(size=(4, _PLANES, 1, 1)),
-    }
-    names = ["first", *["next"] * _LAYERS]
-    nodes = []
-    tensor = "image"
-    for number, kernel in enumerate(names):
-        nodes.append(
-            helper.make_node("Conv", [tensor, kernel], [f"planes{number}"], pads=[1, 1, 1, 1])
-        )
-        tensor = f"planes{number}"
-    nodes += [
-        helper.make_node("Conv", [tensor, "last"], ["classes"]),
-        helper.make_node("GlobalAveragePool", ["classes"], ["means"]),
-        helper.make_node("Flatten", ["means"], ["scores"], axis=1),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "slow",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, SIZE, SIZE])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 4])],
-        [from_array(values.astype(np.float32), name) for name, values in kernels.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
-    save_model(model, file)

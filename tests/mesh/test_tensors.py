@@ -15,20 +15,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from services.infer.pixels import PixelWriter
-from services.ingest.admission import Admission
-from services.ingest.callers import Callers, Reply
+from services.ingest.callers import Reply
 from services.ingest.gateway import Gateway
 from tests.mesh.conftest import CLASSIFIER, SIZE
+from tests.mesh.gateways import open_gateway
 from tests.polling import until
 from visionmesh.client import Mesh
-from visionmesh.context import open_context
 from visionmesh.contracts import PIXELS, Want
 from visionmesh.errors import Code, Refused, Reject
 from visionmesh.events import Event
 from visionmesh.local import LocalMesh
 from visionmesh.models.registry import Registry
 from visionmesh.models.spec import InputSpec
-from visionmesh.subjects import EVENTS
 from visionmesh.tensors import describe
 
 Array = NDArray[np.generic]
@@ -40,17 +38,7 @@ async def gateway(request: pytest.FixtureRequest, local_mesh: LocalMesh) -> Asyn
     settings = local_mesh.settings
     if request.param == "elsewhere":
         settings = settings.model_copy(update={"node": "elsewhere"})
-    async with open_context(settings, stage="ingest", stream=EVENTS) as context:
-        callers = Callers(connection=context.connection, reader=context.reader)
-        await callers.start()
-        await context.catalog.start()
-        await context.nodes.start(load=lambda: 0)
-        gateway = Gateway(context=context, admission=Admission(context=context), callers=callers)
-
-        async def ready() -> bool:
-            return context.nodes.serving(CLASSIFIER)
-
-        await until(ready)
+    async with open_gateway(settings) as gateway:
         yield gateway
 
 
