@@ -113,10 +113,12 @@ def likeness(reference: Answer, other: Answer) -> tuple[float, float]:
 
     The first classes count 1 if they are the same; boxes count as 2 x pairs of all boxes of both,
     and pixels of regions alike; an embedding counts as the cosine between the two, and a heat-map
-    as 1 - mean difference, as a share of the reference's range.
+    as 1 - mean difference, as a share of the reference's range. Of classes and a heat-map the less
+    alike counts; a heat-map that travelled without its PNG does not.
     """
     if reference.classes is not None:
-        return float(_first(reference) == _first(other)), 1.0
+        same = float(_first(reference) == _first(other))
+        return min(same, _heat(reference.heatmap, other.heatmap)), 1.0
     if reference.detections is not None:
         theirs = other.detections or ()
         boxes = len(reference.detections) + len(theirs)
@@ -144,7 +146,10 @@ def _likeness(wanted: Seen, given: Seen) -> tuple[float, float]:
 
 
 def pairs(ours: tuple[Detection, ...], theirs: tuple[Detection, ...]) -> int:
-    """Return how many boxes of the same label are each other's best match."""
+    """Return how many boxes of the same label are each other's best match, and so are their masks.
+
+    Masks are the same from `SAME_OBJECT_IOU` on, as boxes are.
+    """
     if not ours or not theirs:
         return 0
     same_label = np.equal.outer([one.label for one in ours], [one.label for one in theirs])
@@ -152,7 +157,16 @@ def pairs(ours: tuple[Detection, ...], theirs: tuple[Detection, ...]) -> int:
     best = overlap.argmax(axis=1)
     mutual = overlap.argmax(axis=0)[best] == np.arange(len(ours))
     near = overlap[np.arange(len(ours)), best] >= SAME_OBJECT_IOU
-    return int((mutual & near).sum())
+    paired = np.flatnonzero(mutual & near)
+    return sum(same_mask(ours[number], theirs[best[number]]) for number in paired)
+
+
+def same_mask(one: Detection, other: Detection) -> bool:
+    """Say whether two objects cover the same pixels, as far as both have masks."""
+    if one.mask is None or other.mask is None:
+        return True
+    ours, theirs = decode(one.mask), decode(other.mask)
+    return bool((ours & theirs).sum() >= SAME_OBJECT_IOU * (ours | theirs).sum())
 
 
 def _boxes(found: tuple[Detection, ...]) -> npt.NDArray[np.float64]:
@@ -191,7 +205,9 @@ def _cosine(ours: tuple[float, ...], theirs: tuple[float, ...]) -> float:
     return max(0.0, float(a @ b) / length) if length else float((a == b).all())
 
 
-def _heat(ours: Heatmap, theirs: Heatmap | None) -> float:
+def _heat(ours: Heatmap | None, theirs: Heatmap | None) -> float:
+    if ours is None or not ours.png:
+        return 1.0
     if theirs is None or (ours.width, ours.height) != (theirs.width, theirs.height):
         return 0.0
     difference = float(np.abs(_values(ours) - _values(theirs)).mean())

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionmesh.contracts import Answer, Detection, Placement
-from visionmesh.models.agreement import MOST_LOST, Seen, likeness
+from visionmesh.models.agreement import MOST_LOST, Seen, likeness, same_mask
 from visionmesh.workbench import Sample
 
 LEAST_AGREEMENT = 1 - MOST_LOST
@@ -22,7 +22,7 @@ def agreement(samples: Sequence[Sample], ours: Sequence[Seen], theirs: Sequence[
     """Return which share of all answers is the same, from 0 to 1.
 
     Of boxes: the share that has a partner of the same label in the other answer, each edge within
-    `EDGE_PIXELS`. Of anything else: see `visionmesh.models.agreement.likeness`.
+    `EDGE_PIXELS`, and the same mask. Of anything else: see `visionmesh.models.agreement.likeness`.
     """
     equal = compared = 0.0
     for sample, one, other in zip(samples, ours, theirs, strict=True):
@@ -66,7 +66,13 @@ def _partnered(place: Placement, ours: Answer, theirs: Answer | None) -> float:
     same = np.equal.outer([one.label for one in here], [one.label for one in there])
     moved = np.abs(_edges(here)[:, None] - _edges(there)[None])
     moved *= (place.scale_x, place.scale_y, place.scale_x, place.scale_y)
-    return float((same & (moved.max(axis=2) <= EDGE_PIXELS)).any(axis=1).sum())
+    partners = same & (moved.max(axis=2) <= EDGE_PIXELS)
+    return float(
+        sum(
+            any(same_mask(box, there[number]) for number in np.flatnonzero(row))
+            for box, row in zip(here, partners, strict=True)
+        )
+    )
 
 
 def _edges(found: Sequence[Detection]) -> NDArray[np.float64]:

@@ -96,6 +96,31 @@ def test_embeddings_count_by_their_angle() -> None:
     assert likeness(one, Answer(embedding=(1.0, 0.0, 0.0)))[0] == 0
 
 
+def masked(rows: slice) -> Detection:
+    mask = np.zeros((10, 10), bool)
+    mask[rows] = True
+    return box(0, 0).model_copy(update={"mask": encode(mask)})
+
+
+@pytest.mark.parametrize(("rows", "same"), [(slice(0, 6), 1), (slice(2, 8), 1), (slice(6, 10), 0)])
+def test_objects_in_the_same_box_are_the_same_where_their_masks_are(rows: slice, same: int) -> None:
+    # Of six rows, four and none are common with the first six; together they have 6, 8 and 10.
+    assert pairs((masked(slice(0, 6)),), (masked(rows),)) == same
+    assert pairs((masked(rows),), (box(0, 0),)) == 1
+
+
+def test_a_verdict_with_another_heat_map_is_another_answer() -> None:
+    grey = np.full((2, 3), 102, np.uint8)
+    good, worse = (
+        classes("good", "flawed").model_copy(update={"heatmap": heat(values, 0, 10).heatmap})
+        for values in (grey, grey + 51)
+    )
+    assert likeness(good, good) == (1, 1)
+    assert likeness(good, worse)[0] == pytest.approx(0.8)
+    told = Answer.model_validate(good.model_dump())
+    assert likeness(told, told) == (1, 1), "the PNG stays behind"
+
+
 def test_heat_maps_count_by_their_values_not_their_greys() -> None:
     grey = np.array([[0, 255], [0, 255]], np.uint8)
     assert likeness(heat(grey, 0, 10), heat(grey, 0, 10))[0] == 1

@@ -7,6 +7,7 @@ from services.preprocess.pixels import Prepared
 from visionmesh.contracts import Answer, ClassScore, Detection, Placement
 from visionmesh.models.agreement import Seen
 from visionmesh.models.rightness import accuracy, agreement
+from visionmesh.rle import encode
 from visionmesh.workbench import Sample
 
 HALF = Placement(scale_x=0.5, scale_y=0.5, offset_x=0, offset_y=0)
@@ -52,6 +53,15 @@ def test_agreement_is_the_share_of_answers_that_have_a_partner(
 ) -> None:
     assert agreement([SAMPLE], [ours], [theirs]) == pytest.approx(share)
     assert agreement([SAMPLE], [theirs], [ours]) == pytest.approx(share)
+
+
+def test_a_partner_has_the_same_mask() -> None:
+    full, empty = (
+        box(10).model_copy(update={"mask": encode(np.full((4, 4), value))})
+        for value in (True, False)
+    )
+    assert agreement([SAMPLE], [seen(full)], [seen(full)]) == 1
+    assert agreement([SAMPLE], [seen(full)], [seen(empty)]) == 0
 
 
 def test_agreement_counts_over_all_images() -> None:
