@@ -17,6 +17,7 @@ from visionmesh.errors import Code, ConfigurationError, Refused, Reject
 from visionmesh.models.folder import load_folder
 from visionmesh.models.record import ModelRecord
 from visionmesh.models.spec import OutputSpec
+from visionmesh.models.traffic import Traffic
 from visionmesh.nodes import LoadedVersion, list_nodes
 from visionmesh.subjects import require_token
 
@@ -120,23 +121,45 @@ class Models:
             except ConfigurationError as error:
                 raise Reject(error.code, error.message) from error
 
-    async def copy(self, source: str, name: str, *, params: Params | None = None) -> ModelRecord:
-        """Store a model also as ``name``, with ``params`` as its own settings.
+    async def copy(
+        self,
+        source: str,
+        name: str,
+        *,
+        version: int | None = None,
+        params: Params | None = None,
+    ) -> ModelRecord:
+        """Store a model, or one ``version`` of it, also as ``name``, with ``params`` as its own.
 
         No file is copied. A model that had the name is replaced, and a parked one is loaded again.
 
         Raises
         ------
         Refused
-            (unknown_model, invalid_name, mesh_unreachable).
+            (unknown_model, unknown_version, invalid_name, mesh_unreachable).
         """
         record = _told(await self._registry.get(source), params or Params())
-        spec = record.spec.model_copy(update={"name": name})
+        changes: dict[str, object] = {"name": name}
+        if version is not None:
+            only = {version: record.version(version)}
+            record = record.model_copy(update={"versions": only, "traffic": Traffic()})
+            changes["traffic"] = {}
+        spec = record.spec.model_copy(update=changes)
         return await self._registry.put(record.model_copy(update={"spec": spec, "parked": False}))
 
-    async def delete(self, name: str) -> None:
-        """Remove a model; raise `Refused` (unknown_model, mesh_unreachable)."""
-        await self._registry.remove(name)
+    async def delete(self, name: str, *, version: int | None = None) -> None:
+        """Remove a model, or one of its versions.
+
+        Raises
+        ------
+        Refused
+            (unknown_model, unknown_version, mesh_unreachable); (invalid_traffic) if the version
+            gets images.
+        """
+        if version is None:
+            await self._registry.remove(name)
+        else:
+            await self._registry.change(name, lambda record: record.without(version))
 
     def _hear(self) -> None:
         self._heard.set()

@@ -9,6 +9,8 @@ from services.ingest.front import Front
 from services.ingest.gateway import Gateway
 from services.ingest.heard import Heard
 from services.ingest.intake import Intake
+from services.ingest.models import Models
+from services.ingest.ollama import routes as ollama
 from services.ingest.rest import infer as rest
 from visionmesh.context import Context
 from visionmesh.http import App
@@ -27,6 +29,7 @@ class Ingest(Worker):
         self._callers = Callers(connection=context.connection, reader=context.reader)
         self._intake = Intake(context=context, admission=self._admission)
         self._heard = Heard(context=context)
+        self._models = Models(context=context)
         self._door = _door(context)
 
     @property
@@ -37,7 +40,11 @@ class Ingest(Worker):
         gateway = Gateway(context=self._context, admission=self._admission, callers=self._callers)
         limit = self._context.settings.ingest.max_image_bytes
         own = rest.build_app(gateway=gateway, max_bytes=limit)
-        front = Front(protocols={"/v1": own, "/docs": own, "/openapi.json": own}, rest=status)
+        chat = ollama.build_app(
+            gateway=gateway, models=self._models, settings=self._context.settings
+        )
+        protocols = {"/v1": own, "/docs": own, "/openapi.json": own, "/api": chat, "/": chat}
+        front = Front(protocols=protocols, rest=status)
         return self._door.guard(front)
 
     async def start(self) -> None:
