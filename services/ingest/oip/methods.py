@@ -1,0 +1,249 @@
+"""The protocol over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+from urllib.parse import unquote
+
+import grpc
+
+from services.ingest.door import Caller, Door
+from services.ingest.forms import retry_after, status_of
+from services.ingest.gateway import Gateway
+from services.ingest.oip import describe
+from services.ingest.oip.inference import Call, Inference
+from services.ingest.oip.messages import Messages, parameters, read_request
+from services.ingest.oip.repository import Repository
+from visionmesh.errors import Code, VisionmeshError
+from visionmesh.tasks import end
+
+Handle = Callable[[Any, grpc.aio.ServicerContext], Awaitable[Any]]
+
+AHEAD = 16
+"""Requests of one stream that are worked on at once; their answers keep the order."""
+
+_CODES = {
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    408: grpc.StatusCode.DEADLINE_EXCEEDED,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    500: grpc.StatusCode.INTERNAL,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+"""By HTTP status; what is missing is an input at fault."""
+
+
+def code_of(code: Code) -> grpc.StatusCode:
+    """Return the gRPC status of an error."""
+    if code is Code.MESH_FULL:
+        return grpc.StatusCode.RESOURCE_EXHAUSTED
+    return _CODES.get(status_of(code), grpc.StatusCode.INVALID_ARGUMENT)
+
+
+class Methods:
+    """The methods of the service."""
+
+    def __init__(
+        self,
+        *,
+        inference: Inference,
+        repository: Repository,
+        gateway: Gateway,
+        door: Door,
+        messages: Messages,
+    ) -> None:
+        self._inference = inference
+        self._repository = repository
+        self._gateway = gateway
+        self._door = door
+        self._messages = messages
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """Return what a server is given."""
+        unary: dict[str, Handle] = {
+            "ServerLive": self._server_live,
+            "ServerReady": self._server_ready,
+            "ModelReady": self._model_ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelMetadata": self._model_metadata,
+            "ModelConfig": self._model_config,
+            "ModelStatistics": self._model_statistics,
+            "ModelInfer": self._model_infer,
+            "RepositoryIndex": self._index,
+            "RepositoryModelLoad": self._load,
+            "RepositoryModelUnload": self._unload,
+        }
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(_answering(handle), **self._coding(name))
+            for name, handle in unary.items()
+        }
+        stream = "ModelStreamInfer"
+        handlers[stream] = grpc.stream_stream_rpc_method_handler(
+            self._model_stream_infer, **self._coding(stream)
+        )
+        return grpc.method_handlers_generic_handler(self._messages.service.full_name, handlers)
+
+    def _coding(self, name: str) -> dict[str, Any]:
+        method = self._messages.service.methods_by_name[name]
+        return {
+            "request_deserializer": self._messages.type_of(method.input_type.name).FromString,
+            "response_serializer": self._messages.type_of(
+                method.output_type.name
+            ).SerializeToString,
+        }
+
+    async def _server_live(self, _: Any, context: grpc.aio.ServicerContext) -> Any:
+        return self._messages.of_document("ServerLiveResponse", {"live": True})
+
+    async def _server_ready(self, _: Any, context: grpc.aio.ServicerContext) -> Any:
+        ready = self._inference.ready()
+        return self._messages.of_document("ServerReadyResponse", {"ready": ready})
+
+    async def _server_metadata(self, _: Any, context: grpc.aio.ServicerContext) -> Any:
+        self._caller(context)
+        return self._messages.of_document("ServerMetadataResponse", describe.server())
+
+    async def _model_ready(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        ready = await self._inference.model_ready(self._call(request, context))
+        return self._messages.of_document("ModelReadyResponse", {"ready": ready})
+
+    async def _model_metadata(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        document = await self._inference.metadata(self._call(request, context))
+        return self._messages.of_document("ModelMetadataResponse", document)
+
+    async def _model_config(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        document = await self._inference.config(self._call(request, context))
+        return self._messages.of_document("ModelConfigResponse", {"config": document})
+
+    async def _model_statistics(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        document = await self._inference.statistics(self._call(request, context))
+        return self._messages.of_document("ModelStatisticsResponse", document)
+
+    async def _index(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        models = await self._repository.index(self._caller(context), only_ready=request.ready)
+        return self._messages.of_document("RepositoryIndexResponse", {"models": models})
+
+    async def _load(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        caller = self._caller(context)
+        await self._repository.load(caller, request.model_name, parameters(request.parameters))
+        return self._messages.of_document("RepositoryModelLoadResponse", {})
+
+    async def _unload(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        caller = self._caller(context)
+        await self._repository.unload(caller, request.model_name, parameters(request.parameters))
+        return self._messages.of_document("RepositoryModelUnloadResponse", {})
+
+    async def _model_infer(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        try:
+            call = self._infer_call(request, context)
+            await self._inference.admit(call)
+            answer = await self._inference.infer(call, read_request(request))
+        except VisionmeshError as error:
+            self._gateway.refused(request.model_name, error)
+            raise
+        return self._messages.of_answer(answer)
+
+    async def _model_stream_infer(
+        self, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[Any]:
+        """Answer each request in turn; what is wrong with one does not end the stream."""
+        order: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue(AHEAD)
+        tasks: set[asyncio.Task[Any]] = set()
+
+        async def read() -> None:
+            try:
+                async for request in requests:
+                    task = asyncio.create_task(self._streamed(request, context))
+                    tasks.add(task)
+                    await order.put(task)
+            finally:
+                await order.put(None)
+
+        reading = asyncio.create_task(read())
+        try:
+            while (task := await order.get()) is not None:
+                yield await task
+                tasks.discard(task)
+        finally:
+            await end((reading, *tasks))
+
+    async def _streamed(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        response = self._messages.type_of("ModelStreamInferResponse")
+        try:
+            return response(infer_response=await self._model_infer(request, context))
+        except VisionmeshError as error:
+            told = self._messages.of_document("ModelInferResponse", {"id": request.id})
+            return response(error_message=_text(error), infer_response=told)
+
+    def _call(self, request: Any, context: grpc.aio.ServicerContext) -> Call:
+        return Call(
+            model=request.name,
+            version=request.version,
+            source="grpc",
+            caller=self._caller(context),
+        )
+
+    def _infer_call(self, request: Any, context: grpc.aio.ServicerContext) -> Call:
+        metadata = _metadata(context)
+        return Call(
+            model=request.model_name,
+            version=request.model_version,
+            source="grpc",
+            caller=self._caller(context),
+            deadline_ns=_deadline_ns(context),
+            traceparent=metadata.get("traceparent"),
+            tracestate=metadata.get("tracestate"),
+        )
+
+    def _caller(self, context: grpc.aio.ServicerContext) -> Caller:
+        metadata = _metadata(context)
+        credentials = metadata.get("authorization") or metadata.get("x-api-key")
+        return self._door.caller(credentials, peer_is_local(context.peer()))
+
+
+def peer_is_local(peer: str) -> bool:
+    """Say whether a peer, such as ``ipv4:127.0.0.1:5000``, is on this host."""
+    kind, _, rest = peer.partition(":")
+    if kind == "unix":
+        return True
+    host = unquote(rest.rpartition(":")[0]).strip("[]")
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
+def _answering(handle: Handle) -> Handle:
+    async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
+        try:
+            return await handle(request, context)
+        except VisionmeshError as error:
+            code = code_of(error.code)
+            later = code in {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE}
+            trailing = (("retry-after", retry_after(error)),) if later else ()
+            await context.abort(code, _text(error), trailing_metadata=trailing)
+
+    return answer
+
+
+def _text(error: VisionmeshError) -> str:
+    return f"{error.message} [{error.code}]"
+
+
+def _metadata(context: grpc.aio.ServicerContext) -> Mapping[str, str]:
+    return {
+        key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)
+    }
+
+
+def _deadline_ns(context: grpc.aio.ServicerContext) -> int | None:
+    left = context.time_remaining()
+    return None if left is None else time.time_ns() + int(left * 1e9)

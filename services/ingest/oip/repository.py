@@ -1,0 +1,69 @@
+"""Loading and unloading models by the protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from services.ingest.door import Caller, Right
+from services.ingest.models import Models
+from services.ingest.oip import describe
+from services.ingest.oip.describe import Document
+from services.ingest.oip.request import fault
+from visionmesh.subjects import require_token
+
+EVERY_MODEL = "*"
+FILE = "file:"
+"""Before the path in the names of parameters that are files of the model."""
+
+
+class Repository:
+    """The models of the mesh as a repository; all methods raise `Refused` and `Reject`."""
+
+    def __init__(self, *, models: Models) -> None:
+        self._models = models
+
+    async def index(self, caller: Caller, *, only_ready: bool) -> list[Document]:
+        """Return all versions of all models, or those that answer."""
+        caller.require(Right.READ, EVERY_MODEL)
+        records = await self._models.list()
+        ready = {record.spec.name: self._models.ready(record.spec.name) for record in records}
+        return [
+            one
+            for one in describe.index(records, ready=ready)
+            if not only_ready or one["state"] == "READY"
+        ]
+
+    async def load(self, caller: Caller, model: str, parameters: Mapping[str, Any]) -> None:
+        """Return when the model is loaded.
+
+        With ``file:<path>`` parameters the model is stored first, from the files of its folder.
+        """
+        caller.require(Right.ADMIN, model)
+        require_token("model", model)
+        files = _files(parameters)
+        if files:
+            await self._models.create(model, files)
+        await self._models.load(model)
+
+    async def unload(self, caller: Caller, model: str, parameters: Mapping[str, Any]) -> None:
+        """Return when no worker has the model in memory; its events wait then."""
+        caller.require(Right.ADMIN, model)
+        for name in parameters:
+            if name != "unload_dependents":  # no model here depends on another one
+                raise fault(f"Unloading has no parameter {name!r}.")
+        await self._models.unload(require_token("model", model))
+
+
+def _files(parameters: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the files that come with a request, by their paths in the model's folder."""
+    files = {}
+    for name, value in parameters.items():
+        path = name.removeprefix(FILE)
+        if path == name:
+            why = "send model.yaml and the weights as file:model.yaml and so on"
+            raise fault(f"Loading has no parameter {name!r}: {why}.")
+        if not isinstance(value, bytes):
+            raise fault(f"{name} must be the bytes of the file.")
+        files[path] = value
+    return files
