@@ -15,28 +15,13 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from visionmesh.errors import Code, ConfigurationError
+from visionmesh.nats_configuration import nats_configuration
 from visionmesh.processes import ChildProcess, Output, discard
 
 _START_DEADLINE = timedelta(seconds=30)
 """A server recovers what it stored before it listens."""
 _STOP_GRACE = timedelta(seconds=10)
 _POLL = timedelta(milliseconds=20)
-
-_NATS_CONFIGURATION = """\
-listen: {listen}
-ports_file_dir: {store}
-# A stream on disk takes less than 32 MiB per message, its own few bytes included.
-max_payload: 33500000
-max_pending: 256MB
-jetstream {{
-  store_dir: {store}
-  # Ceilings only: each stream has bounds of its own.
-  max_file_store: {max_file_bytes}
-  max_memory_store: {max_memory_bytes}
-  # What a power cut may cost; a mere crash of the server costs nothing.
-  sync_interval: 10s
-}}
-"""
 
 _NATS_ENVIRONMENT = {"GOGC": "400", "GOMEMLIMIT": "200MiB", "GOMAXPROCS": "2"}
 """Measured with 100 KB events on two cores: 30 % less CPU per image than with Go's defaults."""
@@ -134,7 +119,11 @@ class Server(ABC):
 
 
 class NatsServer(Server):
-    """A NATS server with JetStream; all that it keeps lies in ``store``."""
+    """A NATS server with JetStream; all that it keeps lies in ``store``.
+
+    With ``mqtt_port`` it has a gateway on ``mqtt_host``, by which anybody may publish on
+    ``vm/mqtt/…`` and do nothing else.
+    """
 
     name = "nats"
     scheme = "nats"
@@ -147,20 +136,33 @@ class NatsServer(Server):
         port: int = 0,
         max_file_bytes: int = 64 << 30,
         max_memory_bytes: int = 2 << 30,
+        mqtt_host: str = "127.0.0.1",
+        mqtt_port: int | None = None,
         output: Output = discard,
     ) -> None:
         super().__init__(folder=store, host=host, port=port, output=output)
         self._limits = {"max_file_bytes": max_file_bytes, "max_memory_bytes": max_memory_bytes}
+        self._mqtt_host = mqtt_host
+        self.mqtt_port = mqtt_port
+        """Of the gateway; 0 becomes a free one when the server starts. `None`: there is none."""
+
+    async def start(self) -> None:
+        if self.mqtt_port == 0:
+            self.mqtt_port = free_port(self._mqtt_host)
+        if self.mqtt_port is not None:
+            require_free("MQTT", self._mqtt_host, self.mqtt_port)
+        await super().start()
 
     def _command(self) -> list[str]:
         configuration = self._folder / "nats.conf"
         for old in self._folder.glob("*.ports"):
             old.unlink()
-        # JSON strings are strings of this configuration language too.
+        mqtt = None if self.mqtt_port is None else f"{self._mqtt_host}:{self.mqtt_port}"
         configuration.write_text(
-            _NATS_CONFIGURATION.format(
-                listen=json.dumps(f"{self._host}:{self._port or -1}"),
-                store=json.dumps(str(self._folder)),
+            nats_configuration(
+                listen=f"{self._host}:{self._port or -1}",
+                store=self._folder,
+                mqtt=mqtt,
                 **self._limits,
             )
         )
@@ -236,7 +238,8 @@ def require_free(name: str, host: str, port: int) -> None:
             raise ConfigurationError(
                 Code.SETTINGS_INVALID,
                 f"{name} cannot listen on {host}:{port}: {error.strerror}. "
-                "End what listens there, or choose another port (--port, --nats-port).",
+                "End what listens there, or choose another port "
+                "(--port, --grpc-port, --mqtt-port, --nats-port).",
             ) from error
 
 

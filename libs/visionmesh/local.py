@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Self
 
-from visionmesh.bus import Connection
+from visionmesh.bus import Connection, topology
 from visionmesh.context import shm_prefix
 from visionmesh.embedded import NatsServer, Server, ValkeyServer, free_port, require_free
 from visionmesh.errors import Code, ConfigurationError
@@ -52,7 +52,8 @@ class LocalMesh:
     nats_url, redis_url
         Servers that run elsewhere; without them embedded ones are started.
     nats_port
-        Of the embedded NATS server; 0 takes any free one, as ``settings.ingest.port`` 0 does.
+        Of the embedded NATS server; 0 takes any free one, as in ``settings.ingest`` ``port``,
+        ``grpc_port`` and ``mqtt.port`` do.
     output
         Takes what the processes print; by default it goes to files in ``state/logs``.
 
@@ -81,6 +82,7 @@ class LocalMesh:
         self._nats_port = nats_port
         self._files = LogFiles(self._folder.logs)
         self._output = output or self._files
+        self._mqtt_port: int | None = None
         self._hurry = asyncio.Event()
         self._servers: list[Keeper] = []
         self._services: dict[str, list[Keeper]] = {service: [] for service in SERVICES}
@@ -96,7 +98,8 @@ class LocalMesh:
 
     @property
     def http_url(self) -> str:
-        return f"http://{self.settings.host}:{self.settings.ingest.port}"
+        scheme = "http" if self.settings.ingest.tls is None else "https"
+        return f"{scheme}://{self.settings.host}:{self.settings.ingest.port}"
 
     @property
     def grpc_url(self) -> str | None:
@@ -104,19 +107,27 @@ class LocalMesh:
         return None if port is None else f"{self.settings.host}:{port}"
 
     @property
+    def mqtt_url(self) -> str | None:
+        """The gateway of the embedded NATS server, if it has one."""
+        port = self.settings.ingest.mqtt.port
+        return None if port is None else f"mqtt://{self.settings.host}:{port}"
+
+    @property
     def pids(self) -> dict[str, list[int]]:
         """The processes that run now, by service, and `nats` and `valkey` if embedded."""
-        groups = {**self._services, **{keeper.name: [keeper] for keeper in self._servers}}
         return {
             name: [keeper.pid for keeper in keepers if keeper.pid is not None]
-            for name, keepers in groups.items()
+            for name, keepers in self._keepers.items()
         }
 
     @property
     def restarts(self) -> dict[str, int]:
         """How often each service or server was started again."""
-        groups = {**self._services, **{keeper.name: [keeper] for keeper in self._servers}}
-        return {name: sum(keeper.restarts for keeper in group) for name, group in groups.items()}
+        return {name: sum(k.restarts for k in keepers) for name, keepers in self._keepers.items()}
+
+    @property
+    def _keepers(self) -> dict[str, list[Keeper]]:
+        return {**self._services, **{keeper.name: [keeper] for keeper in self._servers}}
 
     def hurry(self) -> None:
         """Let a stop that goes on kill what has not ended yet."""
@@ -148,14 +159,17 @@ class LocalMesh:
         if left := self._folder.read():
             end_leftovers(left.processes)
             reap(left.shm_dir, prefix=left.shm_prefix)
-        port = self.settings.ingest.port
-        if port:
-            require_free("ingest", self.settings.host, port)
+        for port in (self.settings.ingest.port, self.settings.ingest.grpc_port):
+            if port:
+                require_free("ingest", self.settings.host, port)
         await self._start_servers()
         self.settings = self._own_settings()
         self._write_record()
         connection = await Connection.open(self.nats_url, name="visionmesh up")
         try:
+            if self.mqtt_url is not None:
+                # At once: what the gateway takes before somebody is to get it would be lost.
+                await topology.ensure_mqtt(connection.client, self.settings)
             registry = Registry(connection.client)
             # The folders are what this mesh is to serve, whatever their versions were before.
             pushed = [
@@ -168,11 +182,15 @@ class LocalMesh:
 
     async def _start_servers(self) -> None:
         if self._nats_url is None:
-            self._nats_url = await self._start_server(
-                NatsServer(
-                    store=self._folder.path / "nats", port=self._nats_port, output=self._output
-                )
+            server = NatsServer(
+                store=self._folder.path / "nats",
+                port=self._nats_port,
+                mqtt_host=self.settings.host,
+                mqtt_port=self.settings.ingest.mqtt.port,
+                output=self._output,
             )
+            self._nats_url = await self._start_server(server)
+            self._mqtt_port = server.mqtt_port
         if self._redis_url is None:
             self._redis_url = await self._start_server(
                 ValkeyServer(directory=self._folder.path / "valkey", output=self._output)
@@ -197,6 +215,7 @@ class LocalMesh:
             for name in ("port", "grpc_port")
             if getattr(given.ingest, name) == 0
         }
+        mqtt = given.ingest.mqtt.model_copy(update={"port": self._mqtt_port})
         mesh = given.mesh
         if "mesh" not in given.model_fields_set:
             # Two meshes on one host must not take each other's shared memory for their own.
@@ -207,7 +226,7 @@ class LocalMesh:
                 "nats_url": self._nats_url,
                 "redis_url": self._redis_url,
                 "state_dir": self._folder.path,
-                "ingest": given.ingest.model_copy(update=ports),
+                "ingest": given.ingest.model_copy(update={**ports, "mqtt": mqtt}),
             }
         )
 
@@ -260,10 +279,9 @@ class LocalMesh:
     def _write_record(self) -> None:
         me = RunningProcess.of("mesh", os.getpid())
         assert me is not None
-        groups = [*self._services.values(), self._servers]
         found = [
             RunningProcess.of(keeper.name, keeper.pid)
-            for group in groups
+            for group in self._keepers.values()
             for keeper in group
             if keeper.pid is not None
         ]

@@ -64,6 +64,16 @@ def up(
         int | None,
         typer.Option(min=0, max=65535, help="Of HTTP, 8000 unless told otherwise; 0: any free."),
     ] = None,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Of gRPC, 8001 unless told otherwise; 0: any free."),
+    ] = None,
+    mqtt_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="Take frames by MQTT on this port, usually 1883; 0: any free."
+        ),
+    ] = None,
     nats_port: Annotated[
         int, typer.Option(min=0, max=65535, help="Of the embedded NATS server; 0: any free.")
     ] = 4222,
@@ -77,9 +87,12 @@ def up(
     from visionmesh.local import LocalMesh
 
     settings = options.settings_of(file, state_dir=state, nats_url=nats, redis_url=redis)
-    if port is not None:
-        ingest = settings.ingest.model_copy(update={"port": port})
-        settings = settings.model_copy(update={"ingest": ingest})
+    ports = {"port": port, "grpc_port": grpc_port}
+    told: dict[str, object] = {name: value for name, value in ports.items() if value is not None}
+    if mqtt_port is not None:
+        told["mqtt"] = settings.ingest.mqtt.model_copy(update={"port": mqtt_port})
+    ingest = settings.ingest.model_copy(update=told)
+    settings = settings.model_copy(update={"ingest": ingest})
     mesh = LocalMesh(
         state=settings.state_dir,
         settings=settings,
@@ -223,10 +236,14 @@ async def until_signalled(work: Coroutine[None, None, None], *, hurry: Callable[
 
 async def _stay_up(mesh: LocalMesh) -> None:
     async with mesh:
-        _print_line(
-            "mesh",
-            f"up: NATS {mesh.nats_url}, HTTP {mesh.http_url}, state in {mesh.settings.state_dir}",
-        )
+        places = {
+            "NATS": mesh.nats_url,
+            "HTTP": mesh.http_url,
+            "gRPC": mesh.grpc_url,
+            "MQTT": mesh.mqtt_url,
+        }
+        said = ", ".join(f"{name} {url}" for name, url in places.items() if url is not None)
+        _print_line("mesh", f"up: {said}, state in {mesh.settings.state_dir}")
         await asyncio.Event().wait()
 
 
