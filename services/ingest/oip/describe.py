@@ -21,6 +21,7 @@ EXTENSIONS = (
     "binary_tensor_data",
     "classification",
     "model_configuration",
+    "model_repository",
     "parameters",
     "schedule_policy",
     "statistics",

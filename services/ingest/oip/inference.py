@@ -101,12 +101,11 @@ class Inference:
         except (Refused, Expired):
             self._statistics.failed(call.model, number, ns=time.time_ns() - begun_ns)
             raise
-        results = [] if asked is Want.TENSORS else [reply.result() for reply in replies]
+        results = [reply.result() for reply in replies]
         answered = next((result.version for result in results if result.version), number)
         self._statistics.succeeded(
             call.model,
             answered,
-            images=len(replies),
             ns=time.time_ns() - begun_ns,
             results=results,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,13 +50,11 @@ class Statistics:
     def __init__(self) -> None:
         self._served: dict[tuple[str, int], _Served] = {}
 
-    def succeeded(
-        self, model: str, version: int, *, images: int, ns: int, results: Iterable[Result]
-    ) -> None:
-        """Count a request; ``results`` are those of its images whose results were asked for."""
+    def succeeded(self, model: str, version: int, *, ns: int, results: Sequence[Result]) -> None:
+        """Count a request whose images have these ``results``."""
         served = self._of(model, version)
         served.last_ms = time.time_ns() // 1_000_000
-        served.images += images
+        served.images += len(results)
         served.requests += 1
         served.durations["success"].add(ns)
         for result in results:
