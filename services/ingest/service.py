@@ -10,6 +10,8 @@ from services.ingest.gateway import Gateway
 from services.ingest.heard import Heard
 from services.ingest.intake import Intake
 from services.ingest.models import Models
+from services.ingest.mqtt import Bridge
+from services.ingest.oip.server import OpenInference
 from services.ingest.ollama import routes as ollama
 from services.ingest.rest import infer as rest
 from visionmesh.context import Context
@@ -27,25 +29,40 @@ class Ingest(Worker):
         self._context = context
         self._admission = Admission(context=context)
         self._callers = Callers(connection=context.connection, reader=context.reader)
+        self._gateway = Gateway(context=context, admission=self._admission, callers=self._callers)
         self._intake = Intake(context=context, admission=self._admission)
         self._heard = Heard(context=context)
         self._models = Models(context=context)
         self._door = _door(context)
+        self._open_inference = OpenInference(
+            context=context, gateway=self._gateway, door=self._door, models=self._models
+        )
+        self._bridge = Bridge(context=context)
 
     @property
     def in_hand(self) -> int:
         return self._intake.in_hand + len(self._callers)
 
     def app(self, status: App) -> App:
-        gateway = Gateway(context=self._context, admission=self._admission, callers=self._callers)
         limit = self._context.settings.ingest.max_image_bytes
-        own = rest.build_app(gateway=gateway, max_bytes=limit)
+        own = rest.build_app(gateway=self._gateway, max_bytes=limit)
         chat = ollama.build_app(
-            gateway=gateway, models=self._models, settings=self._context.settings
+            gateway=self._gateway, models=self._models, settings=self._context.settings
         )
-        protocols = {"/v1": own, "/docs": own, "/openapi.json": own, "/api": chat, "/": chat}
+        protocols: dict[str, App] = {
+            "/v1": own,
+            "/docs": own,
+            "/openapi.json": own,
+            "/v2": self._open_inference.app,
+            "/api": chat,
+            "/": chat,
+        }
         front = Front(protocols=protocols, rest=status)
-        return self._door.guard(front)
+        known = self._door.guard(OwnPages(app=front, host=self._context.settings.host))
+        self._limits = Limits(
+            app=known, settings=self._context.settings.ingest, streamed=("/api/blobs/",)
+        )
+        return self._limits
 
     async def start(self) -> None:
         await self._door.start()
@@ -53,8 +70,13 @@ class Ingest(Worker):
         await self._admission.shadows.start()
         await self._heard.start()
         await self._intake.start()
+        await self._open_inference.start()
+        await self._bridge.start()
 
     async def stop(self) -> None:
+        self._limits.drain()
+        await self._open_inference.stop()
+        await self._bridge.stop()
         await self._heard.stop()
         await self._intake.stop()
         await self._admission.shadows.stop()
