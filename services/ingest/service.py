@@ -58,11 +58,7 @@ class Ingest(Worker):
             "/": chat,
         }
         front = Front(protocols=protocols, rest=status)
-        known = self._door.guard(OwnPages(app=front, host=self._context.settings.host))
-        self._limits = Limits(
-            app=known, settings=self._context.settings.ingest, streamed=("/api/blobs/",)
-        )
-        return self._limits
+        return self._door.guard(front)
 
     async def start(self) -> None:
         await self._door.start()
@@ -74,7 +70,6 @@ class Ingest(Worker):
         await self._bridge.start()
 
     async def stop(self) -> None:
-        self._limits.drain()
         await self._open_inference.stop()
         await self._bridge.stop()
         await self._heard.stop()
