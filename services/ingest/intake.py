@@ -32,6 +32,8 @@ class Intake:
         self._pullers: dict[str, Puller] = {}
         self._windows: dict[str, int] = {}
         """Images in flight, by model; a removed model's events are refused one by one."""
+        self._parked: set[str] = set()
+        """Models that were unloaded by request: their events wait."""
         self._replayed = False
         self._turn = asyncio.Lock()
         """One change at a time: models may be pushed while `start` looks after others."""
@@ -56,12 +58,18 @@ class Intake:
 
     async def stop(self) -> None:
         await asyncio.gather(*(puller.stop() for puller in self._pullers.values()))
+        self._admission.sending.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=DRAIN.total_seconds())
         await self._held.stop()
 
     async def _model_changed(self, name: str, record: ModelRecord | None) -> None:
         """Follow the registry; a removed model is pulled on, so that its events are refused."""
+        waited = name in self._parked
+        if record is not None and record.parked:
+            self._parked.add(name)
+        else:
+            self._parked.discard(name)
         if record is None:
             self._windows.pop(name, None)
             self._context.metrics.forget(name)
@@ -72,6 +80,7 @@ class Intake:
                 await self._declare_stream()
                 if record is not None:
                     await self._declare_consumer(name)
+                if record is not None or waited:
                     await self._pull(name)
 
     async def _declare_consumer(self, model: str) -> str:
@@ -93,6 +102,11 @@ class Intake:
         return [name.removeprefix(_CONSUMER_PREFIX) for name in names]
 
     async def _pull(self, model: str) -> None:
+        """Pull the model's events, unless they are to wait."""
+        if model in self._parked:
+            if (idle := self._pullers.pop(model, None)) is not None:
+                await idle.stop()
+            return
         if model in self._pullers:
             return
         puller = Puller(
