@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -67,9 +68,22 @@ def settings_of(file: Path | None, **given: object) -> Settings:
     """Return the settings in ``file`` and the environment; what was ``given`` beats both."""
     from visionmesh.settings import load_settings
 
+    _require_servers(given)
     return load_settings(file).model_copy(
         update={name: value for name, value in given.items() if value is not None}
     )
+
+
+def _require_servers(given: Mapping[str, object]) -> None:
+    from visionmesh.settings import require_server
+
+    for setting, option in (("nats_url", "--nats"), ("redis_url", "--redis")):
+        url = given.get(setting)
+        try:
+            if url is not None:
+                require_server(setting, str(url))
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint=option) from error
 
 
 def mesh_url(nats: str | None, state: Path | None) -> str:
@@ -77,6 +91,7 @@ def mesh_url(nats: str | None, state: Path | None) -> str:
     from visionmesh.state import StateFolder
 
     if nats is not None:
+        _require_servers({"nats_url": nats})
         return nats
     settings = settings_of(None, state_dir=state)
     living = StateFolder(settings.state_dir).living()

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from visionmesh.durations import Duration
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.settings.ingest import IngestSettings
 from visionmesh.settings.section import MEBIBYTE, Section, ServiceSettings
+from visionmesh.settings.servers import require_server
 
 __all__ = [
     "MEBIBYTE",
@@ -33,6 +34,7 @@ __all__ = [
     "Settings",
     "TracingSettings",
     "load_settings",
+    "require_server",
 ]
 
 
@@ -98,6 +100,11 @@ class Settings(BaseSettings):
     preprocess: PreprocessSettings = PreprocessSettings()
     infer: InferSettings = InferSettings()
     postprocess: PostprocessSettings = PostprocessSettings()
+
+    @field_validator("nats_url", "redis_url")
+    @classmethod
+    def _name_a_server(cls, url: str | None, info: ValidationInfo) -> str | None:
+        return url if url is None else require_server(str(info.field_name), url)
 
     @classmethod
     def settings_customise_sources(

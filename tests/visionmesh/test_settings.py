@@ -1,0 +1,39 @@
+"""Settings that cannot be are told at once, by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from visionmesh.errors import Code, ConfigurationError
+from visionmesh.settings import load_settings
+
+
+@pytest.mark.parametrize(
+    ("setting", "url"),
+    [
+        ("redis_url", "foo"),
+        ("redis_url", "http://localhost"),
+        ("redis_url", "redis://"),
+        ("nats_url", ""),
+        ("nats_url", "nats://here:there"),
+        ("nats_url", "nats://:4222"),
+        ("nats_url", "nats://a:4222,b:4222"),
+    ],
+)
+def test_an_address_that_is_none_is_named(setting: str, url: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"setting {setting}: ") as raised:
+        load_settings(**{setting: url})
+    assert raised.value.code is Code.SETTINGS_INVALID
+
+
+@pytest.mark.parametrize(
+    ("setting", "url"),
+    [
+        ("redis_url", "redis://user:secret@10.0.0.5:6379/0"),
+        ("redis_url", "unix:///run/valkey.sock"),
+        ("nats_url", "nats://a:4222,tls://b:4222"),
+        ("nats_url", "nats://[::1]:4222"),
+    ],
+)
+def test_addresses_of_all_kinds_are_taken(setting: str, url: str) -> None:
+    assert getattr(load_settings(**{setting: url}), setting) == url
