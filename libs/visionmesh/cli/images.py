@@ -24,11 +24,29 @@ if TYPE_CHECKING:
 
 def publish(
     model: options.Model,
-    files: options.Images,
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE|DIR|VIDEO…",
+            help="Images, or folders of them; or a video: a file, a URL, a camera's number.",
+        ),
+    ],
     *,
     source: options.Source = "default",
     rate: Annotated[
         float | None, typer.Option(min=0.001, help="Images per second; else as the mesh takes.")
+    ] = None,
+    fps: Annotated[
+        float | None, typer.Option(min=0.001, help="Frames per second of a video; else all.")
+    ] = None,
+    skip_similar: Annotated[
+        bool, typer.Option("--skip-similar", help="Leave out frames that show nothing new.")
+    ] = False,
+    follow: Annotated[
+        bool, typer.Option("--watch", help="Go on with the images that come into the folder.")
+    ] = False,
+    move_to: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="With --watch: where published images go.")
     ] = None,
     high: Annotated[bool, typer.Option("--high", help="Before those of normal priority.")] = False,
     deadline: Annotated[
@@ -41,26 +59,30 @@ def publish(
 ) -> None:
     """Publish images as events; their results come to whoever watches.
 
-    A full mesh is waited for. With --json each line tells a file and its event's id.
+    A full mesh is waited for, except with frames of a camera or a stream: then they are dropped,
+    and counted. With --json each line tells a file or a frame and its event's id.
     """
-    from visionmesh.cli.sending import Sender, find_images, new_ids
+    from visionmesh.cli.feeding import Feed
+    from visionmesh.cli.sending import Sender, Wishes, find_images, new_ids
     from visionmesh.contracts import Priority
 
-    images = new_ids(find_images(files))
-    wanted = options.params(params)
-    within = options.duration(deadline, "--deadline") if deadline else None
+    wishes = Wishes(
+        model=model,
+        source=source,
+        params=options.params(params),
+        priority=Priority.HIGH if high else Priority.NORMAL,
+        deadline=options.duration(deadline, "--deadline") if deadline else None,
+    )
+    feed = Feed.of(
+        files, rate=rate, fps=fps, skip_similar=skip_similar, watch=follow, move_to=move_to
+    )
+    images = new_ids(find_images(map(Path, files))) if feed is None else {}
 
     async def send() -> int:
         async with options.client(nats, state) as mesh:
-            sender = Sender(
-                mesh=mesh,
-                model=model,
-                source=source,
-                params=wanted,
-                priority=Priority.HIGH if high else Priority.NORMAL,
-                deadline=within,
-                rate=rate,
-            )
+            if feed is not None:
+                return await feed.run(mesh, wishes, rate=rate, json=json)
+            sender = Sender(mesh=mesh, rate=rate, **wishes)
             return await _send_with_progress(sender, images, json=json)
 
     if asyncio.run(send()):

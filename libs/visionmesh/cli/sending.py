@@ -8,20 +8,20 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 import typer
 
 from visionmesh.client import Mesh
 from visionmesh.contracts import Params, Priority, Result
 from visionmesh.errors import Code, Refused
+from visionmesh.sources.folder import SUFFIXES
 
 T = TypeVar("T")
 
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 _AT_ONCE = 16
 _FULL_PAUSE = timedelta(milliseconds=100)
-_HOPELESS = frozenset({Code.MESH_UNREACHABLE, Code.UNKNOWN_MODEL, Code.INVALID_NAME})
+HOPELESS = frozenset({Code.MESH_UNREACHABLE, Code.UNKNOWN_MODEL, Code.INVALID_NAME})
 """What will be said of every other image too."""
 _CLOCKS_DIFFER = timedelta(minutes=1)
 """The server dates the results; nothing older can be of a source that was just made up."""
@@ -32,7 +32,7 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES)
+            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
         elif path.is_file():
             found.append(path)
         else:
@@ -40,6 +40,16 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
     if not found:
         raise typer.BadParameter("there is no image in what was named")
     return found
+
+
+class Wishes(TypedDict):
+    """What is the same for all images of one command."""
+
+    model: str
+    source: str
+    params: Params | None
+    priority: Priority
+    deadline: timedelta | None
 
 
 class Pace:
@@ -117,7 +127,7 @@ class Sender:
                 try:
                     await self.send(path, id=id)
                 except Refused as error:
-                    if error.code in _HOPELESS:
+                    if error.code in HOPELESS:
                         raise
                     each(id, error)
                 else:

@@ -1,0 +1,1 @@
+"""Where images come from by themselves: videos, cameras and folders that are filled."""
