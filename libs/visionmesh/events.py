@@ -1,20 +1,22 @@
-"""Image events as producers publish them: CloudEvents 1.0 over NATS, or a bare image.
+"""Image events as producers publish them: CloudEvents 1.0 over NATS or HTTP, or a bare image.
 
-Binary mode: the body is the encoded image, the attributes are headers (``ce-id``, …). Structured
-mode: ``Content-Type: application/cloudevents+json``, the image in ``data_base64``. Bare: a body and
-no headers; the event's id is then the content's hash.
+Binary mode: the body is the encoded image, the attributes are headers (``ce-id``, …) whose values
+are percent-encoded. Structured mode: ``Content-Type: application/cloudevents+json``, the image in
+``data_base64``. Bare: a body and no headers; the event's id is then the content's hash.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import quote, unquote
 
 from pydantic import ValidationError
 from pydantic_core import from_json, to_json
@@ -25,7 +27,15 @@ from visionmesh.subjects import is_token, name_fault
 
 TYPE = "io.visionmesh.image"
 STRUCTURED = "application/cloudevents+json"
+_CLOUDEVENTS = "application/cloudevents"
 MAX_ID = 256
+_SPOKEN = "1."
+"""How the versions of CloudEvents begin that are read here."""
+_PRINTABLE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
+"""What stands for itself in the value of a header, as the HTTP binding of CloudEvents has it."""
+_QUOTED = re.compile(r'"(.*)"', re.DOTALL)
+_NO_IMAGE = re.compile(r"(text|multipart|audio|video)/.*|.*[/+](json|xml)")
+"""Media types that say of themselves that they are something else."""
 
 _EXTENSIONS = {"vmdeadline": "Vm-Deadline", "vmpriority": "Vm-Priority", "vmparams": "Vm-Params"}
 """Attributes of the structured mode, whose names have neither dash nor capital, as headers."""
@@ -53,7 +63,7 @@ class Event:
         """Return the headers of the binary mode."""
         headers = {
             "ce-specversion": "1.0",
-            "ce-id": self.id,
+            "ce-id": quote(self.id, safe=_PRINTABLE),
             "ce-source": self.source,
             "ce-type": TYPE,
             "ce-time": datetime.now(UTC).isoformat(),
@@ -84,20 +94,52 @@ def parse(*, model: str, source: str, headers: Mapping[str, str], body: bytes) -
     ------
     Reject
         With the code of the part that is wrong: invalid_name (the source), invalid_event,
-        invalid_id, invalid_deadline, invalid_params, empty_body.
+        unsupported_media, invalid_id, invalid_deadline, invalid_params, empty_body.
     """
     if not is_token(source):
         raise Reject(Code.INVALID_NAME, name_fault("source", source))
-    plain = {key.lower(): value for key, value in headers.items()}
-    if plain.get("content-type", "").startswith(STRUCTURED):
+    attributes, image = unfold(headers, body)
+    return compose(model=model, source=source, attributes=attributes, image=image)
+
+
+def unfold(headers: Mapping[str, str], body: bytes) -> tuple[dict[str, str], bytes]:
+    """Return the attributes of an event as headers, their names in lower case, and its image.
+
+    Raises
+    ------
+    Reject
+        (invalid_event, unsupported_media) if it is no CloudEvent of one image.
+    """
+    plain = _plain(headers)
+    media = plain.get("content-type", "").strip().lower()
+    if media.startswith(STRUCTURED):
         plain, body = _unfold(body)
-    if not body:
+        media = plain.get("ce-datacontenttype", "")
+    elif media.startswith(_CLOUDEVENTS):
+        why = (
+            f"Of CloudEvents' formats {STRUCTURED} is read, one event at a time, not {media[:60]}."
+        )
+        raise Reject(Code.UNSUPPORTED_MEDIA, why)
+    if (version := plain.get("ce-specversion")) is not None:
+        if not version.startswith(_SPOKEN):
+            why = f"CloudEvents 1.0 are read, not those of version {version[:20]!r}."
+            raise Reject(Code.INVALID_EVENT, why)
+        if _NO_IMAGE.fullmatch(media.partition(";")[0].strip().lower()):
+            why = f"The event says that it holds {media[:60]}, which is no image."
+            raise Reject(Code.UNSUPPORTED_MEDIA, why)
+    return plain, body
+
+
+def compose(*, model: str, source: str, attributes: Mapping[str, str], image: bytes) -> Event:
+    """Return the event of ``image`` and what `unfold` found beside it; raise as `parse` does."""
+    plain = attributes
+    if not image:
         raise Reject(Code.EMPTY_BODY, "The event has no body: publish the encoded image itself.")
     return Event(
-        id=parse_id(plain["ce-id"]) if "ce-id" in plain else content_id(body),
+        id=parse_id(plain["ce-id"]) if "ce-id" in plain else content_id(image),
         source=source,
         model=model,
-        image=body,
+        image=image,
         params=parse_params(plain.get("vm-params")),
         priority=parse_priority(plain.get("vm-priority")),
         deadline_ns=parse_deadline(plain.get("vm-deadline")),
@@ -108,9 +150,9 @@ def parse(*, model: str, source: str, headers: Mapping[str, str], body: bytes) -
 
 def id_of(*, headers: Mapping[str, str], body: bytes) -> str:
     """Return the id of an event, also of one that `parse` refuses, so that it can be answered."""
-    plain = {key.lower(): value for key, value in headers.items()}
     with suppress(Reject):
-        if plain.get("content-type", "").startswith(STRUCTURED):
+        plain = _plain(headers)
+        if plain.get("content-type", "").strip().lower().startswith(STRUCTURED):
             plain = _headers_of(_document(body))
         if "ce-id" in plain:
             return parse_id(plain["ce-id"])
@@ -177,6 +219,25 @@ def parse_priority(text: str | None) -> Priority:
     except ValueError as error:
         allowed = ", ".join(Priority)
         raise Reject(Code.INVALID_EVENT, f"Vm-Priority must be one of {allowed}.") from error
+
+
+def _plain(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return headers by their names in lower case, with the values of attributes decoded."""
+    plain = {key.lower(): value for key, value in headers.items()}
+    for key, value in plain.items():
+        if key.startswith("ce-"):
+            plain[key] = _decoded(key, value)
+    return plain
+
+
+def _decoded(key: str, value: str) -> str:
+    """Read a header's value: perhaps in quotation marks, then percent-encoded UTF-8."""
+    if (quoted := _QUOTED.fullmatch(value)) is not None:
+        value = re.sub(r"\\(.)", r"\1", quoted[1])
+    try:
+        return unquote(value, errors="strict")
+    except UnicodeDecodeError as error:
+        raise Reject(Code.INVALID_EVENT, f"{key} is not percent-encoded UTF-8.") from error
 
 
 def _unfold(body: bytes) -> tuple[dict[str, str], bytes]:

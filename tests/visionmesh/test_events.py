@@ -39,6 +39,60 @@ def test_reads_what_the_client_writes() -> None:
     assert read(event.headers()) == event
 
 
+@pytest.mark.parametrize("id", ["100%", "a b", "100%41", 'say "hi"', "Zürich/7", "日本", "a~b+c:d"])
+def test_any_id_survives_its_header(id: str) -> None:
+    headers = Event(id=id, source="s", model="m", image=b"image").headers()
+    assert headers["ce-id"].isascii()
+    assert " " not in headers["ce-id"]
+    assert read(headers).id == id
+
+
+@pytest.mark.parametrize(
+    ("value", "id"),
+    [
+        ("Euro%20%E2%82%AC%20%F0%9F%98%80", "Euro € 😀"),
+        ('"in quotation marks"', "in quotation marks"),
+        (r'"a \"quoted\" word"', 'a "quoted" word'),
+        ("50%", "50%"),
+    ],
+)
+def test_attributes_are_decoded_once(value: str, id: str) -> None:
+    assert read({"ce-id": value}).id == id
+    assert id_of(headers={"ce-id": value}, body=b"image") == id
+
+
+def test_an_id_may_not_be_broken_lines_in_disguise() -> None:
+    assert refused({"ce-id": "a%0D%0Ab"}) is Code.INVALID_ID
+    assert refused({"ce-id": "%ff"}) is Code.INVALID_EVENT
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"content-type": "application/cloudevents-batch+json"}, Code.UNSUPPORTED_MEDIA),
+        ({"content-type": "application/cloudevents+avro"}, Code.UNSUPPORTED_MEDIA),
+        ({"ce-specversion": "0.3"}, Code.INVALID_EVENT),
+        ({"ce-specversion": "1.0", "content-type": "application/json"}, Code.UNSUPPORTED_MEDIA),
+        ({"ce-specversion": "1.0", "content-type": "Text/HTML; x=y"}, Code.UNSUPPORTED_MEDIA),
+    ],
+)
+def test_refuses_events_of_something_else(headers: dict[str, str], code: Code) -> None:
+    assert refused(headers) is code
+
+
+def test_refuses_a_structured_event_of_something_else() -> None:
+    document = {"specversion": "1.0", "datacontenttype": "text/plain", "data_base64": "aW1hZ2U="}
+    body = json.dumps(document).encode()
+    assert refused({"content-type": STRUCTURED}, body) is Code.UNSUPPORTED_MEDIA
+    body = json.dumps(document | {"datacontenttype": "image/png"}).encode()
+    assert read({"content-type": f"{STRUCTURED}; charset=UTF-8"}, body).image == b"image"
+
+
+def test_a_media_type_of_any_image_or_none_at_all_is_taken() -> None:
+    for media in ("image/jpeg", "application/dicom", "application/octet-stream", ""):
+        assert read({"ce-specversion": "1.0", "content-type": media}).image == b"image"
+
+
 def test_takes_a_bare_image() -> None:
     event = read({})
     assert (event.id, event.image) == (content_id(b"image"), b"image")
