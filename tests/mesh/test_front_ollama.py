@@ -1,0 +1,293 @@
+"""The stock client of Ollama works on the mesh, and is told the same as any other."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import nats
+import numpy as np
+import pytest
+from nats.aio.client import Client
+
+from tests.mesh.conftest import picture, write_classifier
+from tests.polling import until
+from visionmesh.client import Mesh
+from visionmesh.contracts import Status
+from visionmesh.local import LocalMesh
+from visionmesh.models.folder import load_folder
+from visionmesh.models.registry import Registry
+from visionmesh.nodes import list_nodes
+
+SEEING = "ollama-seeing"
+EMBEDDING = "ollama-embedding"
+CLIENT = Path(__file__).parents[1] / "clients" / "ollama_client.py"
+IMAGE = picture()
+BASE64 = base64.b64encode(IMAGE).decode()
+
+
+@pytest.fixture(scope="module")
+async def nc(local_mesh: LocalMesh) -> AsyncIterator[Client]:
+    nc = await nats.connect(local_mesh.nats_url)
+    yield nc
+    await nc.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+async def registry(nc: Client, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Registry]:
+    """Two models of this file's own, which it unloads and loads."""
+    root = tmp_path_factory.mktemp("ollama")
+    registry = Registry(nc)
+    await registry.push(load_folder(write_classifier(root, name=SEEING)))
+    embedding: dict[str, Any] = {
+        "task": "embedding", "output": {"decoder": "embedding"}, "labels": []
+    }  # fmt: skip
+    await registry.push(load_folder(write_classifier(root, name=EMBEDDING, **embedding)))
+
+    async def served() -> bool:
+        nodes = await list_nodes(nc)
+        doors = [node for node in nodes if node.stage == "ingest"]
+        return all(
+            any(name in node.models for node in nodes) and all(name in door.heard for door in doors)
+            for name in (SEEING, EMBEDDING)
+        )
+
+    await until(served)
+    yield registry
+    await registry.remove(SEEING)
+    await registry.remove(EMBEDDING)
+
+
+@pytest.fixture(scope="module")
+async def told(
+    local_mesh: LocalMesh, registry: Registry, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """What the stock client was answered, in a process of its own."""
+    root = tmp_path_factory.mktemp("client")
+    image = root / "image.jpg"
+    image.write_bytes(IMAGE)
+    folder = write_classifier(root, name="ollama-made")
+    arguments = (local_mesh.http_url, SEEING, EMBEDDING, str(image), str(folder))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(CLIENT), *arguments, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    answers: dict[str, Any] = json.loads(output)
+    return answers
+
+
+async def test_it_is_told_what_the_mesh_tells(told: dict[str, Any], mesh: Mesh) -> None:
+    result = await mesh.infer(SEEING, IMAGE)
+    assert result.classes is not None
+    best = result.classes[0]
+    text = f"This is {'an' if best.label == 'ant' else 'a'} {best.label} ({best.score:.2f})."
+    answers = told["recognise"]
+
+    assert answers["whole"]["response"] == text
+    assert answers["chat"]["content"] == text
+    assert "".join(answers["parts"]) == "".join(answers["spoken"]) == text
+    assert len(answers["parts"]) == len(text.split()) + 1
+    assert answers["two"] == f"1. {text}\n2. {text}"
+    own = json.loads(result.model_dump_json(include={"classes"}))
+    assert json.loads(answers["json"]) == json.loads(answers["schema"]) == own
+    assert json.loads(answers["one"])["classes"] == own["classes"][:1]
+    assert told["concurrently"]["whole"] == [text] * 8
+    assert "".join(told["concurrently"]["parts"]) == text
+
+
+async def test_an_answer_ends_with_what_it_took(told: dict[str, Any]) -> None:
+    for last in (told["recognise"]["whole"], told["recognise"]["last"]):
+        assert (last["done"], last["done_reason"], last["prompt_eval_count"]) == (True, "stop", 1)
+        assert last["total_duration"] > 0
+
+
+async def test_an_embedding_has_the_length_1(told: dict[str, Any], mesh: Mesh) -> None:
+    result = await mesh.infer(EMBEDDING, IMAGE)
+    own = np.array(result.embedding)
+    answers = told["embed"]
+
+    np.testing.assert_allclose(answers["old"], own)
+    for vector in answers["embed"]:
+        np.testing.assert_allclose(vector, own / np.linalg.norm(own), rtol=1e-9)
+    np.testing.assert_allclose(answers["short"][0], own[:2] / np.linalg.norm(own[:2]), rtol=1e-9)
+
+
+async def test_models_are_made_of_others_and_of_files(
+    told: dict[str, Any], registry: Registry
+) -> None:
+    answers = told["library"]
+    record = await registry.get(SEEING)
+
+    assert answers["blobs"] == [True, ["1/model.onnx", "model.yaml"]]
+    assert answers["made"] == ["checking and storing the model", "success"]
+    assert answers["pull"] == ["pulling manifest", "success"]
+    made = {f"{name}:latest" for name in ("ollama-made", "ollama-copy", "ollama-child")}
+    assert made <= answers["list"].keys()
+    assert made.isdisjoint(answers["left"])
+    assert answers["list"][f"{SEEING}:latest"]["size"] == record.versions[1].size_bytes
+    assert "top_k 1" in answers["child"].splitlines()
+    assert "vision" in answers["show"]["capabilities"]
+    info = answers["show"]["modelinfo"]
+    assert info[f"{info['general.architecture']}.labels"] == ["ant", "bee", "cat", "dog"]
+
+
+async def test_a_model_leaves_the_memory_and_comes_back_with_the_next_image(
+    told: dict[str, Any],
+) -> None:
+    answers, name = told["memory"], f"{SEEING}:latest"
+    assert (answers["load"], answers["unload"]) == ("load", "unload")
+    assert name in answers["there"]
+    assert name not in answers["gone"]
+    assert answers["back"] == told["recognise"]["whole"]["response"]
+    assert name in answers["again"]
+
+
+async def test_errors_have_the_status_and_the_words_of_ollama(told: dict[str, Any]) -> None:
+    answers = told["errors"]
+    assert answers["absent"] == [404, "model 'nothing' not found"]
+    statuses = {name: status for name, (status, _) in answers.items()}
+    assert statuses == {
+        "absent": 404,
+        "absent stream": 404,
+        "tag": 404,
+        "version": 404,
+        "text": 400,
+        "no image": 422,
+        "option": 400,
+        "schema": 400,
+        "embed": 400,
+        "pull": 404,
+        "push": 400,
+        "delete": 404,
+        "copy": 404,
+        "create": 400,
+    }
+    assert "colour" in answers["schema"][1]
+    assert "confidence" in answers["option"][1]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "missing request body"),
+        (b"{", "JSON"),
+        (b"[]", "JSON"),
+        (b'{"model": "%s", "x": %s1%s}' % (SEEING.encode(), b"[" * 10_000, b"]" * 10_000), "JSON"),
+        (b'{"model": "%s", "images": ["@@"]}' % SEEING.encode(), "base64"),
+        (b'{"model": "%s", "images": ["\xc3\xa9"]}' % SEEING.encode(), "base64"),
+        (b'{"model": "%s", "images": 3}' % SEEING.encode(), "images"),
+        (b'{"model": "%s", "format": "yaml"}' % SEEING.encode(), "format"),
+        (b'{"model": "%s", "images": [%s"QUJD"]}' % (SEEING.encode(), b'"QUJD",' * 64), "64"),
+    ],
+    ids=["empty", "broken", "list", "deep", "characters", "letters", "type", "format", "many"],
+)
+async def test_what_is_malformed_is_refused_in_the_same_form(
+    http: httpx.AsyncClient, body: bytes, words: str
+) -> None:
+    response = await http.post("/api/generate", content=body)
+    assert response.status_code == 400
+    assert words in response.json()["error"]
+    assert len(response.content) < 1000
+
+
+async def test_what_is_too_large_is_refused(http: httpx.AsyncClient) -> None:
+    large = base64.b64encode(bytes(9 << 20)).decode()
+    response = await http.post("/api/generate", json={"model": SEEING, "images": [large]})
+    assert response.status_code == 413
+
+
+async def test_a_file_with_another_digest_is_not_kept(http: httpx.AsyncClient) -> None:
+    path = f"/api/blobs/sha256:{'0' * 64}"
+    answer = await http.post(path, content=b"something else")
+    assert answer.status_code == 400
+    assert "digest mismatch" in answer.json()["error"]
+    assert (await http.head(path)).status_code == 404
+    assert (await http.head("/api/blobs/sha256:0")).status_code == 400
+    create = {"model": "ollama-lied", "files": {"model.yaml": f"sha256:{'0' * 64}"}}
+    answer = await http.post("/api/create", json=create)
+    assert answer.status_code == 400
+    assert "not found" in answer.json()["error"]
+
+
+async def test_files_that_are_no_model_end_the_stream_with_an_error(
+    http: httpx.AsyncClient,
+) -> None:
+    digest = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (await http.post(f"/api/blobs/{digest}", content=b"abc")).status_code == 201
+    assert (await http.post(f"/api/blobs/{digest}", content=b"abc")).status_code == 200
+    for path in ("model.yaml", "../../model.yaml"):
+        create = {"model": "ollama-none", "files": {path: digest}}
+        answer = await http.post("/api/create", json=create)
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] == "application/x-ndjson"
+        assert "error" in json.loads(answer.text.splitlines()[-1])
+        answer = await http.post("/api/create", json={**create, "stream": False})
+        assert answer.status_code in (400, 422)
+
+
+async def test_events_wait_for_a_model_that_was_unloaded(
+    http: httpx.AsyncClient, mesh: Mesh, nc: Client
+) -> None:
+    stop = {"model": SEEING, "keep_alive": "0s", "stream": False}
+    assert (await http.post("/api/generate", json=stop)).json()["done_reason"] == "unload"
+    assert (await http.post(f"/v1/models/{SEEING}/infer", content=IMAGE)).status_code == 503
+    id = await mesh.publish(SEEING, picture(), source="waiting")
+
+    consumer = await nc.jetstream().consumer_info("EVENTS", f"ingest_{SEEING}")
+    assert (consumer.num_pending, consumer.num_ack_pending) == (1, 0)
+
+    assert (await http.post("/api/generate", json={"model": SEEING})).status_code == 200
+
+    async def answered() -> bool:
+        result = await mesh.result(SEEING, "waiting", id)
+        return result is not None and result.status is Status.OK
+
+    await until(answered)
+
+
+async def test_what_the_command_line_asks_first_is_answered(http: httpx.AsyncClient) -> None:
+    root = await http.head("/")
+    assert (root.status_code, root.content) == (200, b"")
+    assert (await http.get("/")).text == "Ollama is running"
+    assert (await http.head("/api/tags")).status_code == 200
+    version = (await http.get("/api/version")).json()["version"]
+    assert tuple(map(int, version.split("."))) >= (0, 6, 4)
+    info = (await http.post("/api/show", json={"name": SEEING})).json()["model_info"]
+    architecture = info["general.architecture"]
+    lengths = (
+        "general.parameter_count",
+        *(f"{architecture}.{n}_length" for n in ("context", "embedding")),
+    )
+    assert all(isinstance(info[name], int) for name in lengths)
+    loading = await http.post("/api/generate", json={"model": SEEING, "prompt": ""})
+    assert loading.json()["done_reason"] == "load"
+    chat = {"model": SEEING, "messages": [{"role": "user", "content": "hm", "images": [BASE64]}]}
+    spoken = [
+        json.loads(line) for line in (await http.post("/api/chat", json=chat)).text.splitlines()
+    ]
+    assert [line["done"] for line in spoken] == [False] * (len(spoken) - 1) + [True]
+
+
+async def test_other_paths_and_methods_are_refused(http: httpx.AsyncClient) -> None:
+    nowhere = await http.get("/api/nowhere")
+    assert (nowhere.status_code, list(nowhere.json())) == (404, ["error"])
+    assert (await http.get("/api/generate")).status_code == 405
+
+
+@pytest.mark.skipif(shutil.which("ollama") is None, reason="the command line is not installed")
+async def test_the_command_line_lists_shows_and_runs(local_mesh: LocalMesh, tmp_path: Path) -> None:
+    image = tmp_path / "image.jpg"
+    image.write_bytes(IMAGE)
+    for arguments in (["list"], ["show", SEEING], ["run", SEEING, f"What is this? {image}"]):
+        process = await asyncio.create_subprocess_exec(
+            "ollama", *arguments, env={"OLLAMA_HOST": local_mesh.http_url, "HOME": str(tmp_path)}
+        )
+        assert await process.wait() == 0
