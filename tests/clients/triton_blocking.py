@@ -1,7 +1,8 @@
 """Drive a stock blocking client of the Open Inference Protocol; print its answers as JSON.
 
 Arguments: ``http`` or ``grpc``, the server's address, a model, and a folder. In it are ``image``,
-an encoded one, ``pixels.npy`` ``(N, H, W, 3) uint8``, and ``own.npy``, the network's own input of N.
+an encoded one, ``pixels.npy``, ``(N, H, W, 3) uint8``, and ``own.npy``, N inputs of the network.
+Then folders of models to store, with inputs of theirs beside them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Driver:
         self._wire = wire
         self.triton = importlib.import_module(f"tritonclient.{wire}")
         self.client = self.triton.InferenceServerClient(address)
+        self.as_json = {} if wire == "http" else {"as_json": True}
         self.model = model
         self.image = np.array([(folder / "image").read_bytes()], dtype=object)
         self.pixels = np.load(folder / "pixels.npy")
@@ -46,11 +48,8 @@ class Driver:
         return self.triton.InferRequestedOutput(name, **more)
 
     def config(self) -> Json:
-        if self._wire == "http":
-            config: Json = self.client.get_model_config(self.model)
-            return config
-        told: Json = self.client.get_model_config(self.model, as_json=True)["config"]
-        return told
+        told: Json = self.client.get_model_config(self.model, **self.as_json)
+        return told if self._wire == "http" else told["config"]
 
     def id_of(self, result: Any) -> str:
         response = result.get_response()
@@ -58,8 +57,7 @@ class Driver:
         return id
 
     def described(self) -> Json:
-        as_json = {} if self._wire == "http" else {"as_json": True}
-        client = self.client
+        client, as_json = self.client, self.as_json
         return {
             "live": client.is_server_live(),
             "ready": client.is_server_ready(),
@@ -91,6 +89,55 @@ class Driver:
             "version": self.infer(own, self.own, model_version="1").as_numpy(output).tolist(),
             "best": [[text.decode() for text in texts] for texts in best.as_numpy(output)],
         }
+
+    def carried(self) -> Json:
+        """Return the outputs of the same input, by the ways in which both can travel."""
+        own, output = self.config()["input"][0]["name"], self.config()["output"][0]["name"]
+        ways: dict[str, Any] = {}
+        encodings = (None, "gzip", "deflate")
+        if self._wire == "grpc":
+            for encoding in encodings:
+                result = self.infer(own, self.own, compression_algorithm=encoding)
+                ways[str(encoding)] = result.as_numpy(output).tolist()
+            return ways
+        for there in encodings:
+            for back in encodings:
+                compressed = {
+                    "request_compression_algorithm": there,
+                    "response_compression_algorithm": back,
+                }
+                result = self.infer(own, self.own, **compressed)
+                ways[f"{there} {back}"] = result.as_numpy(output).tolist()
+        in_json = self.triton.InferInput(own, self.own.shape, np_to_triton_dtype(self.own.dtype))
+        in_json.set_data_from_numpy(self.own, binary_data=False)
+        wanted = self.wanted(output, binary_data=False)
+        result = self.client.infer(self.model, [in_json], outputs=[wanted])
+        ways["json"] = result.as_numpy(output).tolist()
+        return ways
+
+    def large(self) -> int:
+        """Return how many images of a request of 20 MB are answered."""
+        return len(documents(self.infer("pixels", np.zeros((5, 1200, 1200, 3), np.uint8))))
+
+    def reloaded(self, folder: Path) -> Json:
+        """Store a model by its files, unload and load it, and remove nothing of it."""
+        files = {
+            f"file:{one.relative_to(folder)}": one.read_bytes()
+            for one in sorted(file for file in folder.rglob("*") if file.is_file())
+        }
+        client, name = self.client, folder.name
+        client.load_model(name, config="{}", files=files)
+        told: Json = {"stored": client.is_model_ready(name)}
+        client.unload_model(name)
+        told["unloaded"] = client.is_model_ready(name)
+        told["refused"] = refusal(lambda: client.infer(name, [self.given("image", self.image)]))
+        client.load_model(name)
+        told["loaded"] = client.is_model_ready(name)
+        own = client.get_model_metadata(name, **self.as_json)["inputs"][2]
+        array = np.load(folder.with_suffix(".npy"))
+        result = client.infer(name, [self.given(own["name"], array)])
+        told["outputs"] = result.as_numpy("scores").tolist()
+        return told
 
     def as_ultralytics(self) -> Json:
         """Read a model's configuration, and ask it for all outputs, as Ultralytics does."""
@@ -141,13 +188,16 @@ def refusal(call: Callable[[], Any]) -> str:
     return "not refused"
 
 
-def main(wire: str, address: str, model: str, folder: str) -> None:
+def main(wire: str, address: str, model: str, folder: str, *stored: str) -> None:
     driver = Driver(wire, address, model, Path(folder))
     told = {
         "inferred": driver.inferred(),
         "described": driver.described(),
+        "carried": driver.carried(),
+        "large": driver.large(),
         "as_ultralytics": driver.as_ultralytics(),
         "refused": driver.refused(),
+        "reloaded": [driver.reloaded(Path(one)) for one in stored],
     }
     sys.stdout.write(json.dumps(told))
 

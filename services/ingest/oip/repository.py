@@ -15,6 +15,8 @@ from visionmesh.subjects import require_token
 EVERY_MODEL = "*"
 FILE = "file:"
 """Before the path in the names of parameters that are files of the model."""
+_NO_CONFIG = ("config", "{}")
+"""Stock clients send files only together with a configuration."""
 
 
 class Repository:
@@ -59,6 +61,8 @@ def _files(parameters: Mapping[str, Any]) -> dict[str, bytes]:
     """Return the files that come with a request, by their paths in the model's folder."""
     files = {}
     for name, value in parameters.items():
+        if (name, value) == _NO_CONFIG:
+            continue
         path = name.removeprefix(FILE)
         if path == name:
             why = "send model.yaml and the weights as file:model.yaml and so on"
