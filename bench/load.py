@@ -52,12 +52,12 @@ class Load:
 
 
 @asynccontextmanager
-async def fresh_mesh(folder: Path) -> AsyncIterator[tuple[LocalMesh, Mesh]]:
-    """Run a mesh of its own with the model in ``folder``, and a client of it."""
+async def fresh_mesh(*folders: Path) -> AsyncIterator[tuple[LocalMesh, Mesh]]:
+    """Run a mesh of its own with the models in ``folders``, and a client of it."""
     settings = Settings(ingest=IngestSettings(port=0, grpc_port=0))
     with tempfile.TemporaryDirectory() as state:
         async with (
-            LocalMesh(state=Path(state), settings=settings, models=[folder]) as running,
+            LocalMesh(state=Path(state), settings=settings, models=folders) as running,
             Mesh(running.nats_url) as client,
         ):
             yield running, client

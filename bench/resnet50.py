@@ -28,6 +28,8 @@ from visionmesh.workbench import Workbench
 STAGES = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))
 """Width, blocks and first stride of each (He et al., Deep Residual Learning, table 1)."""
 SIZE = 224
+CLASSES = 1000
+"""Of ImageNet."""
 FITTED = 3
 """Views of each photo."""
 RIDGE = 0.01
@@ -92,6 +94,16 @@ def resnet50_folder(root: Path, *, name: str = "resnet50") -> Path:
     truth = [labels.index(picture.truth or "") for picture in fitting]
     onnx.save(body.model("logits", _fitted(features, truth, len(labels))), weights)
     return folder
+
+
+def save_imagenet(file: Path) -> Path:
+    """Write the network with a random head of 1,000 classes, as for ImageNet: 102 MB."""
+    random = np.random.default_rng(0)
+    features = STAGES[-1][0] * 4
+    head = random.normal(0, features**-0.5, (features, CLASSES)).astype(np.float32)
+    body = _Body(random.normal(size=(2, 3, SIZE, SIZE)).astype(np.float32))
+    onnx.save(body.model("logits", [head, np.zeros(CLASSES, np.float32)]), file)
+    return file
 
 
 class _Body:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnx
 import pytest
 
 from bench import resnet50
@@ -33,3 +36,10 @@ def test_views_of_the_photos_are_others_each_time_and_called_like_the_photos() -
     assert first == again
     assert [one.truth for one in first] == [one.truth for one in other]
     assert not {one.encoded for one in first} & {one.encoded for one in other}
+
+
+def test_with_the_head_for_imagenet_it_is_as_large_as_the_paper_s(tmp_path: Path) -> None:
+    network = onnx.load(resnet50.save_imagenet(tmp_path / "network.onnx"))
+    numbers = sum(int(np.prod(tensor.dims)) for tensor in network.graph.initializer)
+    # 25.6 million with the means and variances that convolutions have taken into themselves.
+    assert numbers == pytest.approx(25.5e6, rel=0.01)
