@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from visionmesh.contracts import Frozen
 from visionmesh.routing import Place
@@ -29,7 +29,9 @@ class LoadedVersion(Frozen):
 
 
 class NodeRecord(Frozen):
-    """What one worker tells of itself."""
+    """What one worker tells of itself; a newer release may tell more."""
+
+    model_config = ConfigDict(extra="ignore")
 
     node: str
     stage: str
@@ -65,6 +67,13 @@ def version_key(model: str, version: int) -> str:
 def serving(records: Iterable[NodeRecord], model: str) -> list[NodeRecord]:
     """Return the infer workers that serve ``model``."""
     return [record for record in records if record.stage == "infer" and model in record.models]
+
+
+def staffed(records: Sequence[NodeRecord], model: str) -> bool:
+    """Say whether every stage has a worker for ``model``: see `Nodes.staffed`."""
+    ready = {record.stage for record in records if record.ready}
+    known = serving(records, model) or _failed(records, model)
+    return bool(known) and {"preprocess", "postprocess"} <= ready
 
 
 def versions_of(records: Sequence[NodeRecord], model: str) -> frozenset[int]:

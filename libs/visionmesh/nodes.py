@@ -25,6 +25,7 @@ from visionmesh.node_records import (
     least_backlog,
     places_of,
     serving,
+    staffed,
     undecodable_of,
     version_key,
     versions_of,
@@ -134,6 +135,14 @@ class Nodes:
     def serving(self, model: str) -> bool:
         """Say whether an infer worker anywhere has ``model`` loaded and warm."""
         return bool(serving(self._records(), model))
+
+    def staffed(self, model: str) -> bool:
+        """Say whether every stage has a worker that can take images of ``model``.
+
+        One of infer can if it has told that it serves the model, or that it could not load it and
+        will refuse them.
+        """
+        return staffed(self._records(), model)
 
     def versions(self, model: str) -> frozenset[int]:
         """Return the versions that images of ``model`` can be given to.

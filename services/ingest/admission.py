@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from services.ingest.flights import Flight, Flights
 from services.ingest.near import NearFrames
+from services.ingest.sending import Sending
 from services.ingest.shadow import Shadows
 from services.ingest.tensors import require_tensor
-from visionmesh import subjects
 from visionmesh.cache import Found
 from visionmesh.context import Context
 from visionmesh.contracts import (
@@ -22,7 +22,6 @@ from visionmesh.contracts import (
     Answer,
     CacheInfo,
     ImageInfo,
-    Placement,
     Reference,
     Result,
     Status,
@@ -32,9 +31,8 @@ from visionmesh.contracts import (
 from visionmesh.errors import Code, Expired, Reject
 from visionmesh.events import Event
 from visionmesh.models.record import ModelRecord
-from visionmesh.outbox import forward
 from visionmesh.settlement import recognised
-from visionmesh.stored import StoredAnswer, cache_keys, split_features
+from visionmesh.stored import StoredAnswer, cache_keys
 from visionmesh.telemetry.context import format_traceparent, kept_tracestate, parse_traceparent
 from visionmesh.trail import Trail
 
@@ -42,8 +40,6 @@ LARGE = 1 << 20
 """Bytes from which on hashing would hold up the event loop noticeably."""
 _NOT_OF_THE_IMAGE = frozenset({Code.TOO_MANY_ATTEMPTS, Code.INTERNAL, Code.TIMEOUT})
 """Errors of one pass, which a twin need not share."""
-
-_AS_IT_IS = Placement(scale_x=1.0, scale_y=1.0, offset_x=0.0, offset_y=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +62,7 @@ class Admission:
             connection=context.connection, patience=context.settings.events.ack_wait
         )
         self._near_frames = NearFrames()
+        self.sending = Sending(context=context)
         self.shadows = Shadows(context=context)
 
     def landed(self, reply: str, body: bytes | None) -> None:
@@ -122,10 +119,11 @@ class Admission:
         sha256 = await _sha256(image, reference.tensors)
         reference = reference.model_copy(update={"version": version, "sha256": sha256})
         if any(tensor.name != PIXELS for tensor in reference.tensors):
-            await self._send_input(record, reference, image, trail)
+            await self.sending.until_staffed(reference)
+            await self.sending.input(record, reference, image, trail)
             return None
         if reference.want is not Want.RESULT:
-            await self._send_image(reference, image, trail)
+            await self.sending.image(reference, image, trail)
             return None
         known = await self._recognise(record, reference, image, trail)
         self.shadows.follow(record, reference, image, known)
@@ -136,7 +134,8 @@ class Admission:
     ) -> Result | None:
         """Return what the caches or a twin know, else send the image on."""
         if not record.spec.cache.enabled:
-            await self._send_image(reference, image, trail)
+            await self.sending.until_staffed(reference)
+            await self.sending.image(reference, image, trail)
             return None
         answer, features = cache_keys(reference, record)
         reference = reference.model_copy(update={"result_key": answer, "features_key": features})
@@ -144,13 +143,14 @@ class Admission:
             found = await self._context.cache.lookup(answer, features)
             if (known := await self._known(reference, record, image, found, trail)) is not None:
                 return known
+            await self.sending.until_staffed(reference)
             # What came back once was no use: the image is computed.
             useful = found.features if reference.attempt == 1 else None
-            if useful is not None and await self._send_features(reference, useful, trail):
+            if useful is not None and await self.sending.features(reference, useful, trail):
                 return None
             flight = self._flights.join(reference)
             if flight is None:
-                await self._send_image(reference, image, trail)
+                await self.sending.image(reference, image, trail)
                 return None
             if (shared := await self._shared(reference, flight, trail)) is not None:
                 return shared
@@ -227,55 +227,6 @@ class Admission:
             return None
         self._context.metrics.joined()
         return _result(reference, landed, landed.image, "flight", trail)
-
-    async def _send_image(self, reference: Reference, image: bytes, trail: Trail) -> None:
-        context = self._context
-        lane = context.nodes.lane("preprocess")
-        with await context.room(lane, len(image)) as slot:
-            slot.view[:] = image
-            sending = forward(subjects.IMAGES, subjects.image(reference.model, lane), slot)
-        await context.outbox.pass_on([(reference, sending, trail)])
-
-    async def _send_input(
-        self, record: ModelRecord, reference: Reference, tensor: bytes, trail: Trail
-    ) -> None:
-        """Send what needs no preprocessing; in the result it is an image of the input's size."""
-        context = self._context
-        spec = record.version(reference.version).input
-        lane = context.router.lane(reference.model, record.spec.routing, reference.source)
-        with await context.room(lane, len(tensor)) as slot:
-            slot.view[:] = tensor
-            sending = forward(
-                subjects.TENSORS,
-                subjects.tensor(reference.model, lane),
-                slot,
-                width=spec.width,
-                height=spec.height,
-                placement=_AS_IT_IS,
-            )
-        await context.outbox.pass_on([(reference, sending, trail)])
-
-    async def _send_features(self, reference: Reference, value: bytes, trail: Trail) -> bool:
-        """Send cached features to postprocess; say no if they are not of this release."""
-        context = self._context
-        try:
-            head, packed = split_features(value)
-        except ValueError:
-            return False
-        lane = context.nodes.lane("postprocess")
-        slot = context.inline.reserve(len(packed))
-        slot.view[:] = packed
-        sending = forward(
-            subjects.OUTPUTS,
-            subjects.output(reference.model, lane),
-            slot,
-            features=True,
-            width=head.width,
-            height=head.height,
-            placement=head.placement,
-        )
-        await context.outbox.pass_on([(reference, sending, trail)])
-        return True
 
 
 def _result(

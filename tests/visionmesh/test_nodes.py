@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -99,6 +100,33 @@ async def test_a_model_is_served_from_when_it_is_loaded_until_it_is_dropped(join
     await sees(lambda: here.serving("cats"))
     await infer.update(models={})
     await sees(lambda: not here.serving("cats"))
+
+
+async def test_a_model_is_staffed_while_every_stage_has_a_worker_for_it(join: Join) -> None:
+    here = await join("a", "ingest")
+    await join("b", "infer", models={"cats": (1,)}, failed={"dogs/1": "no such operator"})
+    await join("b", "postprocess", ready=True)
+    preprocess = await join("b", "preprocess")
+    await sees(lambda: here.serving("cats"))
+    assert not here.staffed("cats")  # preprocess is not ready yet
+    await preprocess.update(ready=True)
+    await sees(lambda: here.staffed("cats"))
+    assert here.staffed("dogs"), "infer refuses its images"
+    assert not here.staffed("birds"), "infer may be loading it"
+    await preprocess.stop()
+    await sees(lambda: not here.staffed("cats"))
+
+
+async def test_what_a_newer_release_tells_besides_is_passed_over(
+    join: Join, connection: Connection
+) -> None:
+    here = await join("a", "ingest")
+    await join("b", "infer", models={"cats": (1,)}, ready=True)
+    (record,) = [one for one in await list_nodes(connection.client) if one.stage == "infer"]
+    newer = json.loads(record.model_dump_json()) | {"node": "c", "colour": "red"}
+    bucket = await nodes_bucket(connection.client)
+    await bucket.put("infer.c.newer", json.dumps(newer).encode())
+    await sees(lambda: "c" in here.places("cats"))
 
 
 async def test_a_worker_that_stops_is_gone_at_once(join: Join, connection: Connection) -> None:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from nats.aio.msg import Msg
 
 from services.ingest.admission import Admission
 from services.ingest.intake import Intake
 from tests.mesh.conftest import write_classifier
 from tests.polling import until
 from visionmesh import subjects
+from visionmesh.bundle import decode
 from visionmesh.bus import Publisher
-from visionmesh.bus.api import ApiError, request
+from visionmesh.bus.api import ApiError, request, stored_message
 from visionmesh.context import Context, open_context
+from visionmesh.contracts import Result, Status
 from visionmesh.models.folder import load_folder
-from visionmesh.settings import MEBIBYTE, IngestSettings, Settings
+from visionmesh.nodes import Nodes
+from visionmesh.settings import MEBIBYTE, EventsSettings, IngestSettings, Settings
 
 NAME = "taken-in"
 
@@ -27,6 +34,7 @@ async def context(nats_url: str, tmp_path: Path) -> AsyncIterator[Context]:
     settings = Settings(
         nats_url=nats_url, state_dir=tmp_path, shm_dir=tmp_path,
         ingest=IngestSettings(arena_bytes=MEBIBYTE),
+        events=EventsSettings(ack_wait=timedelta(seconds=1)),
     )  # fmt: skip
     async with open_context(settings, stage="ingest", stream=subjects.EVENTS) as context:
         yield context
@@ -56,6 +64,7 @@ async def test_a_model_that_is_pushed_while_it_starts_is_pulled_once(
     await intake.start()
     await until(lambda: consumer(context))
     await intake.stop()
+    await context.connection.client.flush()  # else the server may still give it the event
     await publisher.publish(subjects.event(NAME, "cam"), b"image")
     left = await consumer(context)
     assert left is not None
@@ -63,3 +72,109 @@ async def test_a_model_that_is_pushed_while_it_starts_is_pulled_once(
     await catalog.registry.remove(NAME)
     await request(context.connection.client, f"CONSUMER.DELETE.{subjects.EVENTS}.ingest_{NAME}")
     await request(context.connection.client, f"STREAM.PURGE.{subjects.EVENTS}")
+
+
+EVENTS = 8
+ROUNDS = 7
+"""Of keep-alives, three for each ``ack_wait``."""
+
+
+class Heard:
+    """What is heard of the events of the model."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+        """The ids of images that were sent to preprocess."""
+        self.said: dict[bytes, Counter[str]] = {b"+WPI": Counter(), b"-NAK": Counter()}
+        """How often each was said of each delivery."""
+
+    async def image(self, message: Msg) -> None:
+        references, _ = decode(message.data)
+        self.sent += [reference.id for reference in references]
+
+    async def ack(self, message: Msg) -> None:
+        self.said[message.data][message.subject] += 1
+
+    async def kept(self) -> bool:
+        """Say whether all events were kept for more than twice ``ack_wait``."""
+        rounds = self.said[b"+WPI"].values()
+        return len(rounds) == EVENTS and min(rounds) >= ROUNDS
+
+    async def returned(self) -> bool:
+        return len(self.said[b"-NAK"]) == EVENTS
+
+
+@pytest.fixture
+async def unstaffed(
+    context: Context, publisher: Publisher, tmp_path: Path
+) -> AsyncIterator[tuple[Intake, Heard]]:
+    """An intake with events for a model that no infer worker has."""
+    nc, heard = context.connection.client, Heard()
+    await context.catalog.registry.push(load_folder(write_classifier(tmp_path, name=NAME)))
+    await context.nodes.start(load=lambda: 0.0)
+    await nc.subscribe(f"vm.images.{NAME}.*", cb=heard.image)
+    await nc.subscribe(f"$JS.ACK.EVENTS.ingest_{NAME}.>", cb=heard.ack)
+    async with AsyncExitStack() as others:
+        for stage in ("preprocess", "postprocess"):
+            await worker(others, context, stage)
+        intake = Intake(context=context, admission=Admission(context=context))
+        await intake.start()
+        for number in range(EVENTS):
+            body, headers = b"image %d" % number, {"ce-id": str(number)}
+            await publisher.publish(subjects.event(NAME, "cam"), body, headers=headers)
+        yield intake, heard
+        await intake.stop()
+    await context.catalog.registry.remove(NAME)
+    await request(nc, f"CONSUMER.DELETE.{subjects.EVENTS}.ingest_{NAME}")
+    await request(nc, f"STREAM.PURGE.{subjects.EVENTS}")
+
+
+async def worker(stack: AsyncExitStack, context: Context, stage: str, **fields: object) -> None:
+    """Have a worker announced until the stack is closed."""
+    nodes = Nodes(nc=context.connection.client, node="elsewhere", stage=stage)
+    stack.push_async_callback(nodes.stop)
+    await nodes.start(load=lambda: 0.0)
+    await nodes.update(ready=True, **fields)
+
+
+async def test_events_wait_until_every_stage_has_a_worker(
+    context: Context, unstaffed: tuple[Intake, Heard]
+) -> None:
+    _, heard = unstaffed
+    await until(heard.kept)
+    assert heard.sent == []
+    async with AsyncExitStack() as infer:
+        await worker(infer, context, "infer", models={NAME: (1,)})
+
+        async def all_sent() -> bool:
+            return len(heard.sent) >= EVENTS
+
+        await until(all_sent)
+    assert sorted(heard.sent) == [str(number) for number in range(EVENTS)]
+
+
+async def test_events_that_wait_are_returned_by_a_worker_that_stops(
+    unstaffed: tuple[Intake, Heard],
+) -> None:
+    intake, heard = unstaffed
+    await until(heard.kept)
+    await intake.stop()
+    await until(heard.returned)
+    assert heard.sent == []
+
+
+async def test_an_event_that_waits_expires_in_time(
+    publisher: Publisher, unstaffed: tuple[Intake, Heard], context: Context
+) -> None:
+    deadline = datetime.now(UTC) + timedelta(seconds=1)
+    headers = {"ce-id": "late", "Vm-Deadline": deadline.isoformat()}
+    await publisher.publish(subjects.event(NAME, "cam"), b"another", headers=headers)
+    subject = subjects.result(NAME, "cam", "late")
+
+    async def answer() -> Msg | None:
+        return await stored_message(
+            context.connection.client, subjects.RESULTS, last_by_subj=subject
+        )
+
+    result = Result.model_validate_json((await until(answer)).data)
+    assert result.status is Status.EXPIRED
