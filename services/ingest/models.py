@@ -79,18 +79,18 @@ class Models:
     async def wait_until_loaded(
         self, record: ModelRecord, *, within: timedelta = LOADED_WITHIN
     ) -> None:
-        """Return when images can be given to a version that gets traffic.
+        """Return when images can be given to the versions that get traffic, or to those in reserve.
 
         Raises
         ------
         Refused
             (model_not_ready) if workers cannot load it, or have not ``within`` that.
         """
-        name = record.spec.name
+        name, wanted = record.spec.name, set(record.wanted)
         nodes = self._context.nodes
 
         def ended() -> bool:
-            return bool(nodes.versions(name)) or nodes.failure(name) is not None
+            return wanted <= nodes.versions(name) or nodes.failure(name) is not None
 
         await self._until(ended, within)
         if not nodes.versions(name):
@@ -120,6 +120,9 @@ class Models:
                 return await self._registry.push(replace(model, spec=spec), replace=True)
             except ConfigurationError as error:
                 raise Reject(error.code, error.message) from error
+            except ModuleNotFoundError as error:
+                why = f"This worker cannot check networks, as it lacks {error.name}: use a "
+                raise Refused(Code.INVALID_REQUEST, f"{why}`visionmesh push`.") from error
 
     async def copy(
         self,
