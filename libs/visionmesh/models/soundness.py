@@ -53,6 +53,11 @@ def engine_checks(
         return (Check(name=RUNS, passed=False, told=error.message),)
 
 
+def flaws(checks: Sequence[Check]) -> str:
+    """Return what does not hold, in words; nothing if all does."""
+    return "; ".join(f"{check.name}: {check.told}" for check in checks if not check.passed)
+
+
 def sizes_of(engine: Engine) -> tuple[int, ...]:
     """Return the batch sizes to try: powers of two, and the largest."""
     sizes = engine.batch_sizes

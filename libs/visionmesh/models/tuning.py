@@ -17,6 +17,7 @@ from visionmesh.models.folder import WEIGHTS_FILE, ModelFolder
 from visionmesh.models.pictures import Picture
 from visionmesh.models.race import Speed, race
 from visionmesh.models.rightness import LEAST_AGREEMENT, accuracy, agreement
+from visionmesh.models.soundness import engine_checks, flaws
 from visionmesh.models.spec import Instance
 from visionmesh.models.trial import Subject, require_answers
 from visionmesh.models.variants import (
@@ -33,6 +34,8 @@ WORTH = 1.05
 """By how much faster than the plain way another one must be to be preferred to it."""
 _IMAGES = 200
 """At most: of so many answers, two may differ."""
+_PROBES = 4
+"""Images with which each engine is looked at by itself."""
 _RIGHT = "right"
 
 Tell = Callable[[str], None]
@@ -74,15 +77,17 @@ def tune(
 ) -> Tuning:
     """Measure engines, precisions, threads and copies in turns; return the fastest that is right.
 
-    What is right loses at most 1 % of the accuracy, or, where no image tells its truth, of the
-    answers. Images that cannot be decoded are left out, and of many only the first 200 are used.
-    ``seconds`` are for the speed, after the answers. ``tell`` hears what is being done.
+    What is right passes the checks of `verify`, and loses at most 1 % of the accuracy, or, where no
+    image tells its truth, of the answers. Images that cannot be decoded are left out, and of many
+    only the first 200 are used. ``seconds`` are for the speed, after the answers. ``tell`` hears
+    what is being done.
 
     Raises
     ------
     ConfigurationError
         (model_invalid) if ONNX Runtime cannot run the network, or no answer can be made of what it
-        says; (images_missing) without images.
+        says; (verification_failed) if the network itself is not repeatable, or an image's outputs
+        depend on its batch; (images_missing) without images.
     """
     bench, network = Workbench(folder.spec), folder.versions[version]
     samples, truths = _samples(bench, images)
@@ -166,7 +171,7 @@ def _judged(
     for many, one in _ways(network):
         tell(f"comparing the answers of {many.engine} {many.precision}")
         try:
-            readings = _read(bench, network, one, samples)
+            readings, flawed = _read(bench, network, one, samples)
         except ConfigurationError as error:
             if not reference:
                 raise
@@ -174,11 +179,10 @@ def _judged(
         else:
             if not reference:
                 reference = readings
-                unanswered = sum(seen.answer is None for seen in reference)
-                require_answers(network, unanswered=unanswered, images=len(reference))
+                _require_right(network, reference, flawed)
             exact = accuracy(readings, truths)
             agreed = agreement(samples, reference, readings)
-            verdict = _verdict(agreed, exact, accuracy(reference, truths))
+            verdict = flawed or _verdict(agreed, exact, accuracy(reference, truths))
             row = Row(way=many, agreement=agreed, accuracy=exact, verdict=verdict)
         yield from (row.model_copy(update={"way": way}) for way in dict.fromkeys((many, one)))
 
@@ -190,12 +194,27 @@ def _verdict(agreed: float, exact: float | None, wanted: float | None) -> str:
     return _RIGHT if agreed >= LEAST_AGREEMENT else f"only {agreed:.1%} of answers agree"
 
 
-def _read(bench: Workbench, network: Path, way: Way, samples: Sequence[Sample]) -> list[Seen]:
+def _require_right(network: Path, reference: Sequence[Seen], flawed: str) -> None:
+    """Raise `ConfigurationError` if the plain way is nothing to compare others with."""
+    unanswered = sum(seen.answer is None for seen in reference)
+    require_answers(network, unanswered=unanswered, images=len(reference))
+    if flawed:
+        raise ConfigurationError(
+            Code.VERIFICATION_FAILED,
+            f"{network.name} itself is not right ({flawed}); see what `visionmesh verify` finds.",
+        )
+
+
+def _read(
+    bench: Workbench, network: Path, way: Way, samples: Sequence[Sample]
+) -> tuple[list[Seen], str]:
+    """Return what comes of each image, and what `verify` would find against the engine."""
     (engine, *more) = _open(bench, network, way)
     try:
         subject = Subject(bench=bench, engine=engine)
         # Outputs of many images would fill the memory.
-        return [subject.look(sample)._replace(outputs={}) for sample in samples]
+        seen = [subject.look(sample)._replace(outputs={}) for sample in samples]
+        return seen, flaws(engine_checks(bench, engine, samples[:_PROBES], way.precision))
     finally:
         for one in (engine, *more):
             one.close()

@@ -15,7 +15,7 @@ from visionmesh.models.folder import WEIGHTS_FILE, ModelFolder, load_folder
 from visionmesh.models.pictures import Picture, gather
 from visionmesh.models.push import VersionFiles
 from visionmesh.models.running import Running, running_here
-from visionmesh.models.soundness import Check, engine_checks
+from visionmesh.models.soundness import Check, engine_checks, flaws
 from visionmesh.models.spec import Batching, ModelSpec
 from visionmesh.models.trial import Subject, cpu_name, drawn
 from visionmesh.models.variants import VARIANTS_FILE, Precision, read_variants
@@ -119,12 +119,11 @@ def quick(spec: ModelSpec, weights: Path) -> None:
     # What was pushed may have been quantised elsewhere.
     checks = engine_checks(bench, engine, samples, Precision.INT8)
     engine.close()
-    failed = [f"{check.name}: {check.told}" for check in checks if not check.passed]
-    if failed:
+    if failed := flaws(checks):
         shown = f"{spec.name}/{weights.parent.name}/{weights.name}"
         raise ConfigurationError(
             Code.VERIFICATION_FAILED,
-            f"{shown} is not fit to serve ({'; '.join(failed)}); `visionmesh verify` tells more.",
+            f"{shown} is not fit to serve ({failed}); `visionmesh verify` tells more.",
         )
 
 

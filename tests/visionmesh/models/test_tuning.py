@@ -5,7 +5,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
 from tests.networks import save_folder, save_network
 from visionmesh.cpu import computes_bf16, cpu_features
@@ -107,6 +109,50 @@ def test_what_answers_differently_is_not_measured(tmp_path: Path) -> None:
         else:
             assert row.verdict in HOPEFUL
     assert tuning.choice.precision is not Precision.INT8
+
+
+def add_to_int8(folder: Path, *nodes: onnx.NodeProto) -> Path:
+    """Put ``nodes`` behind the scores of the INT8 network: from `scores` to `changed`."""
+    file = folder / "1" / "model.int8.onnx"
+    network = onnx.load(file)
+    network.graph.node.extend(nodes)
+    network.graph.output[0].name = "changed"
+    onnx.save(network, file)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("nodes", "flaw"),
+    [
+        ([helper.make_node("ReduceMean", ["scores"], ["mean"], axes=[0]),
+          helper.make_node("Sub", ["scores", "mean"], ["more"]),
+          helper.make_node("Add", ["scores", "more"], ["changed"])], "batch: an image differs"),
+        ([helper.make_node("RandomNormalLike", ["scores"], ["noise"], scale=1e-6),
+          helper.make_node("Add", ["scores", "noise"], ["changed"])], "repeatable: 4 outputs"),
+    ],
+    ids=["batch", "repeatable"],
+)  # fmt: skip
+def test_what_answers_right_alone_must_do_so_in_any_batch_and_again(
+    tmp_path: Path, nodes: list[onnx.NodeProto], flaw: str
+) -> None:
+    tuning = tuned(add_to_int8(folder_with(tmp_path, seed=1), *nodes))
+    flawed = [row for row in tuning.rows if row.way.precision is Precision.INT8]
+    assert flawed
+    for row in flawed:
+        assert row.agreement == 1
+        assert row.verdict.startswith(flaw)
+        assert row.images_per_s is None
+    assert tuning.choice.precision is not Precision.INT8
+
+
+def test_a_network_that_is_not_right_itself_is_not_tuned(tmp_path: Path) -> None:
+    folder = add_to_int8(
+        folder_with(tmp_path, seed=1), helper.make_node("RandomNormalLike", ["scores"], ["changed"])
+    )
+    shutil.copyfile(folder / "1" / "model.int8.onnx", folder / "1" / "model.onnx")
+    with pytest.raises(ConfigurationError, match="itself is not right \\(repeatable") as raised:
+        tuned(folder)
+    assert raised.value.code is Code.VERIFICATION_FAILED
 
 
 def test_where_the_truth_is_known_the_accuracy_decides(tmp_path: Path) -> None:
