@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -19,6 +20,7 @@ from visionmesh.embedded import NatsServer, ValkeyServer
 from visionmesh.state import MeshRecord, StateFolder
 
 PATIENCE = timedelta(seconds=60)
+ANY_PORTS = ("--port", "0", "--grpc-port", "0", "--nats-port", "0")
 ORDER = ["ingest", "preprocess", "infer", "postprocess", "valkey", "nats"]
 
 
@@ -55,7 +57,7 @@ class Up:
 async def up(state: Path, *arguments: str) -> AsyncIterator[Up]:
     process = await asyncio.create_subprocess_exec(
         COMMAND,
-        *("up", "--port", "0", "--nats-port", "0", *arguments),
+        *("up", *ANY_PORTS, *arguments),
         env=environment(state),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -134,7 +136,7 @@ async def test_a_mesh_starts_over_what_a_killed_one_left(tmp_path: Path) -> None
 
 async def test_one_state_folder_holds_one_mesh(tmp_path: Path) -> None:
     async with up(tmp_path) as mesh:
-        other = await finish(tmp_path, "up", "--port", "0", "--nats-port", "0")
+        other = await finish(tmp_path, "up", *ANY_PORTS)
         assert other.status == 2
         assert "A mesh already runs" in other.err
         assert (await finish(tmp_path, "down")).status == 0
@@ -165,6 +167,21 @@ async def test_replicas_and_given_servers(tmp_path: Path) -> None:
         client = redis.asyncio.from_url(valkey.url)
         assert await client.ping()
         await client.aclose()
+
+
+async def test_it_says_where_each_protocol_is(tmp_path: Path) -> None:
+    async with up(tmp_path, "--mqtt-port", "0") as mesh:
+        said = re.search(
+            r"NATS nats://127.0.0.1:(\d+), HTTP http://127.0.0.1:(\d+), "
+            r"gRPC 127.0.0.1:(\d+), MQTT mqtt://127.0.0.1:(\d+), ",
+            mesh.lines[-1],
+        )
+        assert said is not None, mesh.lines[-1]
+        for port in said.groups():
+            _, writer = await asyncio.open_connection("127.0.0.1", int(port))
+            writer.close()
+        mesh.process.terminate()
+        assert await mesh.end() == 0
 
 
 async def test_serve_is_one_service_with_the_settings_of_the_file(tmp_path: Path) -> None:
