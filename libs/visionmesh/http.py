@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import timedelta
 from http import HTTPStatus
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from granian.constants import Interfaces
-from granian.http import HTTP1Settings
+from granian.constants import Interfaces, SSLProtocols
+from granian.http import HTTP1Settings, HTTP2Settings
 from granian.server.embed import Server
 
 from visionmesh.errors import Code, ConfigurationError
@@ -39,21 +41,41 @@ IDLE = timedelta(seconds=30)
 BACKLOG = 1024
 """Connections that wait to be accepted, and requests that the application may hold."""
 
+HEAD_BYTES = 64 << 10
+"""The largest head of a request that HTTP/2 takes; granian's own bound is 16 MiB."""
+
+STREAMS = 200
+"""Requests of one HTTP/2 connection at once; its client waits with more."""
+
+PING = timedelta(seconds=20)
+"""After which an HTTP/2 client is asked whether it is still there, and has as long to answer."""
 
 _METHODS = ("GET", "HEAD")
 """That the status endpoints take."""
 
 
+class Tls(NamedTuple):
+    """PEM files: a certificate with those that vouch for it, and its key without a password."""
+
+    certificate: Path
+    key: Path
+
+
 class HttpServer:
     """Serves an ASGI application by HTTP/1.1 and HTTP/2 in the running event loop.
 
-    The sockets are granian's, in a thread of its own; the application runs in the loop.
+    The sockets are granian's, in a thread of its own; the application runs in the loop. With
+    ``tls`` clients speak TLS 1.2 or later, and choose HTTP/2 by ALPN; without, those that know
+    that HTTP/2 is spoken begin with it.
     """
 
-    def __init__(self, *, app: App, host: str, port: int, grace: timedelta = GRACE) -> None:
+    def __init__(
+        self, *, app: App, host: str, port: int, tls: Tls | None = None, grace: timedelta = GRACE
+    ) -> None:
         self._requests = _Requests(app)
         self._host = host
         self._port = port
+        self._tls = tls
         self._grace = grace
         self._server: Server | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -64,8 +86,11 @@ class HttpServer:
         Raises
         ------
         ConfigurationError
-            If the address does not exist here or the port is taken.
+            If the address does not exist here, the port is taken, or certificate and key cannot be
+            read or do not belong together.
         """
+        if self._tls is not None:
+            _check(self._tls)
         with _reserve(self._host, self._port) as reserved:
             port: int = reserved.getsockname()[1]
             self._server = Server(
@@ -76,6 +101,15 @@ class HttpServer:
                 websockets=False,
                 backlog=BACKLOG,
                 http1_settings=HTTP1Settings(header_read_timeout=IDLE // timedelta(milliseconds=1)),
+                http2_settings=HTTP2Settings(
+                    max_headers_size=HEAD_BYTES,
+                    max_concurrent_streams=STREAMS,
+                    keep_alive_interval=PING // timedelta(milliseconds=1),
+                    keep_alive_timeout=PING // timedelta(seconds=1),
+                ),
+                ssl_cert=self._tls.certificate if self._tls else None,
+                ssl_key=self._tls.key if self._tls else None,
+                ssl_protocol_min=SSLProtocols.tls12,
                 log_enabled=False,
             )
             self._serving = asyncio.create_task(self._server.serve(), name=f"http:{port}")
@@ -116,6 +150,23 @@ class _Requests:
     def cancel(self) -> None:
         for task in self._tasks:
             task.cancel()
+
+
+def _check(tls: Tls) -> None:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+            tls.certificate, tls.key, password=_no_password
+        )
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise ConfigurationError(
+            Code.SETTINGS_INVALID,
+            f"TLS cannot use {tls.certificate} with {tls.key}: {error}. "
+            "Name a PEM certificate and the key that belongs to it.",
+        ) from error
+
+
+def _no_password() -> str:
+    raise ValueError("the key is locked with a password")
 
 
 def _reserve(host: str, port: int) -> socket.socket:

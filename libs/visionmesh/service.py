@@ -14,8 +14,8 @@ import uvloop
 
 from visionmesh.context import Context, open_context
 from visionmesh.errors import Code, Fatal, VisionmeshError
-from visionmesh.http import App, HttpServer, status_app
-from visionmesh.settings import Settings, load_settings
+from visionmesh.http import App, HttpServer, Tls, status_app
+from visionmesh.settings import IngestSettings, ServiceSettings, Settings, load_settings
 
 GC_THRESHOLD = (20_000, 20, 50)
 """Images leave hardly any cycles behind: a collection for every few hundred of them is enough."""
@@ -59,21 +59,32 @@ async def serve(
             metrics=context.metrics,
             ready=lambda: None if started.is_set() else "the models are being read",
         )
-        server = HttpServer(app=worker.app(status), host=settings.host, port=context.own.port)
+        tls = _tls(context.own)
+        server = HttpServer(
+            app=worker.app(status), host=settings.host, port=context.own.port, tls=tls
+        )
         port = await server.start()
+        url = f"http{'s' if tls else ''}://{settings.host}:{port}"
         try:
             await context.nodes.start(load=lambda: worker.in_hand)
             await worker.start()
             started.set()
-            await context.nodes.update(ready=True, http=f"http://{settings.host}:{port}")
+            await context.nodes.update(ready=True, http=url)
             settle_memory()
-            log.info("%s is ready, http://%s:%d", stage, settings.host, port)
+            log.info("%s is ready, %s", stage, url)
             await _until(stopped, context)
             log.info("%s stops", stage)
         finally:
             await context.nodes.stop()
             await worker.stop()
             await server.stop()
+
+
+def _tls(own: ServiceSettings) -> Tls | None:
+    """Return what the service that strangers talk to is told of TLS; the others speak none."""
+    if not isinstance(own, IngestSettings) or own.tls is None:
+        return None
+    return Tls(certificate=own.tls.certificate, key=own.tls.key)
 
 
 def settle_memory() -> None:

@@ -41,6 +41,8 @@ _STATUS = {
     Code.MODEL_FAILED: 500,
 }
 _UNPROCESSABLE = 422
+_PLAIN = frozenset({"/v2", "/api"})
+"""Protocols whose errors are a mere text."""
 _LATER = frozenset({429, 503})
 
 
@@ -70,6 +72,17 @@ def refusal(error: VisionmeshError) -> JSONResponse:
 def plain_refusal(error: VisionmeshError) -> JSONResponse:
     """Return an error as the Open Inference Protocol and Ollama have it: ``{"error": "…"}``."""
     return _response(error, {"error": f"{error.message} [{error.code}]"})
+
+
+def refusal_of(path: str, error: VisionmeshError) -> JSONResponse:
+    """Return an error in the form of the protocol that ``path`` belongs to."""
+    plain = path == "/" or first_segment(path) in _PLAIN
+    return plain_refusal(error) if plain else refusal(error)
+
+
+def first_segment(path: str) -> str:
+    """Return a path's part that says which protocol it is of, such as ``/v2``."""
+    return "/" + path.lstrip("/").partition("/")[0]
 
 
 def _response(error: VisionmeshError, body: object) -> JSONResponse:

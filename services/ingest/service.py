@@ -5,10 +5,11 @@ from __future__ import annotations
 from services.ingest.admission import Admission
 from services.ingest.callers import Callers
 from services.ingest.door import Door
-from services.ingest.front import Front
+from services.ingest.front import Front, OwnPages
 from services.ingest.gateway import Gateway
 from services.ingest.heard import Heard
 from services.ingest.intake import Intake
+from services.ingest.limits import Limits
 from services.ingest.models import Models
 from services.ingest.mqtt import Bridge
 from services.ingest.oip.server import OpenInference
@@ -58,7 +59,11 @@ class Ingest(Worker):
             "/": chat,
         }
         front = Front(protocols=protocols, rest=status)
-        return self._door.guard(front)
+        known = self._door.guard(OwnPages(app=front, host=self._context.settings.host))
+        self._limits = Limits(
+            app=known, settings=self._context.settings.ingest, streamed=("/api/blobs/",)
+        )
+        return self._limits
 
     async def start(self) -> None:
         await self._door.start()
@@ -70,6 +75,7 @@ class Ingest(Worker):
         await self._bridge.start()
 
     async def stop(self) -> None:
+        self._limits.drain()
         await self._open_inference.stop()
         await self._bridge.stop()
         await self._heard.stop()

@@ -1,10 +1,14 @@
 import asyncio
 import re
 import socket
+import ssl
+import subprocess
 import threading
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import httpx
 import pytest
@@ -12,7 +16,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from visionmesh.errors import Code, ConfigurationError
-from visionmesh.http import App, HttpServer, Message, Receive, Scope, Send, status_app
+from visionmesh.http import App, HttpServer, Message, Receive, Scope, Send, Tls, status_app
 from visionmesh.telemetry.metrics import Metrics
 
 
@@ -199,3 +203,73 @@ async def test_connections_that_ask_nothing_do_not_delay_the_stop() -> None:
         for _, writer in (silent, asked):
             writer.close()
             await writer.wait_closed()
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
+    folder = tmp_path_factory.mktemp("tls")
+    files = Tls(certificate=folder / "cert.pem", key=folder / "key.pem")
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1"
+    about = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    into = ["-out", str(files.certificate), "-keyout", str(files.key)]
+    subprocess.run([*make.split(), *about, *into], check=True, capture_output=True)
+    return files
+
+
+@pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("second", [False, True])
+async def test_tls_is_spoken_with_the_certificate_of_a_file(
+    tls: Tls, newest: ssl.TLSVersion, second: bool
+) -> None:
+    trusting = ssl.create_default_context(cafile=str(tls.certificate))
+    trusting.maximum_version = newest
+    server = HttpServer(app=make_status(), host="127.0.0.1", port=0, tls=tls)
+    port = await server.start()
+    async with httpx.AsyncClient(verify=trusting, http2=second) as client:
+        answer = await client.get(f"https://127.0.0.1:{port}/healthz")
+    await server.stop()
+    assert (answer.text, answer.http_version) == ("ok\n", "HTTP/2" if second else "HTTP/1.1")
+
+
+async def test_older_tls_and_none_are_refused(tls: Tls) -> None:
+    server = HttpServer(app=make_status(), host="127.0.0.1", port=0, tls=tls)
+    port = await server.start()
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+    old.set_ciphers("ALL:@SECLEVEL=0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that is what is tried
+        old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
+    async with httpx.AsyncClient(verify=old) as client:
+        for scheme in ("https", "http"):
+            with pytest.raises(httpx.TransportError):
+                await client.get(f"{scheme}://127.0.0.1:{port}/healthz")
+    await server.stop()
+
+
+@pytest.fixture
+def other_key(tmp_path: Path) -> Path:
+    key = tmp_path / "key.pem"
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(key)], check=True)
+    return key
+
+
+async def test_a_certificate_without_its_key_is_refused_with_a_sentence(
+    tls: Tls, tmp_path: Path, other_key: Path
+) -> None:
+    for key in (other_key, tmp_path / "nowhere.pem", tls.certificate):
+        server = HttpServer(
+            app=make_status(), host="127.0.0.1", port=0, tls=Tls(tls.certificate, key)
+        )
+        with pytest.raises(ConfigurationError, match=re.escape(str(key))):
+            await server.start()
+
+
+async def test_a_head_that_is_too_large_is_refused() -> None:
+    async with (
+        serving(make_status()) as url,
+        httpx.AsyncClient(http1=False, http2=True) as client,
+    ):
+        answer = await client.get(f"{url}/healthz", headers={"x": "a" * 100_000})
+        assert answer.status_code == 431
+        assert (await client.get(f"{url}/healthz")).status_code == 200
