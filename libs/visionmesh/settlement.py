@@ -39,6 +39,12 @@ STATUS_HEADER = "Vm-Status"
 BROKE_DELAY = timedelta(seconds=1)
 """Before an image is tried again on which a worker broke."""
 
+MAX_WAITS = 1200
+"""Attempts at an image that has to wait for something else; half a second, or more, for each."""
+
+_OUTSIDE = frozenset({Code.MODEL_NOT_READY, Code.MESH_UNREACHABLE, Code.MESH_FULL})
+"""Why an image may have to wait through no fault of its own."""
+
 _HEADER_NAME = re.compile(r"(?!Nats-)[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """Of a producer's headers, those that may be sent again: tokens (RFC 9110, section 5.6.2), which
 other clients do not insist on, and not the server's own."""
@@ -157,7 +163,8 @@ class Settlement:
         if reference.reply is not None:
             await self._connection.send(reference.reply, headers={AGAIN_HEADER: error.code})
             return None
-        if reference.attempt >= self._max_attempts:
+        waits = error.code in _OUTSIDE
+        if reference.attempt >= (MAX_WAITS if waits else self._max_attempts):
             last = Reject(
                 Code.TOO_MANY_ATTEMPTS,
                 f"Given up after {reference.attempt} attempts; the last one: {error.message}",

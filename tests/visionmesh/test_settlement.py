@@ -21,7 +21,7 @@ from visionmesh.bus.api import stored_message
 from visionmesh.contracts import ClassScore, Reference, Result, Status
 from visionmesh.errors import Code, Expired, Fatal, Miss, Reject, Retry
 from visionmesh.settings import EventsSettings, TracingSettings
-from visionmesh.settlement import AGAIN_HEADER, Settlement
+from visionmesh.settlement import AGAIN_HEADER, MAX_WAITS, Settlement
 from visionmesh.telemetry.kept import read_trace
 from visionmesh.telemetry.metrics import Metrics
 from visionmesh.telemetry.tracing import Tracing
@@ -249,6 +249,20 @@ async def test_an_image_is_tried_again_until_its_attempts_are_exhausted(
     assert result.error is not None
     assert result.error.code is Code.TOO_MANY_ATTEMPTS
     assert "The slot was reused." in result.error.message
+
+
+@pytest.mark.parametrize("code", [Code.MODEL_NOT_READY, Code.MESH_UNREACHABLE, Code.MESH_FULL])
+async def test_an_image_waits_for_longer_than_it_may_fail(
+    event: Event, settlement: Settlement, code: Code
+) -> None:
+    wait = Retry("Not yet.", code=code)
+    for attempt in range(1, MAX_ATTEMPTS + 2):
+        reference = await event.reference()
+        assert reference.attempt == attempt
+        assert await settlement.fail(reference, wait) == ("retry", code)
+    last = await event.reference(attempt=MAX_WAITS)
+    assert await settlement.fail(last, wait) == ("error", Code.TOO_MANY_ATTEMPTS)
+    assert await event.ended() == [*["-NAK"] * (MAX_ATTEMPTS + 1), "dead", "results", "+ACK"]
 
 
 async def test_an_unforeseen_error_is_a_retry_with_a_delay(
