@@ -11,6 +11,7 @@ from services.ingest.oip.request import (
     InferRequest,
     OutputWish,
     fault,
+    read_name,
     read_options,
     read_wish,
     require_different,
@@ -155,10 +156,7 @@ def write(
 
 
 def _name(document: dict[str, Any]) -> str:
-    name = document.get("name")
-    if not isinstance(name, str) or not name:
-        raise fault("Inputs and outputs must have a name.")
-    return name
+    return read_name(document.get("name"))
 
 
 def object_in(document: dict[str, Any], key: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from services.ingest.oip.inference import Answer
 from services.ingest.oip.request import (
     InferRequest,
     fault,
+    read_name,
     read_options,
     read_wish,
     require_different,
@@ -89,7 +90,8 @@ def read_request(message: Any) -> InferRequest:
     if raws and len(raws) != len(message.inputs):
         raise fault(f"{len(message.inputs)} inputs and {len(raws)} raw_input_contents came.")
     outputs = tuple(
-        read_wish(one.name, parameters(one.parameters), binary=True) for one in message.outputs
+        read_wish(read_name(one.name), parameters(one.parameters), binary=True)
+        for one in message.outputs
     )
     require_different("output", [wish.name for wish in outputs])
     return InferRequest(
@@ -114,7 +116,7 @@ def parameters(told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _input(told: Any, raw: bytes | None) -> Tensor:
-    name, datatype = told.name, told.datatype
+    name, datatype = read_name(told.name), told.datatype
     if told.parameters:
         first = next(iter(told.parameters))
         if first.startswith("shared_memory"):

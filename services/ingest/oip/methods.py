@@ -23,6 +23,8 @@ from visionmesh.tasks import end
 
 Handle = Callable[[Any, grpc.aio.ServicerContext], Awaitable[Any]]
 
+LONGEST_TEXT = 1000
+"""Characters of an error: it travels among headers, of which clients take 8 KiB."""
 AHEAD = 16
 """Requests of one stream that are worked on at once; their answers keep the order."""
 
@@ -235,7 +237,7 @@ def _answering(handle: Handle) -> Handle:
 
 
 def _text(error: VisionmeshError) -> str:
-    return f"{error.message} [{error.code}]"
+    return f"{error.message[:LONGEST_TEXT]} [{error.code}]"
 
 
 def _metadata(context: grpc.aio.ServicerContext) -> Mapping[str, str]:

@@ -16,6 +16,7 @@ from visionmesh.events import parse_params
 
 _HIGHEST = 1
 """Of the protocol's priorities; 0 is the default one."""
+_LONGEST_NAME = 256
 _LONGEST = 1 << 53
 """Microseconds of a timeout: 285 years, and exact as a number of JSON."""
 
@@ -53,6 +54,13 @@ class InferRequest:
 
 def fault(why: str) -> Reject:
     return Reject(Code.INVALID_REQUEST, why)
+
+
+def read_name(name: object) -> str:
+    """Return the name of an input or output; raise `Reject` (invalid_request) if it is none."""
+    if not isinstance(name, str) or not 1 <= len(name) <= _LONGEST_NAME:
+        raise fault(f"Inputs and outputs must have a name, of up to {_LONGEST_NAME} characters.")
+    return name
 
 
 def read_options(parameters: Mapping[str, Any]) -> Options:
