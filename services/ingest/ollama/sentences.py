@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from visionmesh.contracts import Answer, ClassScore, Detection, Region
 
-_NOUN = re.compile(r"[a-z][a-z]*(?: [a-z]+)*")
+_NOUN = re.compile(r"[a-z]+(?:[ -][a-z]+)*")
 """Labels that a sentence can bend; part numbers and the like stay as they are."""
 _IRREGULAR = {
     "child": "children",
