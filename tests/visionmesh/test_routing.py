@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from datetime import timedelta
+from types import MappingProxyType
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,10 +20,15 @@ def place(backlog_ms: int = 0, device: str = "cpu") -> Place:
 
 
 def lanes(
-    policy: Policy, places: dict[str, Place], count: int, *, own: str = "a", **weights: float
+    policy: Policy,
+    places: Mapping[str, Place],
+    count: int,
+    *,
+    own: str = "a",
+    weights: Mapping[str, float] = MappingProxyType({}),
 ) -> list[str]:
     router = Router(node=own, places=lambda _: places)
-    routing = Routing(policy=policy, weights=weights)
+    routing = Routing(policy=policy, weights=dict(weights))
     return [router.lane("cats", routing, f"cam{number}") for number in range(count)]
 
 
@@ -46,20 +53,25 @@ def test_nodes_take_turns() -> None:
 
 def test_turns_follow_the_weights_of_nodes_before_those_of_devices() -> None:
     places = {"a": place(), "b": place(device="cuda"), "c": place(device="cuda")}
-    turns = lanes(Policy.WEIGHTED, places, 12, cuda=4, b=1)
+    turns = lanes(Policy.WEIGHTED, places, 12, weights={"cuda": 4, "b": 1})
     assert Counter(turns) == {"a": 2, "b": 2, "c": 8}
-    assert lanes(Policy.WEIGHTED, {"a": place()}, 1, a=0) == [ANY_LANE]
+    assert lanes(Policy.WEIGHTED, {"a": place()}, 1, weights={"a": 0}) == [ANY_LANE]
 
 
 @given(weights=st.dictionaries(st.sampled_from("abcd"), st.integers(1, 9), min_size=1))
 def test_a_round_of_turns_is_shared_out_exactly(weights: dict[str, int]) -> None:
     places = {node: place() for node in weights}
-    turns = lanes(Policy.WEIGHTED, places, sum(weights.values()), **weights)
+    turns = lanes(Policy.WEIGHTED, places, sum(weights.values()), weights=weights)
     assert Counter(turns) == weights
 
 
 def test_the_turns_of_a_heavy_node_are_spread() -> None:
-    assert lanes(Policy.WEIGHTED, {"a": place(), "b": place()}, 4, a=3) == ["a", "a", "b", "a"]
+    assert lanes(Policy.WEIGHTED, {"a": place(), "b": place()}, 4, weights={"a": 3}) == [
+        "a",
+        "a",
+        "b",
+        "a",
+    ]
 
 
 def test_a_source_keeps_its_node_until_that_dies() -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from visionmesh.errors import Code, ConfigurationError
-from visionmesh.settings import load_settings
+from visionmesh.settings import Settings, load_settings
+
+
+def load_with(setting: str, value: Any) -> Settings:
+    return load_settings(None, **{setting: value})
 
 
 @pytest.mark.parametrize(
@@ -22,7 +28,7 @@ from visionmesh.settings import load_settings
 )
 def test_an_address_that_is_none_is_named(setting: str, url: str) -> None:
     with pytest.raises(ConfigurationError, match=f"setting {setting}: ") as raised:
-        load_settings(**{setting: url})
+        load_with(setting, url)
     assert raised.value.code is Code.SETTINGS_INVALID
 
 
@@ -36,4 +42,4 @@ def test_an_address_that_is_none_is_named(setting: str, url: str) -> None:
     ],
 )
 def test_addresses_of_all_kinds_are_taken(setting: str, url: str) -> None:
-    assert getattr(load_settings(**{setting: url}), setting) == url
+    assert getattr(load_with(setting, url), setting) == url
