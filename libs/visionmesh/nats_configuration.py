@@ -26,7 +26,7 @@ _GATEWAY = """\
 no_auth_user: mesh
 authorization {{
   users: [
-    {{ user: mesh, password: mesh }}
+    {{ user: mesh, password: mesh, allowed_connection_types: ["STANDARD"] }}
     {{
       user: camera
       password: camera

@@ -6,7 +6,7 @@ import ipaddress
 import logging
 from typing import Literal
 
-from services.ingest.forms import plain_refusal, refusal
+from services.ingest.forms import refusal_of
 from visionmesh.errors import Code, Refused
 from visionmesh.http import App, Receive, Scope, Send
 from visionmesh.keys import KeyRecord, Right, parse_rate
@@ -20,8 +20,6 @@ _OPEN = frozenset(
     {"/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"}
 )
 """Whether it lives, and what it is: no key is needed to ask."""
-_PLAIN = ("/v2", "/api")
-"""Protocols whose errors are a mere text."""
 _READ_AWAY = 8 << 20
 """Bytes of a refused request's body: a client that still sends hears the refusal only then."""
 _HOW = (
@@ -206,8 +204,7 @@ async def _turn_away(error: Refused, scope: Scope, receive: Receive, send: Send)
         size += len(message.get("body", b""))
         if not message.get("more_body"):
             break
-    segment = "/" + scope.get("path", "").lstrip("/").partition("/")[0]
-    response = (plain_refusal if segment in _PLAIN else refusal)(error)
+    response = refusal_of(scope.get("path", ""), error)
     if error.code is Code.UNAUTHORIZED:
         response.headers["WWW-Authenticate"] = "Bearer"
     await response(scope, receive, send)

@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -197,18 +197,35 @@ async def test_what_can_become_no_event_is_dead_and_holds_nothing_up(
 
 async def test_a_camera_may_send_frames_and_nothing_else(mesh: LocalMesh, tmp_path: Path) -> None:
     await shoot(mesh, f"vm/events/{CLASSIFIER}/sly", frames(tmp_path / "sly", 1))
-    place = urlsplit(mesh.mqtt_url or "")
-    camera = Camera(CallbackAPIVersion.VERSION2, client_id="listener")
-    answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    tell = asyncio.get_running_loop().call_soon_threadsafe
-    camera.on_connect = lambda *_: camera.subscribe("vm/#", qos=1)
-    camera.on_subscribe = lambda _, __, ___, codes, ____: tell(answered.set_result, codes)
-    camera.connect(str(place.hostname), place.port or 0)
-    camera.loop_start()
-    codes = await asyncio.wait_for(answered, 10)
+    codes = await answer(mesh, "on_subscribe", after=lambda camera: camera.subscribe("vm/#", qos=1))
     assert all(code.is_failure for code in codes)
-    camera.disconnect()
-    camera.loop_stop()
+    refused = await answer(mesh, "on_connect", password="mesh")
+    assert refused.is_failure, "the services' own user is not for MQTT"
     async with Mesh(mesh.nats_url) as client:
         assert (await client.infer(CLASSIFIER, picture(), source="sly")).status is Status.OK
     assert len(await results(mesh, "sly", 1)) == 1, "that of the client, and none of the camera"
+
+
+async def answer(
+    mesh: LocalMesh,
+    callback: str,
+    *,
+    after: Callable[[Camera], object] = lambda _: None,
+    password: str | None = None,
+) -> Any:
+    """Return what the server says to a client that connects and then does something."""
+    place = urlsplit(mesh.mqtt_url or "")
+    camera = Camera(CallbackAPIVersion.VERSION2, client_id="curious")
+    if password is not None:
+        camera.username_pw_set("mesh", password)
+    said: asyncio.Queue[Any] = asyncio.Queue()
+    tell = asyncio.get_running_loop().call_soon_threadsafe
+    camera.on_connect = lambda client, *_: after(client)
+    # The fourth argument of either is the server's word.
+    setattr(camera, callback, lambda *words: tell(said.put_nowait, words[3]))
+    camera.connect(str(place.hostname), place.port or 0)
+    camera.loop_start()
+    word = await asyncio.wait_for(said.get(), 10)
+    camera.disconnect()
+    camera.loop_stop()
+    return word
