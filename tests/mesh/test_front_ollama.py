@@ -18,9 +18,10 @@ import pytest
 from nats.aio.client import Client
 
 from tests.mesh.conftest import picture, write_classifier
+from tests.mesh.slow import held, push_slow
 from tests.polling import until
 from visionmesh.client import Mesh
-from visionmesh.contracts import Status
+from visionmesh.contracts import Result, Status
 from visionmesh.local import LocalMesh
 from visionmesh.models.folder import load_folder
 from visionmesh.models.registry import Registry
@@ -29,6 +30,8 @@ from visionmesh.nodes import list_nodes
 SEEING = "ollama-seeing"
 EMBEDDING = "ollama-embedding"
 CLIENT = Path(__file__).parents[1] / "clients" / "ollama_client.py"
+COUNT = 36
+"""Images of clients that hang up, of those in the queue at least."""
 IMAGE = picture()
 BASE64 = base64.b64encode(IMAGE).decode()
 
@@ -251,6 +254,44 @@ async def test_events_wait_for_a_model_that_was_unloaded(
         return result is not None and result.status is Status.OK
 
     await until(answered)
+
+
+async def test_no_event_is_lost_while_a_model_is_unloaded_and_loaded(
+    http: httpx.AsyncClient, mesh: Mesh
+) -> None:
+    ids = [await mesh.publish(SEEING, picture(), source="burst") for _ in range(20)]
+    stop = {"model": SEEING, "keep_alive": 0}
+    assert (await http.post("/api/generate", json=stop)).json()["done_reason"] == "unload"
+    ids += [await mesh.publish(SEEING, picture(), source="burst") for _ in range(5)]
+    assert (await http.post("/api/generate", json={"model": SEEING})).status_code == 200
+
+    async def answered() -> list[Result]:
+        found = [await mesh.result(SEEING, "burst", id) for id in ids]
+        return [one for one in found if one is not None] if all(found) else []
+
+    results = await until(answered, within=30)
+    assert {result.status for result in results} == {Status.OK}
+
+
+async def test_images_of_a_client_that_has_gone_are_left_undone(
+    local_mesh: LocalMesh, mesh: Mesh, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    await push_slow(local_mesh, tmp_path)
+    assert (await http.post("/api/generate", json={"model": "slow"})).status_code == 200
+    many = {"model": "slow", "images": [base64.b64encode(picture()).decode() for _ in range(16)]}
+    async with httpx.AsyncClient(base_url=local_mesh.http_url) as gone:
+        asking = [asyncio.create_task(gone.post("/api/generate", json=many)) for _ in range(3)]
+        await until(lambda: held(mesh, least=COUNT))
+        for one in asking:
+            one.cancel()
+        await asyncio.wait(asking)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    single = {"model": "slow", "images": [base64.b64encode(picture()).decode()], "stream": False}
+    answer = (await http.post("/api/generate", json=single)).json()
+    took = loop.time() - began
+    # The others would have been worked off first, one after the other.
+    assert took < COUNT * answer["eval_duration"] / 1e9 / 2
 
 
 async def test_what_the_command_line_asks_first_is_answered(http: httpx.AsyncClient) -> None:
