@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from services.infer.engines import Engine
+from services.infer.engines import Engine, Image
 from visionmesh.contracts import Frozen
-from visionmesh.cpu import computes_bf16, cpu_features
+from visionmesh.cpu import cpu_features
 from visionmesh.errors import Code, ConfigurationError, Reject
 from visionmesh.models.agreement import MOST_LOST, Seen
 from visionmesh.models.artifacts import file_sha256
-from visionmesh.models.folder import WEIGHTS_FILE, ModelFolder
+from visionmesh.models.candidates import between, open_way, ways
+from visionmesh.models.folder import ModelFolder
 from visionmesh.models.pictures import Picture
 from visionmesh.models.race import Speed, race
 from visionmesh.models.rightness import LEAST_AGREEMENT, accuracy, agreement
 from visionmesh.models.soundness import engine_checks, flaws
-from visionmesh.models.spec import Instance
 from visionmesh.models.trial import Subject, require_answers
 from visionmesh.models.variants import (
     Choice,
-    Precision,
     Variants,
     Way,
     read_variants,
@@ -36,6 +36,8 @@ _IMAGES = 200
 """At most: of so many answers, two may differ."""
 _PROBES = 4
 """Images with which each engine is looked at by itself."""
+_NEAR = 0.9
+"""What does at least this share of the best runs again beside other numbers of threads."""
 _RIGHT = "right"
 
 Tell = Callable[[str], None]
@@ -57,12 +59,40 @@ class Row(Frozen):
     """`fastest`, `right`, or why it cannot be taken."""
 
 
+@dataclass(frozen=True)
+class _Track:
+    """Where ways take turns; engines stay loaded from one race to the next."""
+
+    bench: Workbench
+    network: Path
+    images: Sequence[Image]
+    tell: Tell
+    opened: ExitStack
+    engines: dict[Way, tuple[Engine, ...]] = field(default_factory=dict)
+
+    def measure(self, ways: Sequence[Way], *, seconds: float, keep: Way) -> dict[Way, Speed]:
+        for way in ways:
+            if way not in self.engines:
+                self.tell(f"loading {way}")
+                self.engines[way] = open_way(self.bench, self.network, way)
+                for engine in self.engines[way]:
+                    self.opened.callback(engine.close)
+        self.tell(f"measuring {len(ways)} ways in turns")
+        return race(
+            {way: self.engines[way] for way in ways},
+            self.images,
+            batch=self.bench.spec.batching.max_size,
+            seconds=seconds,
+            keep=keep,
+        )
+
+
 class Tuning(Frozen):
     """The result of one run."""
 
     choice: Choice
     rows: tuple[Row, ...]
-    """The fastest first; what was not measured comes last."""
+    """What was chosen, then the fastest first; what was not measured comes last."""
     images: int
     """With which the answers were compared."""
 
@@ -82,6 +112,9 @@ def tune(
     only the first 200 are used. ``seconds`` are for the speed, after the answers. ``tell`` hears
     what is being done.
 
+    Each engine and precision is tried with one thread on every core and with all cores on one
+    image; only the fastest then also with what lies between, where the cores can be shared out so.
+
     Raises
     ------
     ConfigurationError
@@ -93,22 +126,19 @@ def tune(
     samples, truths = _samples(bench, images)
     rows = list(_judged(bench, network, samples, truths, tell))
     plain = rows[0].way
+    right = [row.way for row in rows if row.verdict == _RIGHT]
+    more = between(plain)
+    share = seconds / 2 if more else seconds
     with ExitStack() as opened:
-        engines = {}
-        for row in rows:
-            if row.verdict == _RIGHT:
-                tell(f"loading {row.way}")
-                engines[row.way] = _open(bench, network, row.way)
-                for engine in engines[row.way]:
-                    opened.callback(engine.close)
-        tell(f"measuring {len(engines)} ways in turns")
-        speeds = race(
-            engines,
-            [sample.pixels for sample in samples],
-            batch=folder.spec.batching.max_size,
-            seconds=seconds,
-            keep=plain,
-        )
+        track = _Track(bench, network, [sample.pixels for sample in samples], tell, opened)
+        speeds = track.measure(right, seconds=share, keep=plain)
+        rows = _timed(rows, speeds)
+        if more:
+            best = max(rows, key=lambda row: row.images_per_s or 0)
+            rows += [best.model_copy(update={"way": way}) for way in between(best.way)]
+            again = [plain, *_near(speeds), *between(best.way)]
+            speeds = track.measure(list(dict.fromkeys(again)), seconds=share, keep=plain)
+            rows = _timed(rows, speeds)
     return _result(rows, speeds, len(samples))
 
 
@@ -135,30 +165,6 @@ def _samples(bench: Workbench, images: Iterable[Picture]) -> tuple[list[Sample],
     return samples, truths
 
 
-def _ways(network: Path) -> Iterator[tuple[Way, Way]]:
-    """Yield what this machine can try, all cores busy: many copies, and one; the plain way first.
-
-    Both ways of a pair give the same answers.
-    """
-    plain, fast = Precision.FP32, Precision.INT8
-    kinds = [("onnxruntime", plain, WEIGHTS_FILE), ("openvino", plain, WEIGHTS_FILE)]
-    if computes_bf16(cpu_features()):
-        kinds.append(("openvino", Precision.BF16, WEIGHTS_FILE))
-    for artifact in _variants(network).artifacts:
-        if artifact.scheme == "u8s8":
-            kinds += [("onnxruntime", fast, artifact.file), ("openvino", fast, artifact.file)]
-    all_cores = cores()
-    for engine, precision, file in kinds:
-        many, one = (
-            Way.model_validate(
-                {"engine": engine, "precision": precision, "file": file}
-                | {"threads": threads, "count": all_cores // threads}
-            )
-            for threads in (1, all_cores)
-        )
-        yield many, one
-
-
 def _judged(
     bench: Workbench,
     network: Path,
@@ -168,7 +174,7 @@ def _judged(
 ) -> Iterator[Row]:
     """Yield each way, and whether it answers as the plain one does."""
     reference: list[Seen] = []
-    for many, one in _ways(network):
+    for many, one in ways(_variants(network).artifacts):
         tell(f"comparing the answers of {many.engine} {many.precision}")
         try:
             readings, flawed = _read(bench, network, one, samples)
@@ -209,7 +215,7 @@ def _read(
     bench: Workbench, network: Path, way: Way, samples: Sequence[Sample]
 ) -> tuple[list[Seen], str]:
     """Return what comes of each image, and what `verify` would find against the engine."""
-    (engine, *more) = _open(bench, network, way)
+    (engine, *more) = open_way(bench, network, way)
     try:
         subject = Subject(bench=bench, engine=engine)
         # Outputs of many images would fill the memory.
@@ -220,32 +226,29 @@ def _read(
             one.close()
 
 
-def _open(bench: Workbench, network: Path, way: Way) -> tuple[Engine, ...]:
-    return bench.open_all(
-        network.parent / way.file,
-        Instance(threads=way.threads),
-        count=way.count,
-        engine=way.engine,
-        precision=way.precision,
-    )
+def _near(speeds: Mapping[Way, Speed]) -> list[Way]:
+    best = max(speed.images_per_s for speed in speeds.values())
+    return [way for way, speed in speeds.items() if speed.images_per_s >= _NEAR * best]
+
+
+def _timed(rows: Iterable[Row], speeds: Mapping[Way, Speed]) -> list[Row]:
+    """Return the rows with the speeds of those that were measured."""
+    return [
+        row.model_copy(update=speeds[row.way]._asdict()) if row.way in speeds else row
+        for row in rows
+    ]
 
 
 def _result(rows: Sequence[Row], speeds: Mapping[Way, Speed], images: int) -> Tuning:
+    """Return the best of the last race: ``speeds`` of different races are not compared."""
     plain = rows[0].way
     best = max(speeds, key=lambda way: speeds[way].images_per_s)
     if speeds[best].images_per_s < WORTH * speeds[plain].images_per_s:
         best = plain
     told = [
-        row.model_copy(
-            update={
-                **speeds[row.way]._asdict(),
-                "verdict": "fastest" if row.way == best else row.verdict,
-            }
-        )
-        if row.way in speeds
-        else row
-        for row in rows
+        row.model_copy(update={"verdict": "fastest"}) if row.way == best else row for row in rows
     ]
+    told.sort(key=lambda row: (row.way != best, -(row.images_per_s or 0)))
     choice = Choice(
         **best.model_dump(),
         cpu=cpu_features(),
@@ -253,7 +256,6 @@ def _result(rows: Sequence[Row], speeds: Mapping[Way, Speed], images: int) -> Tu
         images_per_s=speeds[best].images_per_s,
         baseline_per_s=speeds[plain].images_per_s,
     )
-    told.sort(key=lambda row: -(row.images_per_s or 0))
     return Tuning(choice=choice, rows=tuple(told), images=images)
 
 
