@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import logging.handlers
 import os
@@ -128,8 +129,9 @@ def _leaves(prefix: str, values: Mapping[str, Any]) -> list[tuple[str, str]]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             pairs += _leaves(f"{prefix}{name.upper()}__", value)
-        elif value is not None:
-            pairs.append((f"{prefix}{name.upper()}", str(value)))
+        else:
+            plain = value if isinstance(value, str) else json.dumps(value)
+            pairs.append((f"{prefix}{name.upper()}", plain))
     return pairs
 
 

@@ -14,7 +14,14 @@ from pathlib import Path
 import pytest
 
 from visionmesh.processes import ChildProcess
-from visionmesh.settings import EventsSettings, InferSettings, Settings, TracingSettings
+from visionmesh.settings import (
+    EventsSettings,
+    InferSettings,
+    IngestSettings,
+    Settings,
+    TracingSettings,
+)
+from visionmesh.settings.ingest import TlsSettings, UrlSettings
 from visionmesh.supervisor import Keeper, LogFiles, child_environment
 
 SECONDS = timedelta(seconds=10)
@@ -108,8 +115,9 @@ print(load_settings().model_dump_json())
 """
 
 
+@pytest.mark.parametrize("by_tls", [True, False])
 def test_a_child_reads_exactly_the_settings_it_was_given(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, by_tls: bool
 ) -> None:
     given = Settings(
         redis_url="redis://127.0.0.1:1",
@@ -117,6 +125,11 @@ def test_a_child_reads_exactly_the_settings_it_was_given(
         events=EventsSettings(ack_wait=timedelta(milliseconds=1500)),
         tracing=TracingSettings(sample=0.25),
         infer=InferSettings(replicas=3, nice=4),
+        ingest=IngestSettings(
+            grpc_port=None,
+            urls=UrlSettings(hosts=("example.org", "*.example.net")),
+            tls=TlsSettings(certificate=tmp_path / "c", key=tmp_path / "k") if by_tls else None,
+        ),
     )
     monkeypatch.setenv("VISIONMESH_INFER__REPLICAS", "9")
     read = subprocess.run(

@@ -78,7 +78,11 @@ class Settings(BaseSettings):
     """The settings of one mesh, or of one service of it."""
 
     model_config = SettingsConfigDict(
-        env_prefix="VISIONMESH_", env_nested_delimiter="__", frozen=True, extra="forbid"
+        env_prefix="VISIONMESH_",
+        env_nested_delimiter="__",
+        env_parse_none_str="null",
+        frozen=True,
+        extra="forbid",
     )
 
     mesh: str = "default"
