@@ -195,7 +195,7 @@ class ModelRecord(Frozen):
             (unknown_version) if it was not pushed; (invalid_traffic) if it gets images.
         """
         self.version(number)
-        if number in self.wanted:
+        if number in self.model_copy(update={"parked": False}).wanted:
             raise Refused(
                 Code.INVALID_TRAFFIC,
                 f"Version {number} of {self.spec.name!r} gets images: give them to another one "

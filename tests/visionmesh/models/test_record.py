@@ -170,6 +170,14 @@ def test_digests_change_with_what_they_stand_for(
     assert {name for name in old if old[name] != new[name]} == differing
 
 
+def test_an_unloaded_model_keeps_the_versions_that_answer() -> None:
+    record = record_of(1, 2).model_copy(update={"parked": True})
+    assert record.wanted == ()
+    assert list(record.without(1).versions) == [2]
+    with pytest.raises(Refused):
+        record.without(2)
+
+
 def test_a_record_survives_its_way_through_json() -> None:
     record = record_of(1, 2, traffic={1: 1}, batching={"max_delay": "5ms"})
     assert ModelRecord.model_validate_json(record.model_dump_json()) == record
