@@ -10,15 +10,19 @@ from typing import Any
 from urllib.parse import unquote
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from services.ingest.door import Caller, Door
 from services.ingest.forms import retry_after, status_of
 from services.ingest.gateway import Gateway
+from services.ingest.limits import Load, Total
 from services.ingest.oip import describe
 from services.ingest.oip.inference import Call, Inference
 from services.ingest.oip.messages import Messages, parameters, read_request
 from services.ingest.oip.repository import Repository
-from visionmesh.errors import Code, VisionmeshError
+from services.ingest.oip.request import fault
+from visionmesh.errors import Code, Reject, VisionmeshError
+from visionmesh.settings import IngestSettings
 from visionmesh.tasks import end
 
 Handle = Callable[[Any, grpc.aio.ServicerContext], Awaitable[Any]]
@@ -59,12 +63,15 @@ class Methods:
         gateway: Gateway,
         door: Door,
         messages: Messages,
+        settings: IngestSettings,
     ) -> None:
         self._inference = inference
         self._repository = repository
         self._gateway = gateway
         self._door = door
         self._messages = messages
+        self._settings = settings
+        self._total = Total(most=settings.max_bytes_in_hand)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """Return what a server is given."""
@@ -93,11 +100,10 @@ class Methods:
 
     def _coding(self, name: str) -> dict[str, Any]:
         method = self._messages.service.methods_by_name[name]
+        response = self._messages.type_of(method.output_type.name)
         return {
-            "request_deserializer": self._messages.type_of(method.input_type.name).FromString,
-            "response_serializer": self._messages.type_of(
-                method.output_type.name
-            ).SerializeToString,
+            "request_deserializer": _reading(self._messages.type_of(method.input_type.name)),
+            "response_serializer": response.SerializeToString,
         }
 
     async def _server_live(self, _: Any, context: grpc.aio.ServicerContext) -> Any:
@@ -142,13 +148,17 @@ class Methods:
         return self._messages.of_document("RepositoryModelUnloadResponse", {})
 
     async def _model_infer(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        load = Load(total=self._total, most=self._settings.max_request_bytes)
         try:
+            load.add(request.ByteSize())
             call = self._infer_call(request, context)
             await self._inference.admit(call)
             answer = await self._inference.infer(call, read_request(request))
         except VisionmeshError as error:
             self._gateway.refused(request.model_name, error)
             raise
+        finally:
+            load.drop()
         return self._messages.of_answer(answer)
 
     async def _model_stream_infer(
@@ -177,11 +187,13 @@ class Methods:
 
     async def _streamed(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
         response = self._messages.type_of("ModelStreamInferResponse")
+        told = self._messages.type_of("ModelInferResponse")
+        if isinstance(request, Reject):
+            return response(error_message=_text(request))
         try:
             return response(infer_response=await self._model_infer(request, context))
         except VisionmeshError as error:
-            told = self._messages.of_document("ModelInferResponse", {"id": request.id})
-            return response(error_message=_text(error), infer_response=told)
+            return response(error_message=_text(error), infer_response=told(id=request.id))
 
     def _call(self, request: Any, context: grpc.aio.ServicerContext) -> Call:
         return Call(
@@ -223,9 +235,23 @@ def peer_is_local(peer: str) -> bool:
     return (mapped or address).is_loopback
 
 
+def _reading(message: Any) -> Callable[[bytes], Any]:
+    """Return what reads a message, or tells why it cannot be read as the status of the call."""
+
+    def read(raw: bytes) -> Any:
+        try:
+            return message.FromString(raw)
+        except DecodeError:
+            return fault("The message is none of this method.")
+
+    return read
+
+
 def _answering(handle: Handle) -> Handle:
     async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
         try:
+            if isinstance(request, Reject):
+                raise request
             return await handle(request, context)
         except VisionmeshError as error:
             code = code_of(error.code)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -16,21 +17,20 @@ from starlette.routing import Route
 from services.ingest.door import caller_of
 from services.ingest.forms import plain_refusal
 from services.ingest.gateway import Gateway
+from services.ingest.limits import load_of
 from services.ingest.oip import binary, compression, describe
 from services.ingest.oip.inference import Answer, Call, Inference
 from services.ingest.oip.repository import FILE, Repository
 from services.ingest.oip.request import InferRequest, fault
-from services.ingest.presence import Gone, while_present
-from visionmesh.errors import Code, Refused, Reject, VisionmeshError
+from services.ingest.presence import while_present
+from visionmesh.errors import Code, Refused, VisionmeshError
 from visionmesh.events import parse_deadline
+
+T = TypeVar("T")
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 LARGE = 256 << 10
 """Bytes of JSON or of a compressed body from which on the event loop would be held up."""
-PATIENCE = 4
-"""So many times the largest body is read before the connection of a larger one is cut."""
-_HUNG_UP = 499
-"""Nobody reads it; as other servers log it."""
 
 
 class Rest:
@@ -119,7 +119,7 @@ class Rest:
         return Response()
 
     async def _document(self, request: Request) -> dict[str, Any]:
-        body = await self._body(request)
+        body = await request.body()
         return binary.read_object(body) if body else {}
 
     async def _infer(self, request: Request) -> Response:
@@ -132,24 +132,20 @@ class Rest:
         except VisionmeshError as error:
             self._gateway.refused(request.path_params["model"], error)
             raise
-        except Gone:
-            return Response(status_code=_HUNG_UP)
 
     async def _request(self, request: Request) -> InferRequest:
         encoding = compression.require_known(request.headers.get("content-encoding", ""))
         header_length = request.headers.get(HEADER_LENGTH)
-        body = await self._body(request)
-
-        def read() -> InferRequest:
-            plain = body
-            if encoding:
-                plain = compression.inflate(body, encoding, max_bytes=self._max_bytes)
-            return binary.parse(plain, header_length)
-
-        json_bytes = binary.read_header_length(header_length, len(body)) if not encoding else 0
-        if not encoding and json_bytes < LARGE:
-            return read()
-        return await asyncio.get_running_loop().run_in_executor(self._thread, read)
+        body = await request.body()
+        if encoding:
+            most = self._max_bytes
+            body = await self._in_thread(
+                lambda: compression.inflate(body, encoding, max_bytes=most)
+            )
+            load_of(request.scope).add(len(body))
+        if binary.read_header_length(header_length, len(body)) < LARGE:
+            return binary.parse(body, header_length)
+        return await self._in_thread(lambda: binary.parse(body, header_length))
 
     async def _response(self, request: Request, answer: Answer) -> Response:
         encoding = compression.accepted(request.headers.get("accept-encoding", ""))
@@ -163,10 +159,7 @@ class Rest:
             for output, wish in zip(answer.outputs, answer.wishes, strict=True)
             if output.array is not None and (encoding or not wish.binary)
         )
-        if values < LARGE:
-            body, length = write()
-        else:
-            body, length = await asyncio.get_running_loop().run_in_executor(self._thread, write)
+        body, length = write() if values < LARGE else await self._in_thread(write)
         headers = {"Content-Type": "application/json"}
         if length is not None:
             headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(length)}
@@ -174,25 +167,8 @@ class Rest:
             headers |= {"Content-Encoding": encoding}
         return Response(body, headers=headers)
 
-    async def _body(self, request: Request) -> bytes:
-        """Return the body; raise `Reject` (payload_too_large) beyond the limit.
-
-        Some more is read away first, so that the client hears the refusal and not a reset.
-        """
-        chunks, size = [], 0
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size <= self._max_bytes:
-                chunks.append(chunk)
-            else:
-                chunks.clear()
-            if size > PATIENCE * self._max_bytes:
-                break
-        if size > self._max_bytes:
-            raise Reject(
-                Code.PAYLOAD_TOO_LARGE, f"At most {self._max_bytes:,} bytes are taken at once."
-            )
-        return b"".join(chunks)
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
 def _call(request: Request) -> Call:

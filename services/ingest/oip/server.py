@@ -49,6 +49,7 @@ class OpenInference:
             gateway=gateway,
             door=door,
             messages=self._messages,
+            settings=self._settings,
         )
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()
