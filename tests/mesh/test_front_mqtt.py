@@ -151,14 +151,15 @@ async def test_cameras_of_the_highest_quality_do_not_hide_each_other(
     assert len(await results(mesh, "pair", 4)) == 4
 
 
-async def test_no_confirmed_frame_is_lost_when_the_server_is_killed_and_events_are_full(
+async def test_no_confirmed_frame_is_lost_when_ingest_and_nats_are_killed_and_events_are_full(
     mesh: LocalMesh, tmp_path: Path
 ) -> None:
     count = 500
     folder = frames(tmp_path / "storm", count)
     shooting = asyncio.create_task(shoot(mesh, f"vm/mqtt/{CLASSIFIER}/storm", folder))
     await until_begun(mesh, "storm")
-    os.kill(mesh.pids["nats"][0], signal.SIGKILL)
+    for service in ("ingest", "nats"):
+        os.kill(mesh.pids[service][0], signal.SIGKILL)
     told = await shooting
     assert told["confirmed"] == count
     assert told["interrupted"] >= 1
