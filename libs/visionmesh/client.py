@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
-from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Self
 
@@ -26,7 +25,7 @@ from visionmesh.many import call_many
 from visionmesh.nodes import NodeRecord, list_nodes
 from visionmesh.pictures_in import Picture, encoded
 from visionmesh.publishing import Producer
-from visionmesh.results import arrival, next_message, read_results
+from visionmesh.results import ResultReader, arrival, next_message
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
 DEFAULT_TIMEOUT = timedelta(seconds=30)
@@ -163,7 +162,7 @@ class Mesh:
             ) from error
         return Result.model_validate_json(message.data)
 
-    async def infer_many(
+    def infer_many(
         self,
         model: str,
         images: Iterable[Picture] | AsyncIterable[Picture],
@@ -174,7 +173,7 @@ class Mesh:
         params: Params | None = None,
         deadline: timedelta | None = None,
         priority: Priority = Priority.NORMAL,
-        timeout: timedelta = DEFAULT_TIMEOUT,  # noqa: ASYNC109 - as above
+        timeout: timedelta = DEFAULT_TIMEOUT,
     ) -> AsyncGenerator[Result, None]:
         """Infer many images, so many ``at_once``, and yield their results.
 
@@ -206,10 +205,7 @@ class Mesh:
                 timeout=timeout,
             )
 
-        found = call_many(infer, images, at_once=at_once, ordered=ordered)
-        async with aclosing(found):
-            async for result in found:
-                yield result
+        return call_many(infer, images, at_once=at_once, ordered=ordered)
 
     async def result(self, model: str, source: str, event_id: str) -> Result | None:
         """Return the stored result of an event, or `None` if there is none (yet)."""
@@ -247,12 +243,15 @@ class Mesh:
         ValueError
             If both ``since`` and ``after`` are named.
         """
-        found = read_results(
+        reader = ResultReader(
             self._connection, model=model, source=source, since=since, after=after, ordered=ordered
         )
-        async with aclosing(found):
-            async for result in found:
-                yield result
+        await reader.start()
+        try:
+            while True:
+                yield await reader.next()
+        finally:
+            await reader.stop()
 
     async def heatmap(self, result: Result) -> bytes | None:
         """Return the heat-map of ``result`` as a grey PNG, or `None` if it has none (any more).

@@ -3,16 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    Callable,
-    Coroutine,
-    Iterable,
-    Iterator,
-    Sequence,
-)
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable, Sequence
+from typing import Any, Generic, TypeVar
 
 from visionmesh.tasks import end
 
@@ -34,9 +26,9 @@ async def call_many(
     """
     if at_once < 1:
         raise ValueError(f"at_once must be at least 1, not {at_once}")
-    items, number = _each(items), 0
+    queue, number = _Items(items), 0
     going: list[asyncio.Task[R]] = []
-    coming: asyncio.Task[tuple[T] | None] | None = asyncio.create_task(_next(items))
+    coming: asyncio.Task[tuple[T] | None] | None = asyncio.create_task(queue.next())
     try:
         while coming is not None or going:
             awaited: list[asyncio.Task[Any]] = going[:1] if ordered else going[:]
@@ -47,41 +39,41 @@ async def call_many(
                 if (item := coming.result()) is not None:
                     going.append(asyncio.create_task(call(number, *item)))
                     number += 1
-                coming = asyncio.create_task(_next(items)) if item is not None else None
-            while ready := _ready(going, ordered=ordered):
+                coming = asyncio.create_task(queue.next()) if item is not None else None
+            # One at a time: so what is asked for is followed by what is new.
+            if ready := _ready(going, ordered=ordered):
                 going.remove(ready)
                 yield ready.result()
     finally:
         await end(going if coming is None else [*going, coming])
-        await items.aclose()
 
 
 def _ready(going: list[asyncio.Task[R]], *, ordered: bool) -> asyncio.Task[R] | None:
     return next((task for task in (going[:1] if ordered else going) if task.done()), None)
 
 
-async def _next(items: AsyncGenerator[T, None]) -> tuple[T] | None:
-    async for item in items:
-        return (item,)
-    return None
+class _Items(Generic[T]):
+    """The items of either kind of iterable.
 
+    What a plain iterator does for the next item does not hold up the event loop.
+    """
 
-async def _each(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:
-    """Yield ``items``; what a plain iterator does for the next one does not hold up the loop."""
-    if isinstance(items, AsyncIterable):
-        async for item in items:
-            yield item
-    elif isinstance(items, Sequence):
-        for item in items:
-            yield item
-    else:
-        iterator = iter(items)
-        while (found := await asyncio.to_thread(_next_of, iterator)) is not None:
-            yield found[0]
+    def __init__(self, items: Iterable[T] | AsyncIterable[T]) -> None:
+        self._at_hand = isinstance(items, Sequence)
+        self._waiting = aiter(items) if isinstance(items, AsyncIterable) else None
+        self._plain = iter(()) if isinstance(items, AsyncIterable) else iter(items)
 
+    async def next(self) -> tuple[T] | None:
+        """Return the next item; `None`: there is none."""
+        if self._waiting is not None:
+            try:
+                return (await anext(self._waiting),)
+            except StopAsyncIteration:
+                return None
+        return self._step() if self._at_hand else await asyncio.to_thread(self._step)
 
-def _next_of(iterator: Iterator[T]) -> tuple[T] | None:
-    try:
-        return (next(iterator),)
-    except StopIteration:
-        return None
+    def _step(self) -> tuple[T] | None:
+        try:
+            return (next(self._plain),)
+        except StopIteration:
+            return None

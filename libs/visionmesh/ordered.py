@@ -7,8 +7,8 @@ import heapq
 import logging
 import math
 import time
-from collections import OrderedDict
-from collections.abc import AsyncGenerator, Iterator
+from collections import OrderedDict, deque
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -113,37 +113,41 @@ class Ordered:
         self._sources: dict[str, _Source] = {}
         self._waiting: dict[str, _Source] = {}
         """Those of which something is held back."""
-        self._held: OrderedDict[int, None] = OrderedDict()
-        """Places in RESULTS of what is held back, the first one first."""
+        self._free: deque[_Held] = deque()
+        self._here: OrderedDict[int, None] = OrderedDict()
+        """Places in RESULTS of what is held back or free, the first one first."""
 
-    async def read(self) -> AsyncGenerator[Placed, None]:
-        """Yield results for ever."""
-        while True:
+    async def next(self) -> Placed:
+        """Return the next result."""
+        while not self._free:
             delivery = await self._follower.next(within=self._until_look())
-            if delivery is not None and not self._hold(delivery):
-                yield self._placed(delivery)
+            if delivery is not None:
+                self._take(delivery)
             await self._look()
             for key, source in list(self._waiting.items()):
-                for held in source.free(self._follower.position):
-                    yield self._let_go(held)
-                while source.held and len(self._held) > MOST_HELD:
-                    yield self._let_go(heapq.heappop(source.held))
+                self._free.extend(source.free(self._follower.position))
+                while source.held and len(self._here) > MOST_HELD + len(self._free):
+                    self._free.append(heapq.heappop(source.held))
                 if not source.held:
                     del self._waiting[key]
+        held = self._free.popleft()
+        del self._here[held.sequence]
+        return Placed(held.delivery, next(iter(self._here), self._follower.position + 1) - 1)
 
-    def _hold(self, delivery: Delivery) -> bool:
+    def _take(self, delivery: Delivery) -> None:
+        position = self._follower.position
+        self._here[position] = None
         event = delivery.headers.get(EVENT_HEADER, "")
         if not event.isdecimal():
-            return False
+            self._free.append(_Held(0, position, delivery))
+            return
         _, _, model, name, _ = delivery.subject.split(".", 4)
         key = f"{model}.{name}"
         if key not in self._sources and len(self._sources) >= MOST_HELD:
             self._sources = dict(self._waiting)
         source = self._sources.setdefault(key, _Source(model, name))
-        source.hold(_Held(int(event), self._follower.position, delivery))
+        source.hold(_Held(int(event), position, delivery))
         self._waiting[key] = source
-        self._held[self._follower.position] = None
-        return True
 
     def _until_look(self) -> timedelta | None:
         """Return how long there is nothing to look at; `None`: until something arrives."""
@@ -155,10 +159,3 @@ class Ordered:
         now, position = time.monotonic(), self._follower.position
         due = [source for source in self._waiting.values() if source.look_at(position) <= now]
         await asyncio.gather(*(source.look(self._connection, position) for source in due))
-
-    def _let_go(self, held: _Held) -> Placed:
-        del self._held[held.sequence]
-        return self._placed(held.delivery)
-
-    def _placed(self, delivery: Delivery) -> Placed:
-        return Placed(delivery, next(iter(self._held), self._follower.position + 1) - 1)

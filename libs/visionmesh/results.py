@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 
 from nats.aio.msg import Msg
@@ -20,42 +20,50 @@ LOOK_EVERY = timedelta(seconds=5)
 """For a result that a lost connection may have swallowed."""
 
 
-async def read_results(
-    connection: Connection,
-    *,
-    model: str | None,
-    source: str | None,
-    since: datetime | None,
-    after: int | None,
-    ordered: bool,
-) -> AsyncGenerator[Result, None]:
-    """Do what `Mesh.results` says."""
-    if since is not None and after is not None:
-        raise ValueError("Name either `since` or `after`.")
-    model = subjects.require_token("model", model) if model is not None else "*"
-    source = subjects.require_token("source", source) if source is not None else "*"
-    follower = Follower(
-        connection=connection,
-        stream=subjects.RESULTS,
-        subject=f"vm.results.{model}.{source}.*",
-        since=since,
-        after=after,
-    )
-    await follower.start()
-    try:
-        if not ordered:
-            async for delivery in follower:
-                yield _placed(delivery.body, follower.position)
-            return
-        async with aclosing(Ordered(connection=connection, follower=follower).read()) as found:
-            async for held in found:
-                yield _placed(held.delivery.body, held.sequence)
-    finally:
-        await follower.stop()
+class ResultReader:
+    """Reads results for one caller of `Mesh.results`, which says what the parameters mean."""
 
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        model: str | None,
+        source: str | None,
+        since: datetime | None,
+        after: int | None,
+        ordered: bool,
+    ) -> None:
+        if since is not None and after is not None:
+            raise ValueError("Name either `since` or `after`.")
+        model = subjects.require_token("model", model) if model is not None else "*"
+        source = subjects.require_token("source", source) if source is not None else "*"
+        self._follower = Follower(
+            connection=connection,
+            stream=subjects.RESULTS,
+            subject=f"vm.results.{model}.{source}.*",
+            since=since,
+            after=after,
+        )
+        self._ordered = None
+        if ordered:
+            self._ordered = Ordered(connection=connection, follower=self._follower)
 
-def _placed(body: bytes, sequence: int) -> Result:
-    return Result.model_validate_json(body).model_copy(update={"sequence": sequence})
+    async def start(self) -> None:
+        """Take the place: what is stored from now on will be read."""
+        await self._follower.start()
+
+    async def next(self) -> Result:
+        """Return the next result, as soon as there is one."""
+        if self._ordered is not None:
+            delivery, sequence = await self._ordered.next()
+        else:
+            delivery = await self._follower.next()
+            sequence = self._follower.position
+        result = Result.model_validate_json(delivery.body)
+        return result.model_copy(update={"sequence": sequence})
+
+    async def stop(self) -> None:
+        await self._follower.stop()
 
 
 @asynccontextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, overload
 
 from visionmesh.bus import api
 from visionmesh.bus.connection import Connection
@@ -64,6 +64,12 @@ class Follower:
         """Up to where the stream was read: the sequence number of the last delivery."""
         return self._next - 1
 
+    @overload
+    async def next(self) -> Delivery: ...
+
+    @overload
+    async def next(self, *, within: timedelta | None) -> Delivery | None: ...
+
     async def next(self, *, within: timedelta | None = None) -> Delivery | None:
         """Return the next message, or `None` if none comes in that time."""
         limit = within.total_seconds() if within is not None else None
@@ -81,9 +87,7 @@ class Follower:
 
     async def __aiter__(self) -> AsyncIterator[Delivery]:
         while True:
-            delivery = await self.next()
-            if delivery is not None:
-                yield delivery
+            yield await self.next()
 
     async def _declare(self) -> str:
         config: dict[str, Any] = {
