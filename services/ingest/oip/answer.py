@@ -66,7 +66,7 @@ def _output(replies: Sequence[Reply], wish: OutputWish, version: VersionRecord) 
     arrays = [reply.tensors[wish.name] for reply in replies]
     if len({array.shape for array in arrays}) > 1:
         raise fault(f"{wish.name} has another shape for each image: send them one by one.")
-    array = np.stack(arrays)
+    array = arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
     if wish.classification:
         return classify(wish, array, version.labels)
     return Tensor.of_array(wish.name, array)

@@ -115,6 +115,8 @@ def _split(tensor: Tensor, name: str) -> Images:
     assert tensor.array is not None
     _require_some(tensor)
     meta = TensorMeta(name=name, dtype=tensor.array.dtype.name, shape=tensor.shape[1:])
+    if tensor.raw is not None and len(tensor.array) == 1:
+        return Images(bodies=(tensor.raw,), tensor=meta)
     return Images(bodies=tuple(one.tobytes() for one in tensor.array), tensor=meta)
 
 

@@ -150,10 +150,11 @@ class Methods:
     async def _model_infer(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
         load = Load(total=self._total, most=self._settings.max_request_bytes)
         try:
-            load.add(request.ByteSize())
             call = self._infer_call(request, context)
             await self._inference.admit(call)
-            answer = await self._inference.infer(call, read_request(request))
+            asked = read_request(request)
+            load.add(asked.nbytes)
+            answer = await self._inference.infer(call, asked)
         except VisionmeshError as error:
             self._gateway.refused(request.model_name, error)
             raise

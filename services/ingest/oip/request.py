@@ -51,6 +51,11 @@ class InferRequest:
     outputs: tuple[OutputWish, ...] = ()
     options: Options = field(default_factory=Options)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its inputs."""
+        return sum(tensor.nbytes for tensor in self.inputs)
+
 
 def fault(why: str) -> Reject:
     return Reject(Code.INVALID_REQUEST, why)

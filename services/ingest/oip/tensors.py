@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -46,6 +46,12 @@ class Tensor:
     shape: tuple[int, ...]
     array: NDArray[Any] | None = None
     texts: tuple[bytes, ...] = ()
+    raw: bytes | None = field(default=None, repr=False, compare=False)
+    """What ``array`` is a view of, if it came in binary."""
+
+    @property
+    def nbytes(self) -> int:
+        return sum(map(len, self.texts)) if self.array is None else self.array.nbytes
 
     @classmethod
     def of_array(cls, name: str, array: NDArray[Any]) -> Tensor:
@@ -89,7 +95,7 @@ def from_binary(name: str, datatype: str, shape: tuple[int, ...], raw: bytes) ->
     if len(raw) != wanted:
         raise _fault(name, f"{list(shape)} of {datatype} has {wanted} bytes, not {len(raw)}")
     array = np.frombuffer(raw, dtype).reshape(shape)
-    return Tensor(name=name, datatype=datatype, shape=shape, array=array)
+    return Tensor(name=name, datatype=datatype, shape=shape, array=array, raw=raw)
 
 
 def from_json(name: str, datatype: str, shape: tuple[int, ...], data: object) -> Tensor:
