@@ -39,7 +39,9 @@ def push(
     wait: options.Wait = 30.0,
     check: Annotated[
         bool,
-        typer.Option("--check/--no-check", help="Try each network on made-up images before."),
+        typer.Option(
+            "--check/--no-check", help="Try what the mesh does not have on made-up images before."
+        ),
     ] = True,
     nats: options.NatsUrl = None,
     state: options.State = None,
@@ -47,16 +49,9 @@ def push(
 ) -> None:
     """Store models in the mesh; every worker loads them, beside what it serves now."""
     from visionmesh.cli.readiness import Pushed, served
-    from visionmesh.models.check import inspect
     from visionmesh.models.folder import load_folder
-    from visionmesh.models.verifying import quick
 
     loaded = [load_folder(folder) for given in folders for folder in model_folders(given)]
-    for folder in loaded if check else ():
-        for number, weights in folder.versions.items():
-            if version in {None, number}:
-                inspect(weights, folder.spec)
-                quick(folder.spec, weights)
 
     async def store() -> None:
         patience = timedelta(seconds=wait)
@@ -65,6 +60,9 @@ def push(
             served(nats, state, within=patience) as pushed,
         ):
             before = await registry.list()
+            records = {record.spec.name: record for record in before}
+            for folder in loaded if check else ():
+                await asyncio.to_thread(_try, folder, version, records.get(folder.spec.name))
             for folder in loaded:
                 record = await registry.push(folder, version=version, replace=replace)
                 pushed.append(Pushed(record, changed=record not in before))
@@ -174,6 +172,21 @@ async def _registry(nats: str | None, state: Path | None) -> AsyncIterator[Regis
         yield Registry(connection.client)
     finally:
         await connection.close()
+
+
+def _try(folder: ModelFolder, version: int | None, known: ModelRecord | None) -> None:
+    """Raise `ConfigurationError` if what the mesh does not have just so is not fit to serve."""
+    from visionmesh.models.check import inspect
+    from visionmesh.models.push import selected
+    from visionmesh.models.verifying import quick
+
+    spec = folder.spec
+    for number, files in selected(folder, version).items():
+        stored = known.versions.get(number) if known else None
+        there = stored and (stored.sha256, stored.variants) == (files.sha256, files.variants)
+        if not (stored and there and stored.fits(spec)):
+            inspect(files.weights, spec)
+            quick(spec, files)
 
 
 def _say_who_answers(record: ModelRecord) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from services.infer.engines import Engine
 from visionmesh.contracts import Frozen
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.models.artifacts import file_sha256
@@ -102,8 +103,10 @@ def verify(
     )
 
 
-def quick(spec: ModelSpec, weights: Path) -> None:
+def quick(spec: ModelSpec, stored: VersionFiles) -> None:
     """Run a network on made-up images: what no push should let through shows in a second.
+
+    What a worker on this machine would run in its place is tried, too, if it can be loaded.
 
     Raises
     ------
@@ -114,13 +117,24 @@ def quick(spec: ModelSpec, weights: Path) -> None:
     """
     largest = min(_QUICK, spec.batching.max_size)
     bench = Workbench(spec.model_copy(update={"batching": Batching(max_size=largest)}))
-    engine = bench.open(weights)
-    samples = [bench.sample(drawn(spec.input, seed)) for seed in range(_QUICK)]
+    shown = f"{spec.name}/{stored.weights.parent.name}"
+    _require_sound(bench, bench.open(stored.weights), f"{shown}/{stored.weights.name}")
+    here = running_here(spec, stored)
+    if here.tuned:
+        file = stored.objects[here.sha256]
+        try:
+            engine = here.running.open(bench, file)
+        except ConfigurationError:  # then workers run the network as it was, too
+            return
+        _require_sound(bench, engine, f"{shown}/{file.name} ({here.running})")
+
+
+def _require_sound(bench: Workbench, engine: Engine, shown: str) -> None:
+    samples = [bench.sample(drawn(bench.spec.input, seed)) for seed in range(_QUICK)]
     # What was pushed may have been quantised elsewhere.
     checks = engine_checks(bench, engine, samples, Precision.INT8)
     engine.close()
     if failed := flaws(checks):
-        shown = f"{spec.name}/{weights.parent.name}/{weights.name}"
         raise ConfigurationError(
             Code.VERIFICATION_FAILED,
             f"{shown} is not fit to serve ({failed}); `visionmesh verify` tells more.",

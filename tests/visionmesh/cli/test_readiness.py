@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import httpx
+import onnx
 
 from tests.mesh.conftest import SIZE, picture, write_classifier
 from tests.networks import save_network, spoil_network
@@ -44,6 +45,24 @@ async def test_a_model_that_no_worker_can_load_fails_the_push_until_it_is_mended
     assert failed.out == "mended: versions 1\n"
     save_network(file, shape=("n", 3, SIZE, SIZE))
     assert (await visionmesh("push", folder, "--replace")).status == 0
+
+
+async def test_only_what_the_mesh_does_not_have_is_tried(visionmesh: Run, tmp_path: Path) -> None:
+    folder = write_classifier(tmp_path, name="noisy")
+    file = folder / "1" / "model.onnx"
+    network = onnx.load(file)
+    network.graph.node.append(onnx.helper.make_node("RandomNormalLike", ["scores"], ["noise"]))
+    network.graph.output[0].name = "noise"
+    onnx.save(network, file)
+    assert "[verification_failed]" in (await visionmesh("push", folder)).err
+    assert (await visionmesh("push", folder, "--no-check")).status == 0
+
+    save_network(folder / "2" / "model.onnx", shape=("n", 3, SIZE, SIZE))
+    both = await visionmesh("push", folder)
+    assert (both.status, both.out) == (0, "noisy: versions 1, 2\n")
+    described = (folder / "model.yaml").read_text().replace("top_k: 2", "top_k: 1")
+    (folder / "model.yaml").write_text(described)
+    assert "noisy/1/model.onnx is not fit to serve" in (await visionmesh("push", folder)).err
 
 
 async def test_the_wait_is_bounded_and_0_does_not_wait(visionmesh: Run, tmp_path: Path) -> None:

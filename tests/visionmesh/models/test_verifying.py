@@ -12,19 +12,19 @@ from tests.networks import save_folder, save_network
 from visionmesh.cpu import cpu_features
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.models.artifacts import file_sha256
-from visionmesh.models.folder import load_folder
+from visionmesh.models.folder import ModelFolder, load_folder
+from visionmesh.models.push import selected
 from visionmesh.models.variants import Artifact, Choice, Precision, Variants, write_variants
 from visionmesh.models.verifying import Verification, quick, verify
 from visionmesh.workbench import cores
 
 
-def add_operator(folder: Path, *nodes: onnx.NodeProto) -> Path:
+def add_operator(folder: Path, *nodes: onnx.NodeProto, file: str = "model.onnx") -> Path:
     """Put ``nodes`` behind the scores of the network: from `scores` to `changed`."""
-    file = folder / "1" / "model.onnx"
-    model = onnx.load(file)
+    model = onnx.load(folder / "1" / file)
     model.graph.node.extend(nodes)
     model.graph.output[0].name = "changed"
-    onnx.save(model, file)
+    onnx.save(model, folder / "1" / file)
     return folder
 
 
@@ -81,7 +81,7 @@ def test_a_good_network_passes(tmp_path: Path) -> None:
     assert all(0 < ms < 100 for ms in network.ms.values())
     assert 0 < network.memory_bytes < 100e6
     assert (found.images, found.real) == (8, False)
-    quick(folder.spec, folder.versions[1])
+    quick(folder.spec, selected(folder, 1)[1])
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_bad_network_does_not(tmp_path: Path, nodes: list[onnx.NodeProto], che
     )
     folder = load_folder(add_operator(save_folder(tmp_path), huge, *nodes))
     with pytest.raises(ConfigurationError, match=check) as error:
-        quick(folder.spec, folder.versions[1])
+        quick(folder.spec, selected(folder, 1)[1])
     assert error.value.code == Code.VERIFICATION_FAILED
 
 
@@ -131,7 +131,7 @@ def test_outputs_that_the_decoder_cannot_read_are_found(tmp_path: Path) -> None:
     text = (tmp_path / "model.yaml").read_text().replace("softmax", "yolox")
     (tmp_path / "model.yaml").write_text(text)
     with pytest.raises(ConfigurationError, match="readable"):
-        quick(load_folder(tmp_path).spec, tmp_path / "1" / "model.onnx")
+        quick(load_folder(tmp_path).spec, selected(load_folder(tmp_path), 1)[1])
 
 
 def test_a_network_of_a_fixed_batch_is_verified_with_that(tmp_path: Path) -> None:
@@ -238,6 +238,30 @@ def test_a_tuned_way_that_answers_otherwise_fails(tmp_path: Path) -> None:
     found = verify(load_folder(folder), images=images)
     assert failures(found) == [("model.bad.onnx", "answers")] * 2
     assert [network.way is None for network in found.networks] == [True, True, False]
+
+
+def test_what_a_worker_here_would_run_is_tried_before_a_push(tmp_path: Path) -> None:
+    root = save_folder(tmp_path / "model")
+    bad = save_network(root / "1" / "model.bad.onnx", seed=1)
+    add_operator(root, helper.make_node("Not", ["wrong"], ["changed"]), file=bad.name)
+    of = file_sha256(root / "1" / "model.onnx")
+    noise = helper.make_node("RandomNormalLike", ["scores"], ["changed"])
+
+    def tuned(chosen: Choice) -> ModelFolder:
+        made = (artifact(root, bad.name),)
+        write_variants(root / "1", Variants(of=of, artifacts=made, choice=chosen))
+        return load_folder(root)
+
+    folder = tuned(choice(bad.name))
+    # It does not load, so that a worker runs what it came from.
+    quick(folder.spec, selected(folder, 1)[1])
+    add_operator(root, noise, file=save_network(bad, seed=1).name)
+    elsewhere = tuned(choice(bad.name, cpu=("z80",)))
+    quick(elsewhere.spec, selected(elsewhere, 1)[1])
+    here = tuned(choice(bad.name))
+    words = r"1/model\.bad\.onnx \(openvino fp32, 2 threads\) is not fit to serve \(repeatable"
+    with pytest.raises(ConfigurationError, match=words):
+        quick(here.spec, selected(here, 1)[1])
 
 
 def test_a_way_that_was_tuned_on_another_cpu_is_told_but_not_run(tmp_path: Path) -> None:
