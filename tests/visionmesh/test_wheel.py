@@ -1,0 +1,82 @@
+"""The package as a producer installs it: with its own dependencies and no others."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from importlib.metadata import distributions, files, requires
+from pathlib import Path
+from venv import EnvBuilder
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[2]
+CLIENT = {"nats-py", "numpy", "pydantic"}
+SCRIPT = """
+import sys, visionmesh.client, visionmesh.blocking, visionmesh.coco
+from visionmesh import Mesh, Result, Status
+for name in ("orjson", "cv2", "redis", "rich", "yaml", "uvloop", "supervision", "PIL"):
+    try:
+        __import__(name)
+    except ModuleNotFoundError:
+        continue
+    sys.exit(f"{name} is there")
+print(visionmesh.__file__)
+"""
+
+
+def needed(package: str) -> set[str]:
+    """Return what ``package`` needs without any extra, itself included."""
+    found = {package}
+    for line in requires(package) or ():
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            found |= needed(requirement.name)
+    return found
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package, built as it is published."""
+    folder = tmp_path_factory.mktemp("wheel")
+    built = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "-w", folder, ROOT],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if built.returncode and "hatchling" in built.stderr and "CI" not in os.environ:
+        pytest.skip("hatchling, which builds the wheel, cannot be fetched here")
+    assert built.returncode == 0, built.stderr
+    (wheel,) = folder.glob("visionmesh-*.whl")
+    return wheel
+
+
+def test_needs_three_packages_without_an_extra(wheel: Path) -> None:
+    (built,) = distributions(name="visionmesh", path=[str(wheel)])
+    lines = map(Requirement, built.requires or ())
+    assert {line.name for line in lines if line.marker is None} == CLIENT
+
+
+def test_the_client_is_imported_beside_them_alone(wheel: Path, tmp_path: Path) -> None:
+    EnvBuilder(with_pip=False).create(tmp_path / "venv")
+    (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    for package in set().union(*map(needed, CLIENT)):
+        for path in files(package) or ():
+            top = Path(path.parts[0])
+            if top.name not in {"..", "__pycache__"} and not (site / top).exists():
+                (site / top).symlink_to(Path(sysconfig.get_path("purelib")) / top)
+    ran = subprocess.run(
+        [tmp_path / "venv" / "bin" / "python", "-I", "-c", SCRIPT],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert Path(ran.stdout.strip()).is_relative_to(tmp_path)
