@@ -14,7 +14,7 @@ from services.ingest.models import Models
 from services.ingest.mqtt import Bridge
 from services.ingest.oip.server import OpenInference
 from services.ingest.ollama import routes as ollama
-from services.ingest.rest import infer as rest
+from services.ingest.rest.app import Rest
 from visionmesh.context import Context
 from visionmesh.http import App
 from visionmesh.keys.quota import Quota
@@ -45,8 +45,8 @@ class Ingest(Worker):
         return self._intake.in_hand + len(self._callers)
 
     def app(self, status: App) -> App:
-        limit = self._context.settings.ingest.max_image_bytes
-        own = rest.build_app(gateway=self._gateway, max_bytes=limit)
+        self._rest = Rest(context=self._context, gateway=self._gateway)
+        own = self._rest.app
         chat = ollama.build_app(
             gateway=self._gateway, models=self._models, settings=self._context.settings
         )
@@ -76,6 +76,7 @@ class Ingest(Worker):
 
     async def stop(self) -> None:
         self._limits.drain()
+        await self._rest.stop()
         await self._open_inference.stop()
         await self._bridge.stop()
         await self._heard.stop()

@@ -1,0 +1,80 @@
+"""Our own REST interface: its routes, and its documentation."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from services.ingest.forms import refusal
+from services.ingest.gateway import Gateway
+from services.ingest.rest.events import event_routes
+from services.ingest.rest.infer import infer_routes
+from services.ingest.rest.models import model_routes
+from services.ingest.rest.pictures import Pictures
+from services.ingest.rest.results import Readers, result_routes
+from services.ingest.urls import Urls
+from visionmesh.context import Context
+from visionmesh.errors import Code, Refused, VisionmeshError
+
+
+class Rest:
+    """The application of ``/v1``, ``/docs`` and ``/openapi.json``, and what it keeps open."""
+
+    def __init__(self, *, context: Context, gateway: Gateway) -> None:
+        settings = context.settings.ingest
+        nc = context.connection.client
+        self._readers = Readers(connection=context.connection)
+        self._urls = Urls(settings=settings.urls, max_bytes=settings.max_image_bytes)
+        self.app = FastAPI(
+            title="visionmesh",
+            version="1",
+            docs_url="/docs",
+            redoc_url=None,
+            redirect_slashes=False,
+            exception_handlers={
+                404: _no_such_path,
+                405: _other_method,
+                VisionmeshError: _refused,
+                Exception: _broken,
+            },
+        )
+        for router in (
+            infer_routes(gateway=gateway, pictures=Pictures(nc=nc), urls=self._urls),
+            event_routes(
+                gateway=gateway,
+                publisher=context.publisher,
+                catalog=context.catalog,
+                urls=self._urls,
+            ),
+            result_routes(self._readers),
+            model_routes(catalog=context.catalog, nodes=context.nodes),
+        ):
+            self.app.include_router(router)
+
+    async def stop(self) -> None:
+        """End the streams of results, whose readers come back to another worker."""
+        self._readers.stop()
+        await self._urls.close()
+
+
+async def _no_such_path(request: Request, error: Exception) -> Response:
+    return refusal(Refused(Code.NOT_FOUND, f"There is nothing at {request.url.path}; see /docs."))
+
+
+async def _other_method(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    allowed = (error.headers or {}).get("Allow", "")
+    why = f"{request.url.path} takes {allowed}, not {request.method}."
+    response = refusal(Refused(Code.METHOD_NOT_ALLOWED, why))
+    response.headers["Allow"] = allowed
+    return response
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, VisionmeshError)
+    return refusal(error)
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    # What it was is in the log: the server raises it again once this is sent.
+    return refusal(Refused(Code.INTERNAL, "Something is wrong with the mesh; see its log."))

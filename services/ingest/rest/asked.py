@@ -1,0 +1,169 @@
+"""What a request of our own REST interface brings: images, and what is asked of each."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import uuid
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from services.ingest.limits import load_of
+from services.ingest.urls import Urls
+from visionmesh.contracts import Frozen, Params
+from visionmesh.errors import Code, Reject
+from visionmesh.events import Event, parse_deadline, parse_id, parse_params, parse_priority
+from visionmesh.subjects import is_token, name_fault
+
+AT_ONCE = 16
+"""Images of one request."""
+LARGE = 256 << 10
+"""Bytes of JSON from which on reading it would hold up the event loop noticeably."""
+SOURCE = "http"
+"""Of images that name none."""
+
+
+class ImageData(Frozen):
+    """An image in the request itself."""
+
+    data: str
+    """In base64."""
+    params: Params = Params()
+
+
+class ImageUrl(Frozen):
+    """An image that the mesh fetches."""
+
+    url: str
+    params: Params = Params()
+
+
+Named = ImageData | ImageUrl
+NAMED: TypeAdapter[Named | list[Named]] = TypeAdapter(Named | list[Named])
+
+
+class Image(NamedTuple):
+    """One image, and the parameters that were given with it alone."""
+
+    content: bytes
+    params: Mapping[str, Any] = {}
+
+
+class Asked(NamedTuple):
+    """The images of a request; ``several``: their results come in a list, be it of one."""
+
+    images: list[Image]
+    several: bool = False
+
+
+async def read_asked(request: Request, urls: Urls) -> Asked:
+    """Read the images in a body: one as it is, those of a form, or those that JSON names.
+
+    Raises
+    ------
+    Reject
+        (invalid_event, empty_body) if a form is none or has no file; (invalid_request) if JSON is
+        not as it must be; (url_refused); and what reading the body raises.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        return await _of_form(request)
+    if kind == "application/json":
+        return await _of_json(request, urls)
+    return Asked([Image(await request.body())])
+
+
+def events_of(
+    request: Request,
+    model: str,
+    asked: Asked,
+    *,
+    query: Mapping[str, str] | None = None,
+    source: str | None = None,
+) -> list[Event]:
+    """Return the images as events; parameters in the query win, then an image's own, then others.
+
+    ``query`` is that of the request where only some of it are parameters.
+
+    Raises
+    ------
+    Reject
+        With the code of the header or parameter that is wrong.
+    """
+    headers = request.headers
+    id = parse_id(headers["ce-id"]) if "ce-id" in headers else uuid.uuid4().hex
+    query = dict(request.query_params) if query is None else query
+    if source is not None and not is_token(source):
+        raise Reject(Code.INVALID_NAME, name_fault("source", source))
+    return [
+        Event(
+            id=parse_id(f"{id}-{number}") if asked.several else id,
+            source=source or SOURCE,
+            model=model,
+            image=image.content,
+            params=parse_params(headers.get("vm-params"), {**image.params, **query}),
+            priority=parse_priority(headers.get("vm-priority")),
+            deadline_ns=parse_deadline(headers.get("vm-deadline")),
+            traceparent=headers.get("traceparent"),
+            tracestate=",".join(headers.getlist("tracestate")) or None,
+        )
+        for number, image in enumerate(asked.images, 1)
+    ]
+
+
+async def _of_form(request: Request) -> Asked:
+    try:
+        async with request.form(max_files=AT_ONCE) as form:
+            fields = {name: value for name, value in form.items() if isinstance(value, str)}
+            files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+            images = [Image(await file.read(), fields) for file in files]
+    except HTTPException as error:
+        why = f"The form cannot be read: {error.detail}"
+        raise Reject(Code.INVALID_EVENT, why) from error
+    if not images:
+        raise Reject(Code.EMPTY_BODY, "The form has no file: send the image as a file part.")
+    return Asked(images, several=len(images) > 1)
+
+
+async def _of_json(request: Request, urls: Urls) -> Asked:
+    body = await request.body()
+    reading = _parse(body) if len(body) < LARGE else await asyncio.to_thread(_parse, body)
+    named = reading if isinstance(reading, list) else [reading]
+    if not 1 <= len(named) <= AT_ONCE:
+        why = f"A list has 1 to {AT_ONCE} images, this one {len(named)}."
+        raise Reject(Code.INVALID_REQUEST, why)
+    count = load_of(request.scope).add
+    images = []
+    for one in named:
+        if isinstance(one, ImageUrl):
+            content = await urls.fetch(one.url, count=count)
+        else:
+            content = _decoded(one.data)
+        images.append(Image(content, one.params.model_dump(exclude_none=True)))
+    return Asked(images, several=isinstance(reading, list))
+
+
+def _parse(body: bytes) -> Named | list[Named]:
+    try:
+        return NAMED.validate_json(body, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        # Where the members of the union are named, only what they have is of use.
+        where = ".".join(str(part) for part in first["loc"] if str(part)[:1].islower())
+        raise Reject(
+            Code.INVALID_REQUEST,
+            'The body must be JSON such as {"data": "…base64…"} or {"url": "https://…"}, with '
+            f"params if wanted, or a list of these. {where}: {first['msg']}.",
+        ) from error
+
+
+def _decoded(data: str) -> bytes:
+    try:
+        return base64.b64decode(data, validate=True)
+    except ValueError as error:  # also of text that is not ASCII
+        raise Reject(Code.INVALID_REQUEST, f"data is not base64: {error}.") from error
