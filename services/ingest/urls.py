@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import httpx
 
-from visionmesh.errors import Code, Reject
+from visionmesh.errors import Code, ConfigurationError, Reject
 from visionmesh.settings.ingest import UrlSettings
 
 AT_ONCE = 16
@@ -37,10 +37,14 @@ class Allowed(NamedTuple):
 
     @classmethod
     def parse(cls, entry: str) -> Allowed:
-        """Read an entry; raise `ValueError` if it is none."""
+        """Read an entry; raise `ConfigurationError` if it is none."""
         found = _ENTRY.fullmatch(entry.strip().lower())
         if found is None:
-            raise ValueError(f"{entry!r} is not a host such as example.org or *.example.org")
+            raise ConfigurationError(
+                Code.SETTINGS_INVALID,
+                f"ingest.urls.hosts: {entry!r} is not a host such as example.org, *.example.org "
+                "or http://example.org:8080.",
+            )
         scheme = found["scheme"] or "https"
         return cls(scheme, found["host"], int(found["port"] or _PORTS[scheme]))
 

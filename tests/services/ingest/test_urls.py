@@ -1,0 +1,239 @@
+"""From where images are fetched, and from where never."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import httpx
+import pytest
+
+from services.ingest.urls import Allowed, Urls, is_public
+from visionmesh.errors import Code, ConfigurationError, Reject
+from visionmesh.http import HttpServer, Receive, Scope, Send
+from visionmesh.settings.ingest import UrlSettings
+
+PUBLIC = "93.184.215.14"
+LIMIT = 100_000
+
+
+class Web:
+    """A server on this host, and a transport that reaches it as what public addresses lead to."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.asked: list[str] = []
+        self.headers: list[dict[bytes, bytes]] = []
+        self.resolved: dict[str, list[str]] = {}
+
+    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        self.headers.append(headers)
+        self.asked.append(f"{headers[b'host'].decode()}{scope['path']}")
+        status, extra, body = self._answer(scope["path"])
+        await send({"type": "http.response.start", "status": status, "headers": extra})
+        if scope["path"] == "/slow":
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+            await asyncio.sleep(60)
+        await send({"type": "http.response.body", "body": body})
+
+    def _answer(self, path: str) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+        if path.startswith("/to/"):
+            where = bytes.fromhex(path.removeprefix("/to/"))
+            return 302, [(b"location", where), (b"set-cookie", b"a=b")], b""
+        if path == "/gzip":
+            return 200, [(b"content-encoding", b"gzip")], b"anything"
+        sizes = {"/image": 10, "/brim": LIMIT, "/large": LIMIT + 1}
+        return (200, [], b"i" * sizes[path]) if path in sizes else (404, [], b"")
+
+    async def resolve(self, host: str, port: int) -> list[str]:
+        return self.resolved.get(host, [PUBLIC])
+
+
+class ToThisHost(httpx.AsyncBaseTransport):
+    """Connects to the server of this host whatever public address is asked for."""
+
+    def __init__(self, web: Web) -> None:
+        self._web = web
+        self._real = httpx.AsyncHTTPTransport()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        assert is_public(request.url.host)
+        request.url = request.url.copy_with(scheme="http", host="127.0.0.1", port=self._web.port)
+        return await self._real.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        await self._real.aclose()
+
+
+@pytest.fixture
+async def web() -> AsyncIterator[Web]:
+    found = Web()
+    server = HttpServer(app=found.app, host="127.0.0.1", port=0, grace=timedelta(milliseconds=50))
+    found.port = await server.start()
+    yield found
+    await server.stop()
+
+
+@pytest.fixture
+async def urls(web: Web) -> AsyncIterator[Urls]:
+    settings = UrlSettings(
+        hosts=("images.example.org", "*.example.net", "http://plain.example.org:8080"),
+        timeout=timedelta(seconds=1),
+    )
+    found = Urls(settings=settings, max_bytes=LIMIT, resolve=web.resolve, transport=ToThisHost(web))
+    yield found
+    await found.close()
+
+
+def ignore(nbytes: int) -> None:
+    assert nbytes >= 0
+
+
+async def refused(urls: Urls, url: str) -> str:
+    with pytest.raises(Reject) as caught:
+        await urls.fetch(url, count=ignore)
+    assert caught.value.code is Code.URL_REFUSED
+    return caught.value.message
+
+
+def to(url: str) -> str:
+    """Return a URL that redirects to ``url``."""
+    return f"https://images.example.org/to/{url.encode().hex()}"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://images.example.org/image",
+        "https://IMAGES.example.org:443/image",
+        "https://a.b.example.net/image",
+        "http://plain.example.org:8080/image",
+        to("/image"),
+        to("https://a.example.net/image"),
+    ],
+)
+async def test_an_image_is_fetched_where_that_is_allowed(urls: Urls, web: Web, url: str) -> None:
+    counted: list[int] = []
+    assert await urls.fetch(url, count=counted.append) == b"i" * 10
+    assert sum(counted) == 10
+    assert web.asked[-1].endswith("/image")
+    assert not web.asked[-1].startswith(("127.", PUBLIC))
+    assert all(b"cookie" not in headers for headers in web.headers)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.org/image",
+        "https://example.net/image",
+        "https://images.example.org.evil.com/image",
+        "https://evilexample.net/image",
+        "http://images.example.org/image",
+        "https://images.example.org:8443/image",
+        "https://plain.example.org/image",
+        "https://user@images.example.org/image",
+        "https://images.example.org@evil.com/image",
+        "file:///etc/passwd",
+        "gopher://images.example.org/",
+        "//images.example.org/image",
+        "images.example.org",
+        "https://",
+        "https://[::1",
+        "\x00",
+        "",
+    ],
+)
+async def test_nothing_is_sent_to_where_it_is_not_allowed(urls: Urls, web: Web, url: str) -> None:
+    await refused(urls, url)
+    assert web.asked == []
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        ["127.0.0.1"],
+        ["10.1.2.3"],
+        ["169.254.169.254"],
+        ["192.168.0.1"],
+        ["100.64.0.1"],
+        ["0.0.0.0"],
+        ["224.0.0.1"],
+        ["255.255.255.255"],
+        ["::1"],
+        ["::"],
+        ["fe80::1%eth0"],
+        ["fd00::1"],
+        ["ff02::1"],
+        ["::ffff:127.0.0.1"],
+        ["::ffff:10.0.0.1"],
+        ["64:ff9b::7f00:1"],
+        ["2002:7f00:1::"],
+        ["2001:0:4136:e378:8000:63bf:80ff:fffe"],
+        [PUBLIC, "10.0.0.1"],
+        [],
+    ],
+)
+async def test_a_name_with_an_address_that_is_not_public_is_refused(
+    urls: Urls, web: Web, addresses: list[str]
+) -> None:
+    web.resolved["images.example.org"] = addresses
+    await refused(urls, "https://images.example.org/image")
+    assert web.asked == []
+
+
+@pytest.mark.parametrize("address", [PUBLIC, "1.1.1.1", "2606:4700::1111", "::ffff:1.1.1.1"])
+def test_addresses_of_the_internet_are_public(address: str) -> None:
+    assert is_public(address)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://127.0.0.1/image",
+        "https://evil.com/image",
+        "http://images.example.org/image",
+        "file:///etc/passwd",
+        "https://inside.example.net/image",
+    ],
+)
+async def test_a_redirect_to_where_nothing_is_fetched_is_not_followed(
+    urls: Urls, web: Web, url: str
+) -> None:
+    web.resolved["inside.example.net"] = ["10.0.0.1"]
+    await refused(urls, to(url))
+    assert len(web.asked) == 1
+
+
+async def test_redirects_end(urls: Urls, web: Web) -> None:
+    url = "/image"
+    for _ in range(4):
+        url = to(url)
+    assert "redirects" in await refused(urls, url)
+
+
+@pytest.mark.parametrize("path", ["nothing", "gzip", "slow"])
+async def test_what_is_no_answer_in_time_is_refused(urls: Urls, path: str) -> None:
+    await refused(urls, f"https://images.example.org/{path}")
+
+
+async def test_an_image_that_is_too_large_is_not_read_on(urls: Urls) -> None:
+    assert len(await urls.fetch("https://images.example.org/brim", count=ignore)) == LIMIT
+    with pytest.raises(Reject) as caught:
+        await urls.fetch("https://images.example.org/large", count=ignore)
+    assert caught.value.code is Code.PAYLOAD_TOO_LARGE
+
+
+async def test_this_host_is_not_reached_by_a_name_or_a_number() -> None:
+    hosts = ("localhost", "127.0.0.1", "0x7f.1", "2130706433", "0")
+    urls = Urls(settings=UrlSettings(hosts=hosts), max_bytes=LIMIT)
+    for host in hosts:
+        assert "not public" in await refused(urls, f"https://{host}/image")
+    await urls.close()
+
+
+@pytest.mark.parametrize("entry", ["", "https://", "a b", "ftp://example.org", "example.org/path"])
+def test_an_entry_that_names_no_host_is_refused(entry: str) -> None:
+    with pytest.raises(ConfigurationError, match="is not a host"):
+        Allowed.parse(entry)
