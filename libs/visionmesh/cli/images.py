@@ -99,6 +99,9 @@ def watch(
     count: Annotated[
         int | None, typer.Option(min=1, help="End after so many; else with Ctrl-C.")
     ] = None,
+    ordered: Annotated[
+        bool, typer.Option("--ordered", help="Those of each source in the order of its images.")
+    ] = False,
     nats: options.NatsUrl = None,
     state: options.State = None,
     json: options.AsJson = False,
@@ -113,7 +116,8 @@ def watch(
         async with options.client(nats, state) as mesh:
             begin = datetime.now(UTC) - ago if ago else None
             shown = 0
-            async for result in mesh.results(model, source=source, since=begin):
+            results = mesh.results(model, source=source, since=begin, ordered=ordered)
+            async for result in results:
                 _print_result(result, json=json)
                 shown += 1
                 if shown == count:

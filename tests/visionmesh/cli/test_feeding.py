@@ -26,10 +26,11 @@ async def test_a_film_is_published_frame_by_frame(visionmesh: Run, film: Path) -
     published = await visionmesh("publish", "classifier", film, "--fps", "5", "--source", "film")
     assert published.out == "10 frames published, 0 dropped.\n"
     watched = await visionmesh(
-        *("watch", "classifier", "--source", "film", "--since", "1m", "--count", "10", "--json")
+        *("watch", "classifier", "--source", "film", "--since", "1m", "--count", "10"),
+        *("--ordered", "--json"),
     )
     ids = [result["id"] for result in watched.documents]
-    assert {id.rpartition("-")[2] for id in ids} == {str(number) for number in range(10)}
+    assert [id.rpartition("-")[2] for id in ids] == [str(number) for number in range(10)]
 
 
 async def test_a_film_without_news_is_one_frame(visionmesh: Run, tmp_path: Path) -> None:
