@@ -64,7 +64,7 @@ class Feed:
 
     async def run(self, mesh: Mesh, wishes: Wishes, *, rate: float | None, json: bool) -> int:
         """Publish until it ends, or Ctrl-C comes; return how many images were refused."""
-        console, far = aside(), "Nothing was published."
+        console, far = aside(), ""
         status = console.status("waiting for images")
         if console.is_terminal:
             status.start()
@@ -83,7 +83,7 @@ class Feed:
             return 0
         finally:
             status.stop()
-            if not json:
+            if far and not json:
                 screen().print(far)
 
     async def _film(self, mesh: Mesh, wishes: Wishes, told: Told) -> None:
