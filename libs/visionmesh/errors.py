@@ -113,3 +113,10 @@ class Refused(VisionmeshError):
 
 class ConfigurationError(VisionmeshError):
     """Settings, a model folder or a server are not as they must be."""
+
+
+OWN_ERRORS = (
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError),
+    *(OSError, RuntimeError, SyntaxError, TypeError, ValueError),
+)
+"""What a user's own code raises when something is wrong with it, or with how it is called."""

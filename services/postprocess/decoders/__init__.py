@@ -23,16 +23,10 @@ from services.postprocess.decoders.yolov5 import YoloV5
 from services.postprocess.decoders.yolov8 import YoloV8
 from services.postprocess.decoders.yolov8_seg import YoloV8Seg
 from services.postprocess.decoders.yolox import YoloX
-from visionmesh.errors import Code, ConfigurationError
+from visionmesh.errors import OWN_ERRORS, Code, ConfigurationError
 from visionmesh.models.spec import ModelSpec
 
 __all__ = ["DECODERS", "Array", "Arrays", "Decoder", "load_decoder"]
-
-_WRONG = (
-    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError),
-    *(OSError, RuntimeError, SyntaxError, TypeError, ValueError),
-)
-"""What a decoder raises that cannot be made; one of a user's own must not end the worker."""
 
 DECODERS: Mapping[str, Callable[[ModelSpec], Decoder]] = MappingProxyType(
     {
@@ -65,7 +59,7 @@ def load_decoder(spec: ModelSpec) -> Decoder:
     """
     try:
         decoder = _find(spec.output.decoder)(spec)
-    except _WRONG as error:
+    except OWN_ERRORS as error:  # a decoder of a user's own must not end the worker
         # What else errors say means little without their names: that of a lookup is only the key.
         said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise _invalid(spec, said) from error

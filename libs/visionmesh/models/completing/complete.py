@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto, checker, helper, shape_inference, version_converter
+from onnx import TensorProto, checker, helper, shape_inference
 
 from visionmesh.contracts import Frozen, TensorMeta
 from visionmesh.errors import Code, ConfigurationError
@@ -22,6 +22,7 @@ from visionmesh.models.completing.resizing import Resized, write_way_back
 from visionmesh.models.completing.suppression import Found, write_suppression
 from visionmesh.models.completing.wiring import Wiring
 from visionmesh.models.folder import ModelFolder
+from visionmesh.models.graphs import CANNOT_RAISE, opset, raised
 from visionmesh.models.heads import class_count
 from visionmesh.models.spec import ModelSpec
 from visionmesh.workbench import Workbench
@@ -32,8 +33,8 @@ COMPLETE_FILE = "complete.onnx"
 _Info = tuple[str, int, tuple[int | str | None, ...]]
 """An output's value in the graph, its dtype and its shape."""
 
-_OPSETS = (13, 17)
-"""The oldest that the operators are written for, and what older networks become."""
+_OLDEST = 13
+"""The opset that the operators are written for."""
 
 
 class Completed(Frozen):
@@ -121,14 +122,12 @@ def _require_possible(spec: ModelSpec, wanted: tuple[Part, ...]) -> None:
 
 def _load(weights: Path, spec: ModelSpec) -> onnx.ModelProto:
     model = onnx.load(weights)
-    opset = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 1)
-    oldest, newer = _OPSETS
-    if opset >= oldest:
+    if opset(model) >= _OLDEST:
         return model
     try:
-        return version_converter.convert_version(model, newer)
-    except (RuntimeError, ValueError) as error:
-        raise _impossible(spec, f"its opset {opset} cannot be raised: {error}") from error
+        return raised(model)
+    except CANNOT_RAISE as error:
+        raise _impossible(spec, f"its opset {opset(model)} cannot be raised: {error}") from error
 
 
 def _enter(model: onnx.ModelProto, spec: ModelSpec, *, resize: bool) -> Resized | None:

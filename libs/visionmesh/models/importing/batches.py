@@ -13,12 +13,6 @@ from onnx import helper, numpy_helper
 _FREE = "N"
 
 
-def fixed_batch(model: onnx.ModelProto) -> int | None:
-    """Return the only batch size that the input takes; `None`: any."""
-    first = model.graph.input[0].type.tensor_type.shape.dim[0]
-    return first.dim_value if first.dim_value > 0 else None
-
-
 def with_batch(model: onnx.ModelProto, size: int | None) -> onnx.ModelProto:
     """Return a copy whose input and outputs tell this batch; `None`: any."""
     copy = onnx.ModelProto()

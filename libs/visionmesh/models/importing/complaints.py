@@ -7,11 +7,6 @@ from pathlib import Path
 
 from visionmesh.models.importing.probe import first_line
 
-OWN_ERRORS = (
-    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError),
-    *(OSError, RuntimeError, SyntaxError, TypeError, ValueError),
-)
-"""What code raises when something is wrong with it, or with how it is called."""
 _PACKAGES = "site-packages"
 _OURS = Path(__file__).parent
 

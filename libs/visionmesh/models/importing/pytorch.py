@@ -17,14 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from visionmesh.errors import Code, ConfigurationError
-from visionmesh.models.importing.batches import fixed_batch
-from visionmesh.models.importing.complaints import OWN_ERRORS, complaint
+from visionmesh.errors import OWN_ERRORS, Code, ConfigurationError
+from visionmesh.models.graphs import OPSET, fixed_batch
+from visionmesh.models.importing.complaints import complaint
 from visionmesh.models.importing.pickles import require_harmless
 from visionmesh.models.importing.probe import BATCHES, Outputs, Runner, agree, first_line, images
 from visionmesh.models.importing.reading import read_onnx, require_size
 from visionmesh.models.importing.statedicts import fill, require_whole
-from visionmesh.models.importing.tidying import OPSET
 from visionmesh.models.importing.wishes import misfit, unsafe
 
 CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")

@@ -14,12 +14,11 @@ from onnx import TensorProto, helper
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from visionmesh.models.check import ort_errors
+from visionmesh.models.graphs import IR_VERSION
 from visionmesh.models.importing.wishes import misfit, unsafe
 
 MAX_BYTES = 2**31 - 1
 """Protobuf's limit, and so that of a network in one file."""
-_IR_VERSION = 8
-"""Of a file that only asks which operators are known."""
 _SHOWN = 5
 _STANDARD = ("", "ai.onnx")
 
@@ -189,7 +188,7 @@ def _is_taken(version: int) -> bool:
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
     graph = helper.make_graph([helper.make_node("Identity", "x", "y")], "g", value[:1], value[1:])
     opset = helper.make_opsetid("", version)
-    model = helper.make_model(graph, ir_version=_IR_VERSION, opset_imports=[opset])
+    model = helper.make_model(graph, ir_version=IR_VERSION, opset_imports=[opset])
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from visionmesh.errors import Code, ConfigurationError
-from visionmesh.models.importing.tidying import OPSET
+from visionmesh.models.graphs import OPSET
 from visionmesh.models.importing.wishes import misfit
 
 _PACKAGES = ("tensorflow", "tf2onnx")

@@ -12,12 +12,12 @@ from typing import Any
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import TensorProto, shape_inference, version_converter
+from onnx import TensorProto, shape_inference
 
 from visionmesh.errors import ConfigurationError
 from visionmesh.models.check import ort_errors, ort_reason
+from visionmesh.models.graphs import CANNOT_RAISE, IR_VERSION, OPSET, fixed_batch, opset, raised
 from visionmesh.models.importing.batches import (
-    fixed_batch,
     free_batch,
     with_batch,
     with_batched_outputs,
@@ -25,12 +25,8 @@ from visionmesh.models.importing.batches import (
 from visionmesh.models.importing.probe import Outputs, Runner, agree, agrees_in_batches
 from visionmesh.models.importing.reading import tensors
 
-OPSET = 17
-"""The oldest that a kept network has: the first with all operators of the usual layers."""
 _AXES_AS_INPUT = 13
 """From this opset on Unsqueeze takes its axes as an input."""
-_IR_VERSION = 8
-"""That of the opset's time; from 4 on initialisers need not be inputs."""
 _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 Change = Callable[[onnx.ModelProto], onnx.ModelProto]
@@ -74,7 +70,7 @@ def tidy(model: onnx.ModelProto, images: NDArray[Any]) -> Tidied:
     batch = fixed_batch(model)
     first = images[: batch or 1]
     work = Tidied(model=model, outputs=Runner(model)(first), batch=batch)
-    version = _opset(model)
+    version = opset(model)
     if version < OPSET:
         work.apply(_upgraded, first, f"the operators stay those of opset {version}")
     if batch == 1:
@@ -91,7 +87,7 @@ def tidy(model: onnx.ModelProto, images: NDArray[Any]) -> Tidied:
 def _batch_outputs(work: Tidied, image: NDArray[Any]) -> None:
     """Give outputs a batch of one that have none, as those of torchvision's detectors."""
     bare = [name for name, array in work.outputs.items() if array.shape[:1] != (1,)]
-    if bare and _opset(work.model) >= _AXES_AS_INPUT:
+    if bare and opset(work.model) >= _AXES_AS_INPUT:
         work.model = with_batched_outputs(work.model, bare)
         work.outputs = Runner(work.model)(image)
 
@@ -121,19 +117,12 @@ def _without_weights_as_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
     stored = {tensor.name for tensor in model.graph.initializer}
     for value in [value for value in model.graph.input if value.name in stored]:
         model.graph.input.remove(value)
-    model.ir_version = max(model.ir_version, _IR_VERSION)
+    model.ir_version = max(model.ir_version, IR_VERSION)
     return model
 
 
-def _opset(model: onnx.ModelProto) -> int:
-    return max(
-        (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
-        default=OPSET,
-    )
-
-
 def _upgraded(model: onnx.ModelProto) -> onnx.ModelProto:
-    return _with_metadata(version_converter.convert_version(model, OPSET), model)
+    return _with_metadata(raised(model), model)
 
 
 def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -165,8 +154,6 @@ def _cannot() -> tuple[type[Exception], ...]:
     """Return what a change may raise that the network is not made for."""
     return (
         ConfigurationError,
-        RuntimeError,
-        ValueError,
-        version_converter.ConvertError,
+        *CANNOT_RAISE,
         *ort_errors(),
     )

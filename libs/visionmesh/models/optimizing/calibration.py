@@ -100,9 +100,3 @@ def _collect(
         ranges = calibrator.compute_data()
     augmented.unlink()
     return ranges
-
-
-def fixed_batch(network: Path) -> int:
-    """Return the batch size that ``network`` takes: 1 where any will do."""
-    shape = onnx.load(network, load_external_data=False).graph.input[0].type.tensor_type.shape
-    return shape.dim[0].dim_value or 1

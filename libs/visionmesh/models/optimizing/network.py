@@ -7,16 +7,15 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import TensorProto, version_converter
+from onnx import TensorProto
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from visionmesh.errors import Code, ConfigurationError
+from visionmesh.models.graphs import CANNOT_RAISE, OPSET, opset, raised
 
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Operators that weights are for; nearly all of the time and the bytes are theirs."""
 
-_OPSET = 17
-"""What older networks become; scales per channel need 13."""
 _QUANTISED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 
 
@@ -36,12 +35,12 @@ def prepare(weights: Path, target: Path) -> Path:
         raise _unfit(weights, "it is quantised already; begin with the float32 network")
     if not has_float_weights(model):
         raise _unfit(weights, "no convolution or product of matrices in it has float32 weights")
-    if opset(model) < _OPSET:
+    if opset(model) < OPSET:  # scales per channel need 13
         try:
-            model = version_converter.convert_version(model, _OPSET)
-        except (RuntimeError, ValueError) as error:
+            model = raised(model)
+        except CANNOT_RAISE as error:
             raise _unfit(
-                weights, f"its opset {opset(model)} cannot be raised to {_OPSET}: {error}"
+                weights, f"its opset {opset(model)} cannot be raised to {OPSET}: {error}"
             ) from error
     onnx.save(model, target)
     # Symbolic shapes need a package more, and the measured ranges make up for them.
@@ -51,11 +50,6 @@ def prepare(weights: Path, target: Path) -> Path:
         node.name = f"{number}:{node.name or node.op_type}"
     onnx.save(ready, target)
     return target
-
-
-def opset(model: onnx.ModelProto) -> int:
-    """Return the version of ONNX' own operators that ``model`` uses."""
-    return next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 1)
 
 
 def has_float_weights(model: onnx.ModelProto) -> bool:

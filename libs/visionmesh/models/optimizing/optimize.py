@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import onnx
+
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.models.artifacts import file_sha256
 from visionmesh.models.folder import ModelFolder
+from visionmesh.models.graphs import fixed_batch
 from visionmesh.models.optimizing import fp16
 from visionmesh.models.optimizing.calibration import (
     Method,
     calibrate,
     extremes,
-    fixed_batch,
     inputs,
 )
 from visionmesh.models.optimizing.int8 import FILES, OPERATORS, Quantizer
@@ -69,7 +71,8 @@ class Workshop:
     def drafts(self, precision: Precision, method: Method) -> tuple[Draft, ...]:
         """Return the artefacts of ``precision``, in files of the folder to work in."""
         network = prepare(self.weights, self.scratch / "prepared.onnx")
-        batches = inputs(self.bench, self.calibration, fixed_batch(network))
+        batch = fixed_batch(onnx.load(network, load_external_data=False)) or 1
+        batches = inputs(self.bench, self.calibration, batch)
         self.said(f"measuring values on {len(self.calibration)} images")
         if precision is Precision.FP16:
             in_float = fp16.overflowing(network, extremes(network, batches))

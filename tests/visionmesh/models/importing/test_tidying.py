@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 from onnx.numpy_helper import from_array
 
+from visionmesh.models.graphs import OPSET
 from visionmesh.models.importing.probe import images
-from visionmesh.models.importing.tidying import OPSET, tidy
+from visionmesh.models.importing.tidying import tidy
 
 IMAGES = images(7, (3, 8, 6), "float32")
 
