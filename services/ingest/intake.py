@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from datetime import timedelta
 
 from services.ingest.admission import Admission, Arrival
 from visionmesh import subjects
 from visionmesh.bus import Delivery, KeepAlive, Puller, api, origin, topology
 from visionmesh.context import Context
 from visionmesh.contracts import Reference
-from visionmesh.errors import Reject
+from visionmesh.errors import Reject, VisionmeshError
 from visionmesh.events import Event, id_of, parse
 from visionmesh.models.record import ModelRecord
 from visionmesh.stage import DRAIN
+from visionmesh.tasks import end
 from visionmesh.trail import Trail
 
+RETIRE = timedelta(seconds=10)
+"""Between two looks whether the last event of a removed model has ended."""
 _CONSUMER_PREFIX = "ingest_"
 
 log = logging.getLogger(__name__)
@@ -39,6 +43,7 @@ class Intake:
         """One change at a time: models may be pushed while `start` looks after others."""
         self._held = KeepAlive(connection=context.connection, ack_wait=self._events.ack_wait)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._retiring: asyncio.Task[None] | None = None
 
     @property
     def in_hand(self) -> int:
@@ -55,8 +60,11 @@ class Intake:
             await self._declare_stream()
             for model in {*self._windows, *await self._left_behind()}:
                 await self._pull(model)
+        self._retiring = asyncio.create_task(self._retire_removed(), name="retire consumers")
 
     async def stop(self) -> None:
+        if self._retiring is not None:
+            await end([self._retiring])
         await asyncio.gather(*(puller.stop() for puller in self._pullers.values()))
         self._admission.sending.close()
         if self._tasks:
@@ -99,7 +107,36 @@ class Intake:
             self._context.connection.client, f"CONSUMER.NAMES.{subjects.EVENTS}"
         )
         names: list[str] = answer.get("consumers") or []
-        return [name.removeprefix(_CONSUMER_PREFIX) for name in names]
+        return [
+            name.removeprefix(_CONSUMER_PREFIX)
+            for name in names
+            if name.startswith(_CONSUMER_PREFIX)
+        ]
+
+    async def _retire_removed(self) -> None:
+        while True:
+            await asyncio.sleep(RETIRE.total_seconds())
+            for model in self._pullers.keys() - self._windows.keys():
+                try:
+                    async with self._turn:
+                        await self._retire(model)
+                except VisionmeshError as error:
+                    log.info("the consumer of %s is looked at again: %s", model, error)
+
+    async def _retire(self, model: str) -> None:
+        """Delete the consumer of a removed model whose events have all ended.
+
+        Another worker that still pulls makes it again, and then deletes it itself.
+        """
+        if model in self._windows or model not in self._pullers:
+            return
+        client, events = self._context.connection.client, subjects.event(model, "*")
+        if await api.sequence_of(client, subjects.EVENTS, seq=1, next_by_subj=events) is not None:
+            return
+        await self._pullers.pop(model).stop()
+        consumer = f"{subjects.EVENTS}.{_CONSUMER_PREFIX}{model}"
+        await api.request(client, f"CONSUMER.DELETE.{consumer}")
+        self._context.metrics.forget(model)
 
     async def _pull(self, model: str) -> None:
         """Pull the model's events, unless they are to wait."""

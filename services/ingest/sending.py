@@ -30,10 +30,14 @@ class Sending:
         self._news = asyncio.Event()
         self._closed = False
         context.nodes.on_change(self._news.set)
+        context.catalog.on_change(self._model_changed)
 
     def close(self) -> None:
         """Have what waits delivered again, to another worker."""
         self._closed = True
+        self._news.set()
+
+    async def _model_changed(self, name: str, record: ModelRecord | None) -> None:
         self._news.set()
 
     async def until_staffed(self, reference: Reference) -> None:
@@ -44,15 +48,15 @@ class Sending:
         Expired
             If its deadline passes first.
         Retry
-            If this worker stops first.
+            If this worker stops first, or the model is removed.
         """
-        if reference.ack is None or self._goes_on(reference.model):
+        if reference.ack is None or self._staffed(reference.model):
             return
         deadline_ns = reference.deadline_ns
         left = max(0, deadline_ns - time.time_ns()) / 1e9 if deadline_ns is not None else None
         try:
             async with asyncio.timeout(left):
-                while not self._goes_on(reference.model):
+                while not self._staffed(reference.model):
                     self._news.clear()
                     await self._news.wait()
         except TimeoutError as error:
@@ -108,14 +112,13 @@ class Sending:
         await context.outbox.pass_on([(reference, sending, trail)])
         return True
 
-    def _goes_on(self, model: str) -> bool:
-        """Say whether an image may be sent now; one of a removed model is refused further on."""
+    def _staffed(self, model: str) -> bool:
         context = self._context
-        if context.nodes.staffed(model) or context.catalog.find(model) is None:
+        if context.nodes.staffed(model):
             return True
-        if self._closed:
+        if self._closed or context.catalog.find(model) is None:
             raise Retry(
-                f"This worker stopped while {model!r} lacked a worker in some stage.",
+                f"{model!r} was removed, or this worker stopped, before every stage could take it.",
                 code=Code.MODEL_NOT_READY,
             )
         return False

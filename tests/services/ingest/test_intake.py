@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from tests.mesh.conftest import write_classifier
 from tests.polling import until
 from visionmesh import subjects
 from visionmesh.bundle import decode
-from visionmesh.bus import Publisher
+from visionmesh.bus import Publisher, topology
 from visionmesh.bus.api import ApiError, request, stored_message
 from visionmesh.context import Context, open_context
 from visionmesh.contracts import Result, Status
+from visionmesh.errors import Code, Refused
 from visionmesh.models.folder import load_folder
 from visionmesh.nodes import Nodes
 from visionmesh.settings import MEBIBYTE, EventsSettings, IngestSettings, Settings
@@ -74,6 +75,38 @@ async def test_a_model_that_is_pushed_while_it_starts_is_pulled_once(
     await request(context.connection.client, f"STREAM.PURGE.{subjects.EVENTS}")
 
 
+async def test_a_removed_model_s_consumer_goes_with_its_last_event(
+    context: Context, publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.ingest.intake.RETIRE", timedelta(milliseconds=100))
+    nc, events = context.connection.client, context.settings.events
+    await topology.ensure_stream(nc, topology.events_config(events, [NAME, "x"]))
+    config = topology.events_consumer(NAME, window=1, settings=events)
+    await topology.ensure_consumer(nc, subjects.EVENTS, config)
+    strange = config | {"durable_name": "strange", "filter_subject": "vm.events.x.*"}
+    await topology.ensure_consumer(nc, subjects.EVENTS, strange)
+    await publisher.publish(subjects.event(NAME, "cam"), b"image", headers={"ce-id": "left"})
+    intake = Intake(context=context, admission=Admission(context=context))
+    await intake.start()
+
+    async def gone() -> bool:
+        return await consumer(context) is None
+
+    await until(gone)
+    subject = subjects.result(NAME, "cam", "left")
+    stored = await stored_message(nc, subjects.RESULTS, last_by_subj=subject)
+    assert stored is not None
+    assert Code.UNKNOWN_MODEL in stored.data.decode()
+    names = await request(nc, f"CONSUMER.NAMES.{subjects.EVENTS}")
+    assert names["consumers"] == ["strange"]
+    await context.catalog.registry.push(load_folder(write_classifier(tmp_path, name=NAME)))
+    await until(lambda: consumer(context))
+    await context.catalog.registry.remove(NAME)
+    await until(gone)
+    await intake.stop()
+    await request(nc, f"CONSUMER.DELETE.{subjects.EVENTS}.strange")
+
+
 EVENTS = 8
 ROUNDS = 7
 """Of keep-alives, three for each ``ack_wait``."""
@@ -124,7 +157,8 @@ async def unstaffed(
             await publisher.publish(subjects.event(NAME, "cam"), body, headers=headers)
         yield intake, heard
         await intake.stop()
-    await context.catalog.registry.remove(NAME)
+    with suppress(Refused):  # a test has removed it
+        await context.catalog.registry.remove(NAME)
     await request(nc, f"CONSUMER.DELETE.{subjects.EVENTS}.ingest_{NAME}")
     await request(nc, f"STREAM.PURGE.{subjects.EVENTS}")
 
@@ -160,6 +194,24 @@ async def test_events_that_wait_are_returned_by_a_worker_that_stops(
     await until(heard.kept)
     await intake.stop()
     await until(heard.returned)
+    assert heard.sent == []
+
+
+async def test_an_event_that_waits_is_refused_when_its_model_is_removed(
+    context: Context, unstaffed: tuple[Intake, Heard]
+) -> None:
+    _, heard = unstaffed
+    await until(heard.kept)
+    await context.catalog.registry.remove(NAME)
+    subject = subjects.result(NAME, "cam", "0")
+
+    async def answer() -> Msg | None:
+        nc = context.connection.client
+        return await stored_message(nc, subjects.RESULTS, last_by_subj=subject)
+
+    result = Result.model_validate_json((await until(answer)).data)
+    assert result.error is not None
+    assert result.error.code is Code.UNKNOWN_MODEL
     assert heard.sent == []
 
 
