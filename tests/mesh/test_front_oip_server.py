@@ -19,6 +19,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from services.ingest.door import Door
 from services.ingest.gateway import AT_ONCE, Gateway
 from services.ingest.models import Models
+from services.ingest.oip.methods import AHEAD
 from services.ingest.oip.server import OpenInference
 from services.ingest.oip.tensors import Tensor
 from tests.mesh.conftest import CLASSIFIER, picture
@@ -46,9 +47,9 @@ class Running:
     ring: KeyRing
     store: KeyStore
 
-    async def key(self, *rights: Right) -> str:
+    async def key(self, *rights: Right, rate: str | None = None) -> str:
         """Return a new key that the door has heard of."""
-        key, record = issue(name="test", rights=rights)
+        key, record = issue(name="test", rights=rights, rate=rate)
         await self.store.add(record)
 
         async def known() -> bool:
@@ -89,6 +90,15 @@ async def serving(
             await door.stop()
 
 
+def request(*, model: str, count: int = 1) -> Any:
+    """Return a request for so many images."""
+    message = service_pb2.ModelInferRequest(model_name=model)
+    message.inputs.add(name="image", datatype="BYTES", shape=[count])
+    images = [picture() for _ in range(count)]
+    message.raw_input_contents.append(Tensor.of_texts("image", (count,), images).to_binary())
+    return message
+
+
 async def infer(
     channel: grpc.aio.Channel,
     metadata: Sequence[tuple[str, str]] = (),
@@ -97,11 +107,7 @@ async def infer(
     count: int = 1,
 ) -> Any:
     stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-    request = service_pb2.ModelInferRequest(model_name=model)
-    request.inputs.add(name="image", datatype="BYTES", shape=[count])
-    images = [picture() for _ in range(count)]
-    request.raw_input_contents.append(Tensor.of_texts("image", (count,), images).to_binary())
-    return await stub.ModelInfer(request, metadata=metadata)
+    return await stub.ModelInfer(request(model=model, count=count), metadata=metadata)
 
 
 async def code_of(call: Any) -> grpc.StatusCode:
@@ -127,6 +133,18 @@ async def test_who_needs_a_key_is_asked_for_it(local_mesh: LocalMesh) -> None:
             unload = service_pb2.RepositoryModelUnloadRequest(model_name=CLASSIFIER)
             refused = await code_of(stub.RepositoryModelUnload(unload, metadata=right))
             assert refused is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_who_asks_too_often_is_told_when_to_come_again(local_mesh: LocalMesh) -> None:
+    async with serving(local_mesh, keys="required") as running:
+        shown = [("x-api-key", await running.key(Right.INFER, rate="2/h"))]
+        async with grpc.aio.insecure_channel(running.address) as channel:
+            await infer(channel, shown, count=2)
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await infer(channel, shown)
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    wait = dict(refused.value.trailing_metadata() or ())["retry-after"]
+    assert 0 < int(wait) <= 2 * 3600
 
 
 async def test_a_taken_port_is_told(local_mesh: LocalMesh) -> None:
@@ -183,6 +201,12 @@ async def test_what_a_client_that_goes_away_asked_for_is_left_undone(
             await until(lambda: asking_for(AT_ONCE))
             asking.cancel()
             # Of 64 images hardly one was done.
+            await until(lambda: asking_for(0))
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            stream = stub.ModelStreamInfer(request(model="slow") for _ in range(100))
+            assert (await stream.read()).infer_response.model_name == "slow"
+            await until(lambda: asking_for(AHEAD))
+            stream.cancel()
             await until(lambda: asking_for(0))
     assert asking.cancelled()
 
