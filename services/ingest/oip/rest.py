@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from services.ingest.door import caller_of
+from services.ingest.door import Right, caller_of
 from services.ingest.forms import plain_refusal
 from services.ingest.gateway import Gateway
 from services.ingest.limits import load_of
@@ -107,20 +107,25 @@ class Rest:
         return JSONResponse(await self._repository.index(caller, only_ready=only_ready))
 
     async def _load(self, request: Request) -> Response:
-        model, document = request.path_params["model"], await self._document(request)
+        caller, model = caller_of(request.scope), request.path_params["model"]
+        caller.require(Right.ADMIN, model)
+        document = await self._document(request)
         parameters = _with_files(binary.object_in(document, "parameters"))
-        await self._repository.load(caller_of(request.scope), model, parameters)
+        await self._repository.load(caller, model, parameters)
         return Response()
 
     async def _unload(self, request: Request) -> Response:
-        model, document = request.path_params["model"], await self._document(request)
-        parameters = binary.object_in(document, "parameters")
-        await self._repository.unload(caller_of(request.scope), model, parameters)
+        caller, model = caller_of(request.scope), request.path_params["model"]
+        caller.require(Right.ADMIN, model)
+        document = await self._document(request)
+        await self._repository.unload(caller, model, binary.object_in(document, "parameters"))
         return Response()
 
     async def _document(self, request: Request) -> dict[str, Any]:
         body = await request.body()
-        return binary.read_object(body) if body else {}
+        if len(body) < LARGE:
+            return binary.read_object(body) if body else {}
+        return await self._in_thread(lambda: binary.read_object(body))
 
     async def _infer(self, request: Request) -> Response:
         try:
