@@ -63,7 +63,7 @@ class Event:
         """Return the headers of the binary mode."""
         headers = {
             "ce-specversion": "1.0",
-            "ce-id": quote(self.id, safe=_PRINTABLE),
+            "ce-id": header_value(self.id),
             "ce-source": self.source,
             "ce-type": TYPE,
             "ce-time": datetime.now(UTC).isoformat(),
@@ -80,6 +80,11 @@ class Event:
         if self.tracestate is not None:
             headers["tracestate"] = self.tracestate
         return headers
+
+
+def header_value(text: str) -> str:
+    """Return ``text`` as CloudEvents' bindings have it in a header: percent-encoded."""
+    return quote(text, safe=_PRINTABLE)
 
 
 def content_id(image: bytes) -> str:

@@ -6,8 +6,7 @@ import asyncio
 import hashlib
 import os
 import sys
-import time
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -16,11 +15,10 @@ from typing import Self
 from visionmesh.bus import Connection, topology
 from visionmesh.context import shm_prefix
 from visionmesh.embedded import NatsServer, Server, ValkeyServer, free_port, require_free
-from visionmesh.errors import Code, ConfigurationError
 from visionmesh.models.folder import load_folder
 from visionmesh.models.registry import Registry
-from visionmesh.nodes import NodeRecord, list_nodes
 from visionmesh.processes import ChildProcess, Output
+from visionmesh.readiness import until_ready
 from visionmesh.settings import IngestSettings, ServiceSettings, Settings
 from visionmesh.state import MeshRecord, RunningProcess, StateFolder, end_leftovers
 from visionmesh.supervisor import Keeper, LogFiles, Restartable, child_environment
@@ -29,12 +27,9 @@ from visionmesh.tensors import reap
 SERVICES = ("ingest", "preprocess", "infer", "postprocess")
 """In the order in which they are drained: each hands on what it holds to a living next one."""
 
-_READY_WITHIN = timedelta(seconds=60)
-_POLL = timedelta(milliseconds=100)
-_GRACE = timedelta(seconds=20)
-"""Longer than a service takes to finish the images that it holds."""
-_HOPELESS = 3
-"""A service that ended so often before it was ever ready will not become so."""
+_GRACE = timedelta(seconds=35)
+"""Longer than a service takes to finish the images that it holds (`stage.DRAIN`), then the requests
+that wait for answers, then its spans."""
 
 
 class LocalMesh:
@@ -176,7 +171,9 @@ class LocalMesh:
                 await registry.push(load_folder(model), replace=True) for model in self._models
             ]
             await self._start_services()
-            await self._until_ready(connection, {record.spec.name for record in pushed})
+            keepers = [keeper for group in self._services.values() for keeper in group]
+            names = {record.spec.name for record in pushed}
+            await until_ready(connection.client, keepers, node=self.settings.node, models=names)
         finally:
             await connection.close()
 
@@ -254,28 +251,6 @@ class LocalMesh:
         others = {"port": 0} | ({"grpc_port": 0} if service == "ingest" else {})
         return self.settings.model_copy(update={service: section.model_copy(update=others)})
 
-    async def _until_ready(self, connection: Connection, models: Set[str]) -> None:
-        """Wait until every process said that it takes work, and every model is loaded."""
-        deadline = time.monotonic() + _READY_WITHIN.total_seconds()
-        keepers = [keeper for group in self._services.values() for keeper in group]
-        while True:
-            nodes = {
-                node.pid: node
-                for node in await list_nodes(connection.client)
-                if node.node == self.settings.node
-            }
-            waiting = [k for k in keepers if not _ready(nodes.get(k.pid or 0), models)]
-            if not waiting:
-                return
-            late = time.monotonic() > deadline
-            for keeper in waiting:
-                if late or keeper.restarts >= _HOPELESS:
-                    raise ConfigurationError(
-                        Code.SETTINGS_INVALID,
-                        f"{keeper.name} does not become ready. It said:\n{keeper.last_output}",
-                    )
-            await asyncio.sleep(_POLL.total_seconds())
-
     def _write_record(self) -> None:
         me = RunningProcess.of("mesh", os.getpid())
         assert me is not None
@@ -296,14 +271,3 @@ class LocalMesh:
                 shm_prefix=shm_prefix(self.settings),
             )
         )
-
-
-def _ready(node: NodeRecord | None, models: Set[str]) -> bool:
-    if node is None or not node.ready:
-        return False
-    for version, why in node.failed.items():
-        model, _, number = version.partition("/")
-        if model in models:
-            message = f"Version {number} of {model} cannot be loaded: {why}"
-            raise ConfigurationError(Code.MODEL_FAILED, message)
-    return node.stage != "infer" or models <= node.models.keys()

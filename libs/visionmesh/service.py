@@ -54,11 +54,8 @@ async def serve(
         context.connection.on_end(lambda: context.fail(Fatal(Code.MESH_UNREACHABLE, _ENDED)))
         worker = build(context)
         context.metrics.watch_in_flight(lambda: worker.in_hand)
-        started = asyncio.Event()
-        status = status_app(
-            metrics=context.metrics,
-            ready=lambda: None if started.is_set() else "the models are being read",
-        )
+        unready: str | None = "the models are being read"
+        status = status_app(metrics=context.metrics, ready=lambda: unready)
         tls = _tls(context.own)
         server = HttpServer(
             app=worker.app(status), host=settings.host, port=context.own.port, tls=tls
@@ -68,11 +65,12 @@ async def serve(
         try:
             await context.nodes.start(load=lambda: worker.in_hand)
             await worker.start()
-            started.set()
+            unready = None
             await context.nodes.update(ready=True, http=url)
             settle_memory()
             log.info("%s is ready, %s", stage, url)
             await _until(stopped, context)
+            unready = "stopping"
             log.info("%s stops", stage)
         finally:
             await context.nodes.stop()

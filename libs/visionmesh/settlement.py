@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from visionmesh import subjects
 from visionmesh.bus import Connection, Message, Publisher, acknowledge, origin, return_later
@@ -22,6 +21,7 @@ from visionmesh.contracts import (
     Status,
 )
 from visionmesh.errors import Code, Expired, Fatal, Refused, Reject, Retry, VisionmeshError
+from visionmesh.events import header_value
 from visionmesh.handover import Handover
 from visionmesh.ordered import EVENT_HEADER
 from visionmesh.telemetry.context import parse_traceparent
@@ -76,21 +76,20 @@ class Settlement:
         self._max_attempts = max_attempts
 
     async def answer(self, answers: Sequence[tuple[Reference, Result, Handover | None]]) -> None:
-        """Give each result to whoever asked, a caller also the outputs; acknowledge the events."""
+        """Give each result to whoever asked, a caller also the outputs; acknowledge the events.
+
+        A result that is too large for a message becomes an error (payload_too_large).
+        """
         stored: list[tuple[Reference, Result, Message]] = []
         for reference, result, handover in answers:
-            body = result.to_json()
-            if reference.reply is not None:
-                bad = result.status is not Status.OK
-                headers = {STATUS_HEADER: str(result.status)} if bad else None
-                if handover is not None:
-                    body, headers = handover.behind(body)
-                await self._connection.send(reference.reply, body, headers=headers)
-                self.ended(reference, result)
+            message = _message(reference, result, handover)
+            if not self._publisher.takes(message):
+                await self.refuse(reference, _too_large(message.size, self._connection.max_payload))
+            elif reference.reply is None:
+                stored.append((reference, result, message))
             else:
-                subject = subjects.result(reference.model, reference.source, reference.id)
-                headers = _result_headers(reference, result)
-                stored.append((reference, result, Message(subject, body, headers)))
+                await self._connection.send(message.subject, message.body, headers=message.headers)
+                self.ended(reference, result)
         if not stored:
             return
         fresh = await self._publisher.publish_once([message for _, _, message in stored])
@@ -265,11 +264,31 @@ def _total(received_ns: int, timings: Mapping[str, float]) -> dict[str, float]:
     return {**timings, "total": round(elapsed, 3)}
 
 
-def _result_headers(reference: Reference, result: Result) -> dict[str, Any]:
+def _message(reference: Reference, result: Result, handover: Handover | None) -> Message:
+    """Return what tells a result to the caller who waits for it, or else to everybody."""
+    body = result.to_json()
+    if reference.reply is None:
+        subject = subjects.result(reference.model, reference.source, reference.id)
+        return Message(subject, body, _result_headers(reference, result))
+    if handover is not None:
+        return Message(reference.reply, *handover.behind(body))
+    bad = result.status is not Status.OK
+    return Message(reference.reply, body, {STATUS_HEADER: str(result.status)} if bad else None)
+
+
+def _too_large(size: int, limit: int) -> Reject:
+    return Reject(
+        Code.PAYLOAD_TOO_LARGE,
+        f"The result has {size:,} bytes; the server takes at most {limit:,}: ask for less of it, "
+        "with a higher confidence or fewer detections.",
+    )
+
+
+def _result_headers(reference: Reference, result: Result) -> dict[str, str]:
     headers = {
         "Content-Type": "application/json",
         "ce-specversion": "1.0",
-        "ce-id": result.id if result.id.isascii() else subjects.id_token(result.id),
+        "ce-id": header_value(result.id),
         "ce-source": f"visionmesh/{result.model}/{result.source}",
         "ce-type": f"io.visionmesh.result.{result.status}",
         "ce-time": result.time.isoformat(),

@@ -112,7 +112,7 @@ def down(
         typer.Option(
             metavar="DURATION", help="How long the mesh may take to finish before it is killed."
         ),
-    ] = "90s",
+    ] = "3m",
 ) -> None:
     """End the mesh that runs here, and remove what a killed one left behind."""
     from visionmesh.state import StateFolder, end_mesh
