@@ -45,6 +45,10 @@ MAX_WAITS = 1200
 _OUTSIDE = frozenset({Code.MODEL_NOT_READY, Code.MESH_UNREACHABLE, Code.MESH_FULL})
 """Why an image may have to wait through no fault of its own."""
 
+_TOO_LARGE = (
+    "The result has {:,} bytes, more than the server takes: ask for fewer or surer detections."
+)
+
 _HEADER_NAME = re.compile(r"(?!Nats-)[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """Of a producer's headers, those that may be sent again: tokens (RFC 9110, section 5.6.2), which
 other clients do not insist on, and not the server's own."""
@@ -84,7 +88,8 @@ class Settlement:
         for reference, result, handover in answers:
             message = _message(reference, result, handover)
             if not self._publisher.takes(message):
-                await self.refuse(reference, _too_large(message.size, self._connection.max_payload))
+                why = _TOO_LARGE.format(message.size)
+                await self.refuse(reference, Reject(Code.PAYLOAD_TOO_LARGE, why))
             elif reference.reply is None:
                 stored.append((reference, result, message))
             else:
@@ -274,14 +279,6 @@ def _message(reference: Reference, result: Result, handover: Handover | None) ->
         return Message(reference.reply, *handover.behind(body))
     bad = result.status is not Status.OK
     return Message(reference.reply, body, {STATUS_HEADER: str(result.status)} if bad else None)
-
-
-def _too_large(size: int, limit: int) -> Reject:
-    return Reject(
-        Code.PAYLOAD_TOO_LARGE,
-        f"The result has {size:,} bytes; the server takes at most {limit:,}: ask for less of it, "
-        "with a higher confidence or fewer detections.",
-    )
 
 
 def _result_headers(reference: Reference, result: Result) -> dict[str, str]:

@@ -21,7 +21,7 @@ from visionmesh.bus.api import stored_message
 from visionmesh.contracts import ClassScore, Reference, Result, Status
 from visionmesh.errors import Code, Expired, Fatal, Miss, Reject, Retry
 from visionmesh.settings import EventsSettings, TracingSettings
-from visionmesh.settlement import AGAIN_HEADER, MAX_WAITS, Settlement
+from visionmesh.settlement import AGAIN_HEADER, MAX_WAITS, STATUS_HEADER, Settlement
 from visionmesh.telemetry.kept import read_trace
 from visionmesh.telemetry.metrics import Metrics
 from visionmesh.telemetry.tracing import Tracing
@@ -151,6 +151,33 @@ async def test_the_first_of_two_results_stays_and_the_event_is_acknowledged_both
     await settlement.answer([(reference, make_result(reference, version=2), None)])
     assert "+ACK" in await event.ended()
     assert await event.result() == first
+
+
+async def test_a_result_that_is_too_large_is_an_error_of_its_image_alone(
+    event: Event, settlement: Settlement, connection: Connection
+) -> None:
+    vast = (ClassScore(label="x" * connection.max_payload, score=0.5),)
+    reference, neighbour = await event.reference(), make_reference(model=MODEL)
+    results = [(reference, make_result(reference, classes=vast), None)]
+    await settlement.answer([*results, (neighbour, make_result(neighbour), None)])
+    assert await event.ended() == ["dead", "results", "+ACK", "results"]
+    error = (await event.result()).error
+    assert error is not None
+    assert error.code is Code.PAYLOAD_TOO_LARGE
+    assert event.buried.data == BODY
+
+
+async def test_a_caller_is_told_of_a_result_that_is_too_large(
+    connection: Connection, settlement: Settlement
+) -> None:
+    inbox = connection.client.new_inbox()
+    replies = await connection.client.subscribe(inbox)
+    reference = make_reference(model=MODEL, reply=inbox)
+    vast = (ClassScore(label="x" * connection.max_payload, score=0.5),)
+    await settlement.answer([(reference, make_result(reference, classes=vast), None)])
+    message = await replies.next_msg(timeout=10)
+    assert message.headers == {STATUS_HEADER: Status.ERROR}
+    assert Code.PAYLOAD_TOO_LARGE in message.data.decode()
 
 
 async def test_one_image_has_one_root_span(

@@ -99,12 +99,13 @@ class Publisher:
             ) from error
         return _sequence(subject, answer)
 
+    def takes(self, message: Message) -> bool:
+        """Say whether the server takes so large a message of `publish_once`."""
+        return _once(message).size <= self._connection.max_payload
+
     async def publish_once(self, messages: Sequence[Message]) -> list[bool]:
         """Store each message unless its subject holds one already; say which were stored."""
-        new = [
-            message._replace(headers={**(message.headers or {}), **_EXPECT_NONE})
-            for message in messages
-        ]
+        new = [_once(message) for message in messages]
         async with self._slots:
             answers = await self._until_confirmed(new)
         return [_is_new(message, answer) for message, answer in zip(new, answers, strict=True)]
@@ -153,6 +154,10 @@ class Publisher:
             message.subject, message.body, reply=reply, headers=message.headers
         )
         return future
+
+
+def _once(message: Message) -> Message:
+    return message._replace(headers={**(message.headers or {}), **_EXPECT_NONE})
 
 
 def _unheard(message: Msg) -> bool:
