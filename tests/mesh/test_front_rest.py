@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import cv2
 import httpx
@@ -266,3 +268,45 @@ async def test_pages_of_strangers_are_refused(http: httpx.AsyncClient) -> None:
             403,
             "forbidden",
         )
+
+
+FUZZ = """
+[parameters]
+"path.model" = "classifier"
+"query.timeout" = 0.05
+"header.Vm-Deadline" = "2100-01-01T00:00:00Z"
+"""
+"""A model that is there, so that requests get beyond its name; and times that do not hold up."""
+
+
+async def test_the_documentation_is_true_whatever_is_sent(
+    local_mesh: LocalMesh, tmp_path: Path
+) -> None:
+    (tmp_path / "schemathesis.toml").write_text(FUZZ)
+    fuzzing = await asyncio.create_subprocess_exec(
+        *(str(Path(sys.executable).with_name("schemathesis")), "--config-file"),
+        *("schemathesis.toml", "run", f"{local_mesh.http_url}/openapi.json", "--no-color"),
+        *("--max-examples", "5", "--phases", "coverage,fuzzing", "--request-timeout", "20"),
+        "--generation-deterministic",
+        # A stream of results has no end.
+        *("--exclude-path", "/v1/results"),
+        # Bytes that are an image cannot be described.
+        *("--exclude-checks", "positive_data_acceptance"),
+        cwd=tmp_path,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await fuzzing.communicate()
+    assert fuzzing.returncode == 0, said.decode()
+
+
+async def test_every_route_is_documented(http: httpx.AsyncClient) -> None:
+    document = (await http.get("/openapi.json")).json()
+    assert set(document["paths"]) == {
+        "/v1/models",
+        "/v1/models/{model}",
+        "/v1/models/{model}/infer",
+        "/v1/models/{model}/events",
+        "/v1/results",
+        "/v1/results/{id}",
+    }

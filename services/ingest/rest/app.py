@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from services.ingest.forms import refusal
 from services.ingest.gateway import Gateway
+from services.ingest.presence import Gone
 from services.ingest.rest.events import event_routes
 from services.ingest.rest.infer import infer_routes
 from services.ingest.rest.models import model_routes
@@ -15,6 +18,8 @@ from services.ingest.rest.results import Readers, result_routes
 from services.ingest.urls import Urls
 from visionmesh.context import Context
 from visionmesh.errors import Code, Refused, VisionmeshError
+
+log = logging.getLogger(__name__)
 
 
 class Rest:
@@ -76,5 +81,6 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _broken(request: Request, error: Exception) -> Response:
-    # What it was is in the log: the server raises it again once this is sent.
+    if not isinstance(error, Gone):
+        log.error("%s %s", request.method, request.url.path, exc_info=error)
     return refusal(Refused(Code.INTERNAL, "Something is wrong with the mesh; see its log."))

@@ -97,7 +97,7 @@ def events_of(
     """
     headers = request.headers
     id = parse_id(headers["ce-id"]) if "ce-id" in headers else uuid.uuid4().hex
-    query = dict(request.query_params) if query is None else query
+    winning = parse_params(None, request.query_params if query is None else query)
     if source is not None and not is_token(source):
         raise Reject(Code.INVALID_NAME, name_fault("source", source))
     return [
@@ -106,7 +106,7 @@ def events_of(
             source=source or SOURCE,
             model=model,
             image=image.content,
-            params=parse_params(headers.get("vm-params"), {**image.params, **query}),
+            params=_merged(parse_params(headers.get("vm-params"), image.params), winning),
             priority=parse_priority(headers.get("vm-priority")),
             deadline_ns=parse_deadline(headers.get("vm-deadline")),
             traceparent=headers.get("traceparent"),
@@ -114,6 +114,10 @@ def events_of(
         )
         for number, image in enumerate(asked.images, 1)
     ]
+
+
+def _merged(params: Params, winning: Params) -> Params:
+    return params.model_copy(update=winning.model_dump(exclude_none=True))
 
 
 async def _of_form(request: Request) -> Asked:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from services.ingest.forms import status_of
-from visionmesh.contracts import ErrorInfo, Frozen, Params
+from visionmesh.contracts import ErrorInfo, Frozen, Params, Priority
 from visionmesh.errors import Code, Reject
 
 Q = TypeVar("Q", bound=BaseModel)
@@ -24,21 +24,21 @@ _LATER = frozenset({429, 503})
 _CLOUD_EVENT: dict[str, Any] = {
     "type": "object",
     "properties": {
-        "specversion": {"const": "1.0"},
-        "id": _TEXT,
+        "specversion": {"type": "string", "pattern": r"^1\."},
+        "id": {"type": "string", "minLength": 1, "maxLength": 256},
         "source": _TEXT,
-        "type": _TEXT,
         "data_base64": {"type": "string", "format": "byte"},
     },
-    "required": ["specversion", "id", "source", "type", "data_base64"],
+    "required": ["data_base64"],
 }
-_HEADERS = {
-    "Vm-Params": "Parameters as a JSON object.",
-    "Vm-Deadline": "An RFC 3339 time with a zone, after which no one needs the result.",
-    "Vm-Priority": "`high` or `normal`.",
-    "ce-id": "Of the image, up to 256 printable characters; by default a new one.",
-    "traceparent": "The W3C context of the caller's span.",
-    "tracestate": "Its state.",
+"""What is read of one; its other attributes are nobody's business here."""
+_HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "Vm-Params": ("Parameters as a JSON object.", {}),
+    "Vm-Deadline": ("After it no one needs the result.", {"format": "date-time"}),
+    "Vm-Priority": ("Before others, or not.", {"enum": [*Priority]}),
+    "ce-id": ("Of the image; by default a new one.", {"minLength": 1, "maxLength": 256}),
+    "traceparent": ("The W3C context of the caller's span.", {}),
+    "tracestate": ("Its state.", {}),
 }
 _ALWAYS = (
     Code.UNAUTHORIZED,
@@ -57,12 +57,12 @@ class ErrorDocument(Frozen):
     error: ErrorInfo
 
 
-def errors(*codes: Code) -> dict[int | str, dict[str, Any]]:
+def errors(*codes: Code, model: Any = ErrorDocument) -> dict[int | str, dict[str, Any]]:
     """Return the documentation of the answers with these ``codes``, and of those of any route."""
     by_status: dict[int, list[Code]] = {}
     for code in (*codes, *_ALWAYS):
         by_status.setdefault(status_of(code), []).append(code)
-    return {status: _answer(status, found) for status, found in sorted(by_status.items())}
+    return {status: _answer(status, found, model) for status, found in sorted(by_status.items())}
 
 
 def of_images(*, most: int, query: type[BaseModel] = Params, cloud: bool = False) -> dict[str, Any]:
@@ -76,8 +76,14 @@ def of_images(*, most: int, query: type[BaseModel] = Params, cloud: bool = False
             in_path("model", pattern=NAME),
             *in_query(query),
             *(
-                {"name": name, "in": "header", "required": False, "schema": _TEXT, "description": t}
-                for name, t in _HEADERS.items()
+                {
+                    "name": name,
+                    "in": "header",
+                    "required": False,
+                    "description": text,
+                    "schema": _TEXT | schema,
+                }
+                for name, (text, schema) in _HEADERS.items()
             ),
         ],
         "requestBody": {
@@ -152,9 +158,9 @@ def _plain(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in first.items() if key not in {"title", "description"}}
 
 
-def _answer(status: int, codes: Sequence[Code]) -> dict[str, Any]:
+def _answer(status: int, codes: Sequence[Code], model: Any) -> dict[str, Any]:
     named = ", ".join(f"`{code}`" for code in dict.fromkeys(codes))
-    answer: dict[str, Any] = {"model": ErrorDocument, "description": named}
+    answer: dict[str, Any] = {"model": model, "description": named}
     if status in _LATER:
         seconds = {"type": "string", "pattern": "^[0-9]+$"}
         answer["headers"] = {"Retry-After": {"description": "Seconds.", "schema": seconds}}

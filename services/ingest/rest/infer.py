@@ -17,7 +17,7 @@ from services.ingest.urls import Urls
 from visionmesh.contracts import Frozen, Result
 from visionmesh.errors import Code, Reject, VisionmeshError
 
-_ERRORS = (
+_ERRORS = documents.errors(
     Code.INVALID_REQUEST,
     Code.UNKNOWN_MODEL,
     Code.UNSUPPORTED_FORMAT,
@@ -29,9 +29,9 @@ _ERRORS = (
     Code.MODEL_NOT_READY,
     Code.DEADLINE_PASSED,
     Code.TIMEOUT,
+    model=Result | documents.ErrorDocument,
 )
-
-
+"""An image that was worked on has a result, also where that is an error."""
 _ANSWER: dict[str, Any] = {
     "description": "What was recognised; or the image with that drawn on it.",
     "content": {kind: {"schema": documents.BINARY} for kind in PICTURES},
@@ -51,7 +51,7 @@ def infer_routes(*, gateway: Gateway, pictures: Pictures, urls: Urls) -> APIRout
     @router.post(
         "/v1/models/{model}/infer",
         response_model=Result | Results,
-        responses={200: _ANSWER, **documents.errors(*_ERRORS)},
+        responses={200: _ANSWER, **_ERRORS},
         openapi_extra=documents.of_images(most=AT_ONCE),
     )
     async def infer(request: Request) -> Response:

@@ -193,6 +193,7 @@ def result_routes(readers: Readers) -> APIRouter:
 
     @router.get(
         "/v1/results",
+        status_code=200,
         response_class=EventStream,
         responses={
             200: {
