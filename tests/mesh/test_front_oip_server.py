@@ -47,6 +47,20 @@ class Running:
     ring: KeyRing
     store: KeyStore
 
+    async def loaded(self, model: str) -> None:
+        async def serving() -> bool:
+            return self.gateway._context.nodes.serving(model)
+
+        await until(serving)
+
+    async def asking_for(self, images: int) -> None:
+        """Return when it waits for so many images."""
+
+        async def waiting() -> bool:
+            return len(self.gateway._callers) == images
+
+        await until(waiting)
+
     async def key(self, *rights: Right, rate: str | None = None) -> str:
         """Return a new key that the door has heard of."""
         key, record = issue(name="test", rights=rights, rate=rate)
@@ -182,51 +196,46 @@ async def test_tls_is_spoken(local_mesh: LocalMesh, tls: TlsSettings) -> None:
             assert (await infer(channel)).model_name == CLASSIFIER
 
 
-async def test_what_a_client_that_goes_away_asked_for_is_left_undone(
-    local_mesh: LocalMesh, tmp_path: Path
-) -> None:
+@pytest.fixture
+async def slow(local_mesh: LocalMesh, tmp_path: Path) -> str:
+    """A model that takes its time."""
     await push_slow(local_mesh, tmp_path)
+    return "slow"
+
+
+async def test_what_a_client_that_goes_away_asked_for_is_left_undone(
+    local_mesh: LocalMesh, slow: str
+) -> None:
     async with serving(local_mesh) as running:
-        nodes = running.gateway._context.nodes
-
-        async def loaded() -> bool:
-            return nodes.serving("slow")
-
-        async def asking_for(images: int) -> bool:
-            return len(running.gateway._callers) == images
-
-        await until(loaded)
+        await running.loaded(slow)
         async with grpc.aio.insecure_channel(running.address) as channel:
-            asking = asyncio.create_task(infer(channel, model="slow", count=64))
-            await until(lambda: asking_for(AT_ONCE))
+            asking = asyncio.create_task(infer(channel, model=slow, count=64))
+            await running.asking_for(AT_ONCE)
             asking.cancel()
             # Of 64 images hardly one was done.
-            await until(lambda: asking_for(0))
+            await running.asking_for(0)
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-            stream = stub.ModelStreamInfer(request(model="slow") for _ in range(100))
-            assert (await stream.read()).infer_response.model_name == "slow"
-            await until(lambda: asking_for(AHEAD))
+            stream = stub.ModelStreamInfer(request(model=slow) for _ in range(100))
+            assert (await stream.read()).infer_response.model_name == slow
+            await running.asking_for(AHEAD)
             stream.cancel()
-            await until(lambda: asking_for(0))
+            await running.asking_for(0)
     assert asking.cancelled()
 
 
-async def test_a_server_that_ends_answers_what_it_has(local_mesh: LocalMesh) -> None:
+async def test_a_server_that_ends_answers_what_it_has(local_mesh: LocalMesh, slow: str) -> None:
     async with (
         serving(local_mesh) as running,
         grpc.aio.insecure_channel(running.address) as channel,
     ):
+        await running.loaded(slow)
         watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         assert (await watched.read()).status == health_pb2.HealthCheckResponse.SERVING
-        asking = asyncio.create_task(infer(channel))
-
-        async def in_hand() -> bool:
-            return len(running.gateway._callers) > 0
-
-        await until(in_hand)
+        asking = asyncio.create_task(infer(channel, model=slow, count=4))
+        await running.asking_for(4)
         ending = asyncio.create_task(running.server.stop())
         assert (await watched.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
         watched.cancel()
-        assert (await asking).model_name == CLASSIFIER
+        assert (await asking).model_name == slow
         await ending
         assert await code_of(infer(channel)) is grpc.StatusCode.UNAVAILABLE

@@ -166,23 +166,26 @@ class Methods:
         self, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext
     ) -> AsyncIterator[Any]:
         """Answer each request in turn; what is wrong with one does not end the stream."""
-        order: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue(AHEAD)
+        order: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue()
+        places = asyncio.Semaphore(AHEAD)
         tasks: set[asyncio.Task[Any]] = set()
 
         async def read() -> None:
             try:
                 async for request in requests:
+                    await places.acquire()
                     task = asyncio.create_task(self._streamed(request, context))
                     tasks.add(task)
-                    await order.put(task)
+                    order.put_nowait(task)
             finally:
-                await order.put(None)
+                order.put_nowait(None)
 
         reading = asyncio.create_task(read())
         try:
             while (task := await order.get()) is not None:
                 yield await task
                 tasks.discard(task)
+                places.release()
         finally:
             await end((reading, *tasks))
 
