@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -22,6 +22,10 @@ MOST_LOST = 0.01
 """Of the accuracy, where the truth is known, else of the equal answers; more is not right."""
 
 Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+Reach = tuple[float, float]
+"""Pixels of the image, across and down."""
 
 
 class Seen(NamedTuple):
@@ -74,7 +78,7 @@ class Tally:
             self._unanswered += 1
             return
         self._broken += not sound or given.answer is None
-        equal, compared = _likeness(wanted, given) if sound else (0.0, 1.0)
+        equal, compared = alike(wanted, given) if sound else (0.0, 1.0)
         self._equal += equal
         self._compared += compared
 
@@ -108,6 +112,21 @@ class Tally:
         )
 
 
+def first_class(answer: Answer | None) -> str | None:
+    """Return the label of the likeliest class, `None` if the answer has no classes."""
+    return answer.classes[0].label if answer and answer.classes else None
+
+
+def accuracy(said: Sequence[str | None], truths: Sequence[str | None]) -> float | None:
+    """Return on which share of images ``said``, their `first_class`, is the truth.
+
+    `None` if a truth is not known, or the answers are no classes.
+    """
+    if None in truths or not any(said):
+        return None
+    return sum(one == truth for one, truth in zip(said, truths, strict=True)) / len(truths)
+
+
 def likeness(reference: Answer, other: Answer) -> tuple[float, float]:
     """Return how much of two answers is equal, and how much there is to compare.
 
@@ -117,7 +136,7 @@ def likeness(reference: Answer, other: Answer) -> tuple[float, float]:
     alike counts; a heat-map that travelled without its PNG does not.
     """
     if reference.classes is not None:
-        same = float(_first(reference) == _first(other))
+        same = float(first_class(reference) == first_class(other))
         return min(same, _heat(reference.heatmap, other.heatmap)), 1.0
     if reference.detections is not None:
         theirs = other.detections or ()
@@ -132,36 +151,45 @@ def likeness(reference: Answer, other: Answer) -> tuple[float, float]:
     return 1.0, 1.0
 
 
-def _likeness(wanted: Seen, given: Seen) -> tuple[float, float]:
-    """Return the `likeness` of two answers, with `SCORE_SLACK`."""
+def alike(wanted: Seen, given: Seen, *, reach: Reach | None = None) -> tuple[float, float]:
+    """Return the `likeness` of two answers, with `SCORE_SLACK`; see `pairs` for ``reach``.
+
+    Two images without an answer are alike.
+    """
     if wanted.answer is None or given.answer is None:
-        return 0.0, 1.0
+        return float(wanted.answer is given.answer), 1.0
     ours, theirs = wanted.answer.detections, given.answer.detections
     if ours is None or theirs is None:
         return likeness(wanted.answer, given.answer)
     wider_ours = (wanted.wider or wanted.answer).detections or ()
     wider_theirs = (given.wider or given.answer).detections or ()
-    equal = pairs(ours, wider_theirs) + pairs(theirs, wider_ours)
+    equal = pairs(ours, wider_theirs, reach=reach) + pairs(theirs, wider_ours, reach=reach)
     return float(equal), float(len(ours) + len(theirs))
 
 
-def pairs(ours: tuple[Detection, ...], theirs: tuple[Detection, ...]) -> int:
+def pairs(
+    ours: tuple[Detection, ...], theirs: tuple[Detection, ...], *, reach: Reach | None = None
+) -> int:
     """Return how many boxes of the same label are each other's best match, and so are their masks.
 
-    Masks are the same from `SAME_OBJECT_IOU` on, as boxes are.
+    Masks are the same from `SAME_OBJECT_IOU` on, as boxes are. With ``reach`` no edge may lie
+    further off than that.
     """
     if not ours or not theirs:
         return 0
-    same_label = np.equal.outer([one.label for one in ours], [one.label for one in theirs])
-    overlap = _iou(_boxes(ours), _boxes(theirs)) * same_label
+    same = np.equal.outer([one.label for one in ours], [one.label for one in theirs])
+    here, there = _boxes(ours), _boxes(theirs)
+    if reach is not None:
+        same &= (np.abs(here[:, None] - there[None]) <= (*reach, *reach)).all(axis=2)
+    overlap = _iou(here, there) * same
     best = overlap.argmax(axis=1)
     mutual = overlap.argmax(axis=0)[best] == np.arange(len(ours))
     near = overlap[np.arange(len(ours)), best] >= SAME_OBJECT_IOU
     paired = np.flatnonzero(mutual & near)
-    return sum(same_mask(ours[number], theirs[best[number]]) for number in paired)
+    return sum(_same_mask(ours[number], theirs[best[number]]) for number in paired)
 
 
-def same_mask(one: Detection, other: Detection) -> bool:
+def _same_mask(one: Detection, other: Detection) -> bool:
     """Say whether two objects cover the same pixels, as far as both have masks."""
     if one.mask is None or other.mask is None:
         return True
@@ -183,10 +211,6 @@ def _iou(ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64]) -> npt.
         common, union, out=np.zeros_like(common), where=union > 0
     )
     return overlap
-
-
-def _first(answer: Answer) -> str | None:
-    return answer.classes[0].label if answer.classes else None
 
 
 def _pixels(ours: Iterable[Region], theirs: Iterable[Region]) -> tuple[float, float]:

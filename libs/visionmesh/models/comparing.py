@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import statistics
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from services.infer.engines import Engine
-from visionmesh.contracts import Answer, Frozen, Params
-from visionmesh.errors import Reject
-from visionmesh.models.agreement import likeness
+from services.infer.engines import Engine, Image, Outputs
+from visionmesh.contracts import Frozen
+from visionmesh.models.agreement import Seen, accuracy, alike, first_class
 from visionmesh.models.pictures import gather
 from visionmesh.models.running import Here
 from visionmesh.models.spec import ModelSpec
+from visionmesh.models.trial import Subject
 from visionmesh.workbench import Workbench
 
 SHOWN = 5
@@ -63,39 +64,56 @@ class Contender(NamedTuple):
     here: Here
 
 
+@dataclass(frozen=True)
+class _Timed:
+    """An engine that keeps the milliseconds of each run."""
+
+    engine: Engine
+    times: list[float] = field(default_factory=list)
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        return self.engine.batch_sizes
+
+    def run(self, images: Sequence[Image]) -> Outputs:
+        began = time.perf_counter()
+        outputs = self.engine.run(images)
+        self.times.append((time.perf_counter() - began) * 1e3)
+        return outputs
+
+    def warm(self) -> None:
+        self.engine.warm()
+
+    def close(self) -> None:
+        self.engine.close()
+
+
 class _Runner:
     """One version with its engine, and what is measured of it."""
 
     def __init__(self, contender: Contender) -> None:
         self.bench = Workbench(contender.spec)
         self._here = contender.here
-        self._engine: Engine = self._here.running.open(self.bench, contender.weights)
-        self._times: list[float] = []
-        self._hits: list[bool] = []
+        self._engine = _Timed(self._here.running.open(self.bench, contender.weights))
+        self._subject = Subject(bench=self.bench, engine=self._engine)
+        self._said: list[str | None] = []
         self._answered = 0
 
-    def look(self, encoded: bytes, truth: str | None) -> Answer | None:
-        """Return the answer, `None` if the network has none."""
-        sample = self.bench.sample(encoded)
-        began = time.perf_counter()
-        try:
-            outputs = self._engine.run([sample.pixels])
-            self._times.append((time.perf_counter() - began) * 1e3)
-            answer = self.bench.read(outputs, 0, sample, Params())
-        except Reject:
-            answer = None
-        self._answered += answer is not None
-        if truth is not None:
-            self._hits.append(bool(answer and answer.classes and answer.classes[0].label == truth))
-        return answer
+    def look(self, encoded: bytes) -> Seen:
+        """Return what comes of one image."""
+        seen = self._subject.look(self.bench.sample(encoded))
+        self._said.append(first_class(seen.answer))
+        self._answered += seen.answer is not None
+        return seen
 
-    def side(self) -> Side:
-        p50, p99 = np.percentile(self._times, [50, 99]) if self._times else (0.0, 0.0)
+    def side(self, truths: Sequence[str | None]) -> Side:
+        times = self._engine.times
+        p50, p99 = np.percentile(times, [50, 99]) if times else (0.0, 0.0)
         return Side(
             ran=str(self._here.running),
             why=self._here.why,
             answered=self._answered,
-            accuracy=statistics.fmean(self._hits) if self._hits else None,
+            accuracy=accuracy(self._said, truths),
             p50_ms=round(float(p50), 3),
             p99_ms=round(float(p99), 3),
         )
@@ -119,11 +137,13 @@ def compare(first: Contender, second: Contender, images: Path, *, most: int = 50
     pictures = gather(images, runners[0].bench, most=most)
     equal = compared = 0.0
     shares: list[Difference] = []
+    truths: list[str | None] = []
     for file, (encoded, truth) in zip(pictures.files, pictures, strict=True):
         # Who comes second finds the caches warmer.
         order = (0, 1) if len(shares) % 2 else (1, 0)
-        answers = {number: runners[number].look(encoded, truth) for number in order}
-        part, whole = _agreement(answers[0], answers[1])
+        seen = {number: runners[number].look(encoded) for number in order}
+        part, whole = alike(seen[0], seen[1])
+        truths.append(truth)
         equal, compared = equal + part, compared + whole
         name = str(file.relative_to(pictures.root))
         shares.append(Difference(file=name, agreement=part / whole if whole else 1.0))
@@ -134,13 +154,7 @@ def compare(first: Contender, second: Contender, images: Path, *, most: int = 50
         images=len(shares),
         agreement=equal / compared if compared else 1.0,
         equal=len(shares) - len(unequal),
-        first=runners[0].side(),
-        second=runners[1].side(),
+        first=runners[0].side(truths),
+        second=runners[1].side(truths),
         differences=tuple(unequal[:SHOWN]),
     )
-
-
-def _agreement(ours: Answer | None, theirs: Answer | None) -> tuple[float, float]:
-    if ours is None or theirs is None:
-        return float(ours is theirs), 1.0
-    return likeness(ours, theirs)

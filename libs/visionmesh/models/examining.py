@@ -14,7 +14,7 @@ from visionmesh.models.footprint import footprint
 from visionmesh.models.pictures import Picture, Pictures
 from visionmesh.models.running import Running
 from visionmesh.models.soundness import RUNS, Check, engine_checks, sizes_of
-from visionmesh.models.trial import Subject, Trial, compare, in_turns, lost
+from visionmesh.models.trial import Subject, Trial, in_turns, lost, try_out
 from visionmesh.workbench import Workbench
 
 _SAME = 1e-3
@@ -79,7 +79,7 @@ class Examiner:
         trial = None
         if reference is not None:
             subject = Subject(bench=self.bench, engine=engine)
-            own, trials = compare(reference.subject, {"": subject}, self.pictures)
+            own, trials = try_out(reference.subject, {"": subject}, self.pictures)
             trial = trials[""]
             checks += tuple(self._alike(reference, own, trial))
         # What fails on an image cannot be timed with it.

@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 
 from services.infer.engines import Engine, Image
-from visionmesh.contracts import Answer, Frozen, Params
+from visionmesh.contracts import Frozen, Params
 from visionmesh.errors import Code, ConfigurationError, Reject
-from visionmesh.models.agreement import SCORE_SLACK, Agreement, Seen, Tally
+from visionmesh.models.agreement import SCORE_SLACK, Agreement, Seen, Tally, accuracy, first_class
 from visionmesh.models.pictures import Picture
 from visionmesh.models.spec import InputSpec
 from visionmesh.workbench import Sample, Workbench
@@ -71,30 +71,28 @@ class Subject:
         return Workbench(self.bench.spec.model_copy(update={"output": lenient}))
 
 
-def compare(
+def try_out(
     reference: Subject, others: Mapping[str, Subject], pictures: Iterable[Picture]
 ) -> tuple[Trial, dict[str, Trial]]:
     """Return how ``reference`` did, and each of ``others`` compared with it, by their names."""
     tallies = {name: Tally() for name in others}
     own = Tally()
-    hits: dict[str | None, list[bool]] = {name: [] for name in (None, *others)}
+    said: dict[str | None, list[str | None]] = {name: [] for name in (None, *others)}
+    truths: list[str | None] = []
     for encoded, truth in pictures:
+        truths.append(truth)
         wanted = reference.look(reference.bench.sample(encoded))
         own.add(wanted, wanted)
-        seen = {
-            name: subject.look(subject.bench.sample(encoded)) for name, subject in others.items()
-        }
-        for name, given in seen.items():
+        said[None].append(first_class(wanted.answer))
+        for name, subject in others.items():
+            given = subject.look(subject.bench.sample(encoded))
             tallies[name].add(wanted, given)
-        if truth is not None:
-            hits[None].append(_says(wanted.answer, truth))
-            for name, given in seen.items():
-                hits[name].append(_says(given.answer, truth))
+            said[name].append(first_class(given.answer))
     trials = {
-        name: Trial(agreement=tally.result(), accuracy=_mean(hits[name]))
+        name: Trial(agreement=tally.result(), accuracy=accuracy(said[name], truths))
         for name, tally in tallies.items()
     }
-    return Trial(agreement=own.result(), accuracy=_mean(hits[None])), trials
+    return Trial(agreement=own.result(), accuracy=accuracy(said[None], truths)), trials
 
 
 def in_turns(engines: Mapping[str, Engine], image: Image, *, batch: int = 1) -> dict[str, float]:
@@ -153,11 +151,3 @@ def cpu_name() -> str:
     told = info.read_text() if info.is_file() else ""
     names = (line.partition(":")[2].strip() for line in told.splitlines() if "model name" in line)
     return next(names, platform.processor() or platform.machine())
-
-
-def _says(answer: Answer | None, truth: str) -> bool:
-    return bool(answer and answer.classes and answer.classes[0].label == truth)
-
-
-def _mean(hits: list[bool]) -> float | None:
-    return statistics.fmean(hits) if hits else None

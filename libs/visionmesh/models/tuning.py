@@ -12,13 +12,13 @@ from services.infer.engines import Engine, Image
 from visionmesh.contracts import Frozen
 from visionmesh.cpu import cpu_features
 from visionmesh.errors import Code, ConfigurationError, Reject
-from visionmesh.models.agreement import MOST_LOST, Seen
+from visionmesh.models.agreement import MOST_LOST, Seen, accuracy, first_class
 from visionmesh.models.artifacts import file_sha256
 from visionmesh.models.candidates import between, open_way, ways
 from visionmesh.models.folder import ModelFolder
 from visionmesh.models.pictures import Picture
 from visionmesh.models.race import Speed, race
-from visionmesh.models.rightness import LEAST_AGREEMENT, accuracy, agreement
+from visionmesh.models.rightness import LEAST_AGREEMENT, agreement
 from visionmesh.models.soundness import engine_checks, flaws
 from visionmesh.models.trial import Subject, require_answers
 from visionmesh.models.variants import (
@@ -186,11 +186,15 @@ def _judged(
             if not reference:
                 reference = readings
                 _require_right(network, reference, flawed)
-            exact = accuracy(readings, truths)
+            exact = _accuracy(readings, truths)
             agreed = agreement(samples, reference, readings)
-            verdict = flawed or _verdict(agreed, exact, accuracy(reference, truths))
+            verdict = flawed or _verdict(agreed, exact, _accuracy(reference, truths))
             row = Row(way=many, agreement=agreed, accuracy=exact, verdict=verdict)
         yield from (row.model_copy(update={"way": way}) for way in dict.fromkeys((many, one)))
+
+
+def _accuracy(seen: Sequence[Seen], truths: Sequence[str | None]) -> float | None:
+    return accuracy([first_class(one.answer) for one in seen], truths)
 
 
 def _verdict(agreed: float, exact: float | None, wanted: float | None) -> str:

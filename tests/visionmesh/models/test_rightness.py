@@ -5,8 +5,8 @@ import pytest
 
 from services.preprocess.pixels import Prepared
 from visionmesh.contracts import Answer, ClassScore, Detection, Placement
-from visionmesh.models.agreement import Seen
-from visionmesh.models.rightness import accuracy, agreement
+from visionmesh.models.agreement import Seen, accuracy, first_class
+from visionmesh.models.rightness import agreement
 from visionmesh.rle import encode
 from visionmesh.workbench import Sample
 
@@ -14,8 +14,8 @@ HALF = Placement(scale_x=0.5, scale_y=0.5, offset_x=0, offset_y=0)
 SAMPLE = Sample(np.zeros((2, 2, 3), np.uint8), Prepared(100, 100, HALF))
 
 
-def box(x: float, label: str = "cat", score: float = 0.9) -> Detection:
-    return Detection(label=label, score=score, box=(x, 10, x + 40, 50))
+def box(x: float, label: str = "cat", score: float = 0.9, size: float = 50) -> Detection:
+    return Detection(label=label, score=score, box=(x, 10, x + size, 10 + size))
 
 
 def seen(*boxes: Detection, faint: tuple[Detection, ...] = ()) -> Seen:
@@ -38,6 +38,10 @@ NOTHING = Seen({}, None, None)
         # 16 pixels of the original are 8 of the input.
         (seen(box(10)), seen(box(26)), 1),
         (seen(box(10)), seen(box(27)), 0),
+        # What hardly overlaps is another box, as near as its edges are.
+        (seen(box(10, size=20)), seen(box(22, size=20)), 0),
+        (seen(box(10, size=20)), seen(box(16, size=20)), 1),
+        (seen(box(10), box(12)), seen(box(11)), 2 / 3),
         (seen(box(10)), seen(box(10, "dog")), 0),
         (seen(box(10), box(70)), seen(box(10)), 2 / 3),
         (seen(box(10), box(70, score=0.26)), seen(box(10), faint=(box(70, score=0.24),)), 1),
@@ -82,4 +86,4 @@ def test_agreement_counts_over_all_images() -> None:
 def test_accuracy_is_told_of_classes_whose_truth_is_known(
     readings: list[Seen], truths: list[str | None], share: float | None
 ) -> None:
-    assert accuracy(readings, truths) == share
+    assert accuracy([first_class(one.answer) for one in readings], truths) == share

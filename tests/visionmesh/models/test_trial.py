@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tests import heads
 from visionmesh.models.pictures import Picture
-from visionmesh.models.trial import Subject, compare, drawn
+from visionmesh.models.trial import Subject, drawn, lost, try_out
 from visionmesh.workbench import Workbench
 
 
@@ -21,7 +21,7 @@ def subject(folder: Path, **output: object) -> Subject:
 def test_a_network_agrees_with_itself_whatever_a_class_has_to_score(tmp_path: Path) -> None:
     sure = subject(tmp_path / "n", confidence=0.9, class_confidence={"c5": 0.2})
     pictures = [Picture(drawn(sure.bench.spec.input, seed), None) for seed in range(4)]
-    own, trials = compare(sure, {"again": sure}, pictures)
+    own, trials = try_out(sure, {"again": sure}, pictures)
     assert all(look(sure, picture) for picture in pictures)
     assert own.agreement.answers == trials["again"].agreement.answers == 1
 
@@ -48,3 +48,14 @@ def test_a_box_may_score_a_little_less_than_its_class_has_to(tmp_path: Path) -> 
         assert seen.wider is not None
         assert seen.answer.detections == ()
         assert len(seen.wider.detections or ()) == boxes
+
+
+def test_what_has_no_classes_is_judged_by_its_answers_though_images_lie_by_labels(
+    tmp_path: Path,
+) -> None:
+    sure, unsure = subject(tmp_path / "a"), subject(tmp_path / "b", confidence=0.99)
+    pictures = [Picture(drawn(sure.bench.spec.input, seed), "c5") for seed in range(4)]
+    own, trials = try_out(sure, {"unsure": unsure}, pictures)
+    assert own.accuracy is None
+    assert trials["unsure"].accuracy is None
+    assert lost(trials["unsure"], own.accuracy) > 0.5

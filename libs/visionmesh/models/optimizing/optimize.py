@@ -31,11 +31,11 @@ from visionmesh.models.spec import Batching, ModelSpec
 from visionmesh.models.trial import (
     Subject,
     Trial,
-    compare,
     cpu_name,
     in_turns,
     lost,
     require_answers,
+    try_out,
 )
 from visionmesh.models.variants import (
     Artifact,
@@ -106,7 +106,7 @@ class Workshop:
         )
         subjects = {draft.file.name: other for draft, other in zip(drafts, others, strict=True)}
         self.said(f"comparing answers on {len(self.held_out)} other images")
-        own, trials = compare(original, subjects, self.held_out)
+        own, trials = try_out(original, subjects, self.held_out)
         seen = own.agreement
         require_answers(self.weights, unanswered=seen.unanswered, images=seen.images)
         image = self.bench.sample(next(iter(self.held_out)).encoded).pixels

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from services.infer.engines import Engine, Outputs
 from visionmesh.models.optimizing.int8 import Layer, Quantizer, Scheme
 from visionmesh.models.pictures import Pictures
-from visionmesh.models.trial import Subject, compare
+from visionmesh.models.trial import Subject, try_out
 from visionmesh.workbench import Sample, Workbench
 
 AIM = 0.995
@@ -70,7 +70,7 @@ class Search:
         layers = [layer for layer in self._quantizer.layers if layer not in out]
         subject = Subject(bench=self._bench, engine=self._open(scheme, layers))
         reference = Subject(bench=self._bench, engine=self._reference)
-        _, trials = compare(reference, {"": subject}, islice(self._pictures, _JUDGES))
+        _, trials = try_out(reference, {"": subject}, islice(self._pictures, _JUDGES))
         answers = trials[""].agreement.answers
         self._said(f"{scheme}: {answers:.1%} agree with {len(out)} layers in float")
         return answers
