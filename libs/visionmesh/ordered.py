@@ -12,18 +12,20 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import NamedTuple
 
+from nats.aio.client import Client
+
 from visionmesh import subjects
 from visionmesh.bus import Connection, Delivery, Follower
-from visionmesh.bus.api import sequence_of
+from visionmesh.bus.api import ApiError, request, sequence_of
 from visionmesh.errors import VisionmeshError
 
 EVENT_HEADER = "Vm-Event-Sequence"
 """On a result: the place in EVENTS of the event that it answers."""
 
 LOOK_EVERY = timedelta(milliseconds=20)
-"""Between two looks at the events of one source, each of which may move an image."""
-LOOK_AGAIN = timedelta(milliseconds=500)
-"""While an event is waited for: one that was published twice leaves without a second result."""
+"""Between two looks at what is answered, while it goes on."""
+LOOK_CLOSER = timedelta(milliseconds=500)
+"""Without any result for so long the event itself is asked for, and its image comes along."""
 MOST_HELD = 20_000
 """Results that one reader holds back; of more, the earliest ones go on."""
 
@@ -51,54 +53,60 @@ class _Source:
     """
 
     def __init__(self, model: str, source: str) -> None:
+        self.model = model
+        self.held: list[_Held] = []
+        self.looked = -math.inf
+        """When the last look began."""
         self._events = subjects.event(model, source)
         self._results = f"vm.results.{model}.{source}.*"
-        self.held: list[_Held] = []
         self._latest = 0
-        self._looked = -math.inf
+        self._moved = 0.0
+        """When a result went on, or the event was asked for that keeps the others from it."""
         self._bound = 0
-        """Events before it were answered at the last look."""
+        """Earlier events were answered at the last look."""
         self._open = 0
-        """The first that was not; 0 if there was none."""
+        """The first one that was not, where it was asked for; else 0."""
         self._due = 0
         """Where RESULTS ended then."""
 
     def hold(self, held: _Held) -> None:
+        if not self.held:
+            self._moved = time.monotonic()
         heapq.heappush(self.held, held)
         self._latest = max(self._latest, held.event)
 
-    def look_at(self, position: int) -> float:
-        """Return when a look is due (`time.monotonic`) for one who has read up to ``position``."""
-        waits = self._open or position < self._due
-        return self._looked + (LOOK_AGAIN if waits else LOOK_EVERY).total_seconds()
+    @property
+    def look_at(self) -> float:
+        """When a look is due (`time.monotonic`)."""
+        goes_on = self.looked - self._moved < LOOK_CLOSER.total_seconds()
+        return self.looked + (LOOK_EVERY if goes_on else LOOK_CLOSER).total_seconds()
 
-    async def look(self, connection: Connection, position: int) -> None:
-        """Learn which events are answered, and where RESULTS ends."""
-        self._looked = time.monotonic()
-        client, latest = connection.client, self._latest
-        try:
-            # In this order, and both from the leader: a replica may not have heard of the last.
-            first = await sequence_of(client, subjects.EVENTS, seq=1, next_by_subj=self._events)
-            last = await sequence_of(client, subjects.RESULTS, last_by_subj=self._results) or 0
-        except VisionmeshError as error:
-            log.warning("%s: %s", self._events, error)
-            return
+    async def look(self, client: Client, *, floor: int, position: int) -> None:
+        """Learn which events are answered, at least all up to ``floor``, and where RESULTS ends."""
+        bound, first = floor + 1, 0
+        latest, top = self._latest, self.held[0].event
+        # The leader is asked, and in this order: a replica may not have heard of the last.
+        if top > floor and self.looked - self._moved >= LOOK_CLOSER.total_seconds():
+            self._moved = self.looked
+            events = self._events
+            first = await sequence_of(client, subjects.EVENTS, seq=1, next_by_subj=events) or 0
+            bound = max(bound, first or latest + 1)
+        last = await sequence_of(client, subjects.RESULTS, last_by_subj=self._results) or 0
         if position < self._due:
             # A busy source must not move its end on and on; but it may have been deleted.
             self._due = min(self._due, last)
-            return
-        self._open, self._due = first or 0, last
-        self._bound = min(first or latest + 1, latest + 1)
+        else:
+            self._bound, self._due = max(self._bound, bound), last
+            self._open = first or self._open
 
     def free(self, position: int) -> Iterator[_Held]:
         """Take out what may go on for one who has read up to ``position``, in order."""
         if position < self._due:
             return
-        while self.held and self.held[0].event < self._bound:
+        # What is answered may not be acknowledged yet.
+        while self.held and (self.held[0].event < self._bound or self.held[0].event == self._open):
             yield heapq.heappop(self.held)
-        while self.held and self.held[0].event == self._open:
-            yield heapq.heappop(self.held)
-            self._bound, self._open = self._open + 1, 0
+            self._moved = time.monotonic()
 
 
 class Ordered:
@@ -151,11 +159,28 @@ class Ordered:
 
     def _until_look(self) -> timedelta | None:
         """Return how long there is nothing to look at; `None`: until something arrives."""
-        position = self._follower.position
-        due = min((source.look_at(position) for source in self._waiting.values()), default=None)
+        due = min((source.look_at for source in self._waiting.values()), default=None)
         return timedelta(seconds=max(0.0, due - time.monotonic())) if due is not None else None
 
     async def _look(self) -> None:
-        now, position = time.monotonic(), self._follower.position
-        due = [source for source in self._waiting.values() if source.look_at(position) <= now]
-        await asyncio.gather(*(source.look(self._connection, position) for source in due))
+        now, position, client = time.monotonic(), self._follower.position, self._connection.client
+        due = [source for source in self._waiting.values() if source.look_at <= now]
+        for source in due:
+            source.looked = now
+        try:
+            models = {source.model for source in due}
+            floors = {model: await acknowledged(client, model) for model in models}
+            looks = (one.look(client, floor=floors[one.model], position=position) for one in due)
+            await asyncio.gather(*looks)
+        except VisionmeshError as error:
+            log.warning("What is answered cannot be told now: %s", error)
+
+
+async def acknowledged(client: Client, model: str) -> int:
+    """Return the event of ``model`` up to which all are answered, of whatever source."""
+    try:
+        # The name that `topology.events_consumer` gives it.
+        consumer = await request(client, f"CONSUMER.INFO.{subjects.EVENTS}.ingest_{model}")
+    except ApiError:  # the model was removed
+        return 0
+    return int(consumer["ack_floor"]["stream_seq"])

@@ -10,6 +10,7 @@ from itertools import count
 
 import pytest
 
+from tests.polling import until
 from tests.references import make_reference, make_result
 from visionmesh import ordered, subjects
 from visionmesh.bus import Connection, Delivery, Publisher, Puller, acknowledge, origin, topology
@@ -98,7 +99,7 @@ async def test_waits_for_the_result_of_an_earlier_event(work: Work, source: str)
         await work.answer(events[2])
         await work.answer(events[1])
         # Longer than the reader waits before it looks whether the first event is still there.
-        done, _ = await asyncio.wait([coming], timeout=2 * ordered.LOOK_AGAIN.total_seconds())
+        done, _ = await asyncio.wait([coming], timeout=2 * ordered.LOOK_CLOSER.total_seconds())
         assert not done
         await work.answer(events[0])
         assert ids(await coming) == [0, 1, 2]
@@ -114,6 +115,22 @@ async def test_needs_no_acknowledgement_of_the_event_itself(work: Work, source: 
         coming = asyncio.create_task(read(results, 1))
         await acknowledge(work.connection, events[0].ack)
         assert ids(await coming) == [1]
+
+
+async def test_knows_how_far_all_events_of_a_model_are_answered(work: Work, source: str) -> None:
+    events = await work.publish(source, range(3))
+    for id in (2, 0):
+        await work.answer(events[id])
+    places = [origin(events[id].ack).sequence for id in range(3)]
+    client = work.connection.client
+
+    async def acknowledged(place: int) -> bool:
+        return await ordered.acknowledged(client, MODEL) == place
+
+    await until(lambda: acknowledged(places[0]))
+    await work.answer(events[1])
+    await until(lambda: acknowledged(places[2]))
+    assert await ordered.acknowledged(client, "nobody") == 0
 
 
 async def test_goes_on_where_an_event_left_without_a_result(work: Work, source: str) -> None:
