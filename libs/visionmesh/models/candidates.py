@@ -9,11 +9,11 @@ from services.infer.engines import Engine
 from visionmesh.cpu import computes_bf16, cpu_features
 from visionmesh.models.folder import WEIGHTS_FILE
 from visionmesh.models.spec import Instance
-from visionmesh.models.variants import Artifact, Precision, Way
+from visionmesh.models.variants import Artifact, Measured, Precision
 from visionmesh.workbench import Workbench, cores
 
 
-def ways(artifacts: Iterable[Artifact]) -> Iterator[tuple[Way, Way]]:
+def ways(artifacts: Iterable[Artifact]) -> Iterator[tuple[Measured, Measured]]:
     """Yield each engine and precision with a copy on every core, and with one; the plain way first.
 
     Both ways of a pair give the same answers.
@@ -26,20 +26,20 @@ def ways(artifacts: Iterable[Artifact]) -> Iterator[tuple[Way, Way]]:
         if artifact.scheme == "u8s8":
             kinds += [("onnxruntime", fast, artifact.file), ("openvino", fast, artifact.file)]
     for engine, precision, file in kinds:
-        many = Way.model_validate(
+        many = Measured.model_validate(
             {"engine": engine, "precision": precision, "file": file}
             | {"threads": 1, "count": cores()}
         )
         yield many, _shaped(many, cores())
 
 
-def between(way: Way) -> list[Way]:
+def between(way: Measured) -> list[Measured]:
     """Return ``way`` with every number of threads between one and all that divides the cores."""
     shared = (threads for threads in range(2, cores()) if cores() % threads == 0)
     return [_shaped(way, threads) for threads in shared]
 
 
-def open_way(bench: Workbench, network: Path, way: Way) -> tuple[Engine, ...]:
+def open_way(bench: Workbench, network: Path, way: Measured) -> tuple[Engine, ...]:
     """Return the cold engines of ``way``; raise `ConfigurationError` if there can be none."""
     return bench.open_all(
         network.parent / way.file,
@@ -50,5 +50,5 @@ def open_way(bench: Workbench, network: Path, way: Way) -> tuple[Engine, ...]:
     )
 
 
-def _shaped(way: Way, threads: int) -> Way:
+def _shaped(way: Measured, threads: int) -> Measured:
     return way.model_copy(update={"threads": threads, "count": cores() // threads})

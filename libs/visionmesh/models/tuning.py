@@ -23,8 +23,8 @@ from visionmesh.models.soundness import engine_checks, flaws
 from visionmesh.models.trial import Subject, require_answers
 from visionmesh.models.variants import (
     Choice,
+    Measured,
     Variants,
-    Way,
     read_variants,
     write_variants,
 )
@@ -46,7 +46,7 @@ Tell = Callable[[str], None]
 class Row(Frozen):
     """What came of one way."""
 
-    way: Way
+    way: Measured
     agreement: float | None
     """Of its answers with those of the plain way, from 0 to 1; `None` if it does not run."""
     accuracy: float | None = None
@@ -68,9 +68,11 @@ class _Track:
     images: Sequence[Image]
     tell: Tell
     opened: ExitStack
-    engines: dict[Way, tuple[Engine, ...]] = field(default_factory=dict)
+    engines: dict[Measured, tuple[Engine, ...]] = field(default_factory=dict)
 
-    def measure(self, ways: Sequence[Way], *, seconds: float, keep: Way) -> dict[Way, Speed]:
+    def measure(
+        self, ways: Sequence[Measured], *, seconds: float, keep: Measured
+    ) -> dict[Measured, Speed]:
         for way in ways:
             if way not in self.engines:
                 self.tell(f"loading {way}")
@@ -216,7 +218,7 @@ def _require_right(network: Path, reference: Sequence[Seen], flawed: str) -> Non
 
 
 def _read(
-    bench: Workbench, network: Path, way: Way, samples: Sequence[Sample]
+    bench: Workbench, network: Path, way: Measured, samples: Sequence[Sample]
 ) -> tuple[list[Seen], str]:
     """Return what comes of each image, and what `verify` would find against the engine."""
     (engine, *more) = open_way(bench, network, way)
@@ -230,12 +232,12 @@ def _read(
             one.close()
 
 
-def _near(speeds: Mapping[Way, Speed]) -> list[Way]:
+def _near(speeds: Mapping[Measured, Speed]) -> list[Measured]:
     best = max(speed.images_per_s for speed in speeds.values())
     return [way for way, speed in speeds.items() if speed.images_per_s >= _NEAR * best]
 
 
-def _timed(rows: Iterable[Row], speeds: Mapping[Way, Speed]) -> list[Row]:
+def _timed(rows: Iterable[Row], speeds: Mapping[Measured, Speed]) -> list[Row]:
     """Return the rows with the speeds of those that were measured."""
     return [
         row.model_copy(update=speeds[row.way]._asdict()) if row.way in speeds else row
@@ -243,7 +245,7 @@ def _timed(rows: Iterable[Row], speeds: Mapping[Way, Speed]) -> list[Row]:
     ]
 
 
-def _result(rows: Sequence[Row], speeds: Mapping[Way, Speed], images: int) -> Tuning:
+def _result(rows: Sequence[Row], speeds: Mapping[Measured, Speed], images: int) -> Tuning:
     """Return the best of the last race: ``speeds`` of different races are not compared."""
     plain = rows[0].way
     best = max(speeds, key=lambda way: speeds[way].images_per_s)

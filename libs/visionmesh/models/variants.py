@@ -36,8 +36,8 @@ class Artifact(Frozen):
     size_bytes: int
 
 
-class Way(Frozen):
-    """One way to run a version."""
+class Measured(Frozen):
+    """One way to run a version, as it is measured; workers make a `services.infer.ways.Way` of it."""
 
     engine: Literal["onnxruntime", "openvino"]
     precision: Precision
@@ -51,7 +51,7 @@ class Way(Frozen):
         return f"{self.engine} {self.precision}, {self.count} x {self.threads} threads"
 
 
-class Choice(Way):
+class Choice(Measured):
     """What was fastest on a machine, of all that was right."""
 
     cpu: tuple[str, ...]
