@@ -51,9 +51,15 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
 
+# Where ingest speaks TLS, its certificate is not made out for 127.0.0.1, so it is not checked here.
+# Clients need an API key, as it listens on all addresses: `visionmesh keys add NAME` makes one.
 FROM service AS ingest
 COPY --from=ingest-environment /opt/visionmesh /opt/visionmesh
-ENV VISIONMESH_INGEST__PORT=8000
+ENV VISIONMESH_INGEST__PORT=8000 \
+    VISIONMESH_INGEST__GRPC_PORT=8001
+EXPOSE 8001
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
+    CMD ["python", "-c", "import os, ssl; from urllib.request import urlopen; tls = any(name.startswith('VISIONMESH_INGEST__TLS') for name in os.environ); urlopen(f'http{\"s\" * tls}://127.0.0.1:8000/healthz', timeout=4, context=ssl._create_unverified_context() if tls else None)"]
 CMD ["visionmesh", "serve", "ingest"]
 
 FROM service AS preprocess
