@@ -118,7 +118,13 @@ def test_takes_the_structured_mode() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"{", b"[]", b"{}", b'{"data_base64": "*"}', b'{"data_base64":1}']
+    "body",
+    [
+        *(b"{", b"[]", b"{}", b'{"data_base64": "*"}', b'{"data_base64":1}', b"[" * 10_000),
+        b'{"data_base64": "eA==", "a": NaN}',
+        b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
+    ],
+    ids=len,
 )
 def test_refuses_broken_structured_events(body: bytes) -> None:
     assert refused({"content-type": STRUCTURED}, body) is Code.INVALID_EVENT

@@ -20,6 +20,7 @@ from visionmesh.bus import Connection, Delivery, Publisher, Puller, origin, topo
 from visionmesh.bus.api import stored_message
 from visionmesh.contracts import ClassScore, Reference, Result, Status
 from visionmesh.errors import Code, Expired, Fatal, Miss, Reject, Retry
+from visionmesh.ordered import EVENT_HEADER
 from visionmesh.settings import EventsSettings, TracingSettings
 from visionmesh.settlement import AGAIN_HEADER, MAX_WAITS, STATUS_HEADER, Settlement
 from visionmesh.telemetry.kept import read_trace
@@ -138,6 +139,8 @@ async def test_a_result_is_stored_before_its_event_is_acknowledged(
     (told, _) = event.heard
     assert told.headers["ce-type"] == "io.visionmesh.result.ok"
     assert told.headers["ce-id"] == reference.id
+    assert reference.ack is not None
+    assert told.headers[EVENT_HEADER] == str(origin(reference.ack).sequence)
 
 
 async def test_the_first_of_two_results_stays_and_the_event_is_acknowledged_both_times(
