@@ -20,8 +20,10 @@ from services.ingest.oip.tensors import Tensor, from_binary, read_shape
 from services.ingest.oip.tensors import from_json as tensor_from_json
 from visionmesh.errors import Code, Reject
 
-MAX_JSON = 32 << 20
-"""Bytes of JSON; parsed it takes several times as much memory."""
+MAX_JSON = 16 << 20
+"""Bytes of the JSON of a request; while it is parsed nothing else is done."""
+MAX_LISTS = 1 << 19
+"""Lists and objects in JSON, each of which takes thirty times its two characters of memory."""
 IMAGE = "image"
 """The input that a body without a header is."""
 
@@ -38,12 +40,13 @@ def read_header_length(text: str | None, size: int) -> int:
     return int(text)
 
 
-def read_object(raw: bytes) -> dict[str, Any]:
+def read_object(raw: bytes, *, max_bytes: int = MAX_JSON) -> dict[str, Any]:
     """Return a JSON object; raise `Reject` (invalid_request, payload_too_large)."""
-    if len(raw) > MAX_JSON:
+    if len(raw) > max_bytes or raw.count(b"[") + raw.count(b"{") > MAX_LISTS:
         raise Reject(
             Code.PAYLOAD_TOO_LARGE,
-            f"At most {MAX_JSON:,} bytes of JSON are taken: send tensors as binary data.",
+            f"At most {max_bytes:,} bytes of JSON with {MAX_LISTS:,} lists are taken: "
+            "send tensors as binary data.",
         )
     try:
         document = from_json(raw)

@@ -6,6 +6,7 @@ import asyncio
 import base64
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
@@ -123,9 +124,11 @@ class Rest:
 
     async def _document(self, request: Request) -> dict[str, Any]:
         body = await request.body()
-        if len(body) < LARGE:
-            return binary.read_object(body) if body else {}
-        return await self._in_thread(lambda: binary.read_object(body))
+        if not body:
+            return {}
+        # Files are long, but quickly parsed.
+        read = partial(binary.read_object, body, max_bytes=self._max_bytes)
+        return read() if len(body) < LARGE else await self._in_thread(read)
 
     async def _infer(self, request: Request) -> Response:
         try:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ingest.oip.binary import IMAGE, MAX_JSON, parse, write
+from services.ingest.oip.binary import IMAGE, MAX_JSON, MAX_LISTS, parse, write
 from services.ingest.oip.request import InferRequest, OutputWish
 from services.ingest.oip.tensors import Tensor
 from visionmesh.contracts import Params, Priority
@@ -169,9 +169,10 @@ def test_deep_json_is_refused() -> None:
 
 
 def test_too_much_json_is_refused_unread() -> None:
-    with pytest.raises(Reject) as refused:
-        parse(b" " * (MAX_JSON + 1), None)
-    assert refused.value.code is Code.PAYLOAD_TOO_LARGE
+    for body in (b" " * (MAX_JSON + 1), b'{"inputs":[' + b"[]," * MAX_LISTS + b"1]}"):
+        with pytest.raises(Reject) as refused:
+            parse(body, None)
+        assert refused.value.code is Code.PAYLOAD_TOO_LARGE
 
 
 def test_a_large_tensor_is_not_copied_often() -> None:

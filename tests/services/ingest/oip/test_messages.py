@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from google.protobuf import descriptor_pb2
+from google.protobuf.message import DecodeError
 from grpc_tools import protoc
+from hypothesis import given
+from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from services.ingest.oip import messages
@@ -160,6 +164,24 @@ def test_what_is_malformed_is_refused(fault: str) -> None:
     with pytest.raises(Reject) as refused:
         read_request(received(_faults()[fault]))
     assert refused.value.code is Code.INVALID_REQUEST
+
+
+def valid() -> bytes:
+    sent = request(parameters={"p": {"bool_param": True}})
+    sent.outputs.add(name="x").parameters["classification"].int64_param = 3
+    sent.raw_input_contents.append(bytes(8))
+    raw: bytes = sent.SerializeToString()
+    return raw
+
+
+@given(st.data())
+def test_any_bytes_are_a_request_or_refused(data: st.DataObject) -> None:
+    raw = bytearray(valid())
+    for _ in range(data.draw(st.integers(0, 6))):
+        place = data.draw(st.integers(0, len(raw) - 1))
+        raw[place] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(DecodeError, Reject):
+        read_request(OURS.type_of("ModelInferRequest").FromString(bytes(raw)))
 
 
 def test_the_stock_client_reads_an_answer() -> None:
