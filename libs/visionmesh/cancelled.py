@@ -31,8 +31,9 @@ class Cancelled:
         self._subscription = await self._connection.client.subscribe(CANCEL, cb=self._hear)
 
     async def stop(self) -> None:
-        if self._subscription is not None and not self._connection.client.is_closed:
-            await self._subscription.unsubscribe()
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None and not self._connection.client.is_closed:
+            await subscription.unsubscribe()
 
     def __contains__(self, reply: str | None) -> bool:
         return reply in self._given_up

@@ -100,6 +100,8 @@ class Stage:
                 puller = self._puller(stream, durable, f"{subjects}.{lane}")
                 await puller.start()
                 self._pullers[durable] = puller
+                model = subjects.split(".")[2].replace("*", "")
+                self._context.metrics.watch_queue(puller.waiting, model=model, lane=lane)
 
     async def unlisten_lanes(self, name: str) -> None:
         """Take no more through the consumers of that name."""

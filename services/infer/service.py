@@ -88,6 +88,7 @@ class Infer(Worker):
         if record is None:
             self._listening.discard(name)
             await self._stage.unlisten_lanes(f"infer_{name}")
+            self._context.metrics.forget(name)
         else:
             await self._stage.listen_lanes(
                 subjects.TENSORS, f"vm.tensors.{name}", name=f"infer_{name}"
@@ -121,7 +122,7 @@ class Infer(Worker):
     def _count(self, model: LoadedModel, batch: Batch) -> None:
         metrics = self._context.metrics.model(model.name)
         metrics.batch(batch.size)
-        metrics.queue_depth(model.queued)
+        metrics.engine_queue(model.queued)
         ran = timedelta(microseconds=(batch.finished_ns - batch.started_ns) / 1e3 / batch.size)
         news = self._backlog.note(model.name, queued=model.queued, engines=model.engines, cost=ran)
         if news and (self._telling is None or self._telling.done()):

@@ -138,6 +138,17 @@ async def test_a_bundle_that_killed_its_holders_is_sent_back(worker: Worker) -> 
     assert worker.handled == []
 
 
+async def test_the_depth_of_each_lane_is_told(worker: Worker) -> None:
+    await worker.listen()
+    lines = worker.context.metrics.exposition()[0].decode().splitlines()
+    depths = {line for line in lines if line.startswith("visionmesh_queue_depth{")}
+    model, stage = f'model="{worker.model}"', 'stage="postprocess"'
+    lanes = (worker.context.settings.node, subjects.ANY_LANE)
+    assert depths == {
+        f'visionmesh_queue_depth{{lane="{one}",{model},{stage}}} 0.0' for one in lanes
+    }
+
+
 async def test_a_bundle_that_cannot_be_settled_comes_again(
     worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

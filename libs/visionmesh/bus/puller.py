@@ -13,7 +13,7 @@ from nats.aio.msg import Msg
 from pydantic_core import to_json
 
 from visionmesh.bus.connection import Connection
-from visionmesh.bus.delivery import Delivery
+from visionmesh.bus.delivery import Delivery, origin
 from visionmesh.errors import VisionmeshError
 from visionmesh.tasks import end
 
@@ -62,6 +62,7 @@ class Puller:
         self._requested: dict[str, int] = {}
         self._in_hand = 0
         self._heard = 0.0
+        self._last = ""
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -82,6 +83,10 @@ class Puller:
             self._undo()
             if not self._connection.client.is_closed:
                 await self._subscription.unsubscribe()
+
+    def waiting(self) -> int:
+        """Return how many messages were behind the last delivery; 0 once the server is idle."""
+        return origin(self._last).pending if self._last else 0
 
     def done(self) -> None:
         """Give the room of one delivery back."""
@@ -153,12 +158,14 @@ class Puller:
             self._requested.pop(message.subject, None)
             self._wake.set()
         self._in_hand += 1
+        self._last = message.reply
         self._receive(Delivery(message))
 
     def _told(self, message: Msg) -> None:
         headers = message.headers or {}
         status = headers.get("Status")
         if status == _HEARTBEAT_STATUS:
+            self._last = ""
             return
         if status == _NO_RESPONDERS or headers.get("Description") == _GONE:
             log.warning("%s has lost the consumer %s", self._stream, self._consumer)

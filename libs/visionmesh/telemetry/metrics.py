@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cached_property, partial
 
 from prometheus_client import (
     CollectorRegistry,
@@ -50,7 +50,12 @@ class ModelTable:
             "visionmesh_queue_seconds", "How long an image waited before a stage took it.", _MODEL
         )
         self.queue_depth = gauge(
-            "visionmesh_queue_depth", "Messages that wait in front of a stage.", _MODEL
+            "visionmesh_queue_depth",
+            "Messages that wait in front of a stage; no model: of all models.",
+            (*_MODEL, "lane"),
+        )
+        self.engine_queue = gauge(
+            "visionmesh_engine_queue", "Images that wait for a model's engines.", ("model",)
         )
         self.batch = images(
             "visionmesh_batch_size", "Images in one batch of the engine.", ("model",)
@@ -118,10 +123,18 @@ class ModelMetrics:
         """Seconds that the stage, or one run of the engine, took."""
         self.queued = table.queue.labels(stage, model).observe
         """Seconds that an image waited."""
-        self.queue_depth = table.queue_depth.labels(stage, model).set
-        """Messages that wait now."""
         self.batch: Callable[[float], None] = table.batch.labels(model).observe
         """Images in a batch."""
+
+    @cached_property
+    def queue_depth(self) -> Callable[[float], None]:
+        """Events that wait now."""
+        return self._table.queue_depth.labels(self._stage, self._model, "").set
+
+    @cached_property
+    def engine_queue(self) -> Callable[[float], None]:
+        """Images that wait for the engines now."""
+        return self._table.engine_queue.labels(self._model).set
 
     def done(self, status: str, reason: str = "") -> None:
         """Count an image that ended here as ``ok``, ``error``, ``expired`` or ``retry``."""
@@ -178,8 +191,8 @@ class Metrics:
 
     def forget(self, name: str) -> None:
         """Drop the series of a model that the mesh no longer has."""
-        if self._models.pop(name, None) is not None:
-            self._by_model.forget(name)
+        self._models.pop(name, None)
+        self._by_model.forget(name)
 
     def cache(self, outcome: str, times: int = 1) -> None:
         """Count outcomes of the cache: `visionmesh.cache.Outcome`, and those of near frames."""
@@ -187,6 +200,13 @@ class Metrics:
         if child is None:
             child = self._cache[outcome] = self._table.cache.labels(outcome)
         child.inc(times)
+
+    def watch_queue(self, messages: Callable[[], int], *, model: str, lane: str) -> None:
+        """Have ``messages`` asked at every scrape for how many wait in a lane.
+
+        ``model`` is empty where a lane is that of all models.
+        """
+        self._by_model.queue_depth.labels(self._stage, model, lane).set_function(messages)
 
     def watch_in_flight(self, images: Callable[[], int]) -> None:
         """Have ``images`` asked at every scrape for how many are in hand."""

@@ -125,6 +125,21 @@ async def test_stores_one_result_for_each_subject(bus: Bus) -> None:
     assert stored.data == b"first"
 
 
+async def test_tells_what_waits_behind_the_last_delivery(bus: Bus) -> None:
+    for number in range(3):
+        await bus.publisher.publish(event(number), b"image")
+    queue = await bus.pull(capacity=1)
+    await queue.get()
+    assert bus.puller.waiting() == 2
+    await bus.connection.client.jetstream().purge_stream(subjects.EVENTS)
+    bus.puller.done()
+
+    async def empty() -> bool:
+        return bus.puller.waiting() == 0
+
+    await until(empty)
+
+
 async def test_delivers_no_more_than_its_capacity_until_done(bus: Bus) -> None:
     queue = await bus.pull(capacity=4)
     for number in range(12):

@@ -30,6 +30,7 @@ def test_a_scrape_shows_what_was_counted_for_a_model(metrics: Metrics) -> None:
     faces.inference(0.003)
     faces.queued(0.02)
     faces.queue_depth(17)
+    faces.engine_queue(3)
     faces.batch(6)
     seen = scrape(metrics)
     model = ("model", "faces")
@@ -41,7 +42,8 @@ def test_a_scrape_shows_what_was_counted_for_a_model(metrics: Metrics) -> None:
     assert seen["visionmesh_dead_total", (model, ("reason", "model_failed"), stage)] == 1
     assert seen["visionmesh_inference_seconds_sum", (model, stage)] == 0.003
     assert seen["visionmesh_queue_seconds_count", (model, stage)] == 1
-    assert seen["visionmesh_queue_depth", (model, stage)] == 17
+    assert seen["visionmesh_queue_depth", (("lane", ""), model, stage)] == 17
+    assert seen["visionmesh_engine_queue", (model,)] == 3
     assert seen["visionmesh_batch_size_bucket", (("le", "4.0"), model)] == 0
     assert seen["visionmesh_batch_size_bucket", (("le", "8.0"), model)] == 1
 
@@ -92,6 +94,23 @@ def test_a_forgotten_model_leaves_no_series_and_may_come_back(metrics: Metrics) 
     metrics.model("faces").done("ok")
     ok = (("model", "faces"), ("reason", ""), ("stage", "infer"), ("status", "ok"))
     assert scrape(metrics)["visionmesh_requests_total", ok] == 1
+
+
+def test_a_stage_that_never_told_a_queue_shows_none(metrics: Metrics) -> None:
+    metrics.model("faces").done("ok")
+    told = {name for name, _ in scrape(metrics)}
+    assert told.isdisjoint({"visionmesh_queue_depth", "visionmesh_engine_queue"})
+
+
+def test_a_queue_is_asked_for_its_depth_until_its_model_is_forgotten(metrics: Metrics) -> None:
+    waiting = [1, 2, 3]
+    metrics.watch_queue(waiting.__len__, model="faces", lane="any")
+    queue = "visionmesh_queue_depth", (("lane", "any"), ("model", "faces"), ("stage", "infer"))
+    assert scrape(metrics)[queue] == 3
+    waiting.pop()
+    assert scrape(metrics)[queue] == 2
+    metrics.forget("faces")
+    assert queue not in scrape(metrics)
 
 
 def test_two_processes_in_one_test_do_not_share_counters(metrics: Metrics) -> None:
