@@ -37,7 +37,7 @@ class Artifact(Frozen):
 
 
 class Measured(Frozen):
-    """One way to run a version, as it is measured; workers make a `services.infer.ways.Way` of it."""
+    """One way to run a version, as it is measured; a worker makes its own `Way` of it."""
 
     engine: Literal["onnxruntime", "openvino"]
     precision: Precision
