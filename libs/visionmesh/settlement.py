@@ -109,7 +109,7 @@ class Settlement:
     def ended(self, reference: Reference, result: Result) -> None:
         """Record the whole time of an image that is answered."""
         context = parse_traceparent(reference.traceparent)
-        if context is None or not context.sampled:
+        if context is None or not context.sampled or context.span_id == reference.parent_span:
             return
         attributes: dict[str, AttributeValue] = {
             Key.MESSAGE_ID: reference.id,

@@ -40,7 +40,7 @@ class Trail:
         """How long the image waited for this stage."""
         self.took_ns = 0
         """How long the stage had it, once that is over."""
-        context = parse_traceparent(reference.traceparent)
+        context = parse_traceparent(reference.traceparent) if tracing.recording else None
         self._root = context if context is not None and context.sampled else None
         self._span_id = new_span_id() if self._root is not None else ""
         if arrived_ns and self._stream:

@@ -195,6 +195,19 @@ async def test_one_image_has_one_root_span(
     assert root.span.attributes["visionmesh.status"] == "ok"
 
 
+async def test_a_span_of_the_producer_is_not_recorded_as_the_image_s(
+    event: Event, settlement: Settlement, tracing: Tracing, tmp_path: Path
+) -> None:
+    producer = new_traceparent()
+    span = producer.split("-")[2]
+    reference = await event.reference(traceparent=producer, parent_span=span)
+    with closing(tracing):
+        await settlement.answer([(reference, make_result(reference), None)])
+    await event.ended()
+    assert event.heard[0].headers["traceparent"] == producer
+    assert read_trace(tmp_path, reference.id) == []
+
+
 async def test_a_caller_gets_the_result_and_nothing_is_stored(
     connection: Connection, settlement: Settlement
 ) -> None:

@@ -140,15 +140,24 @@ class Tracing:
         """How many spans were lost so far, over all sinks."""
         return sum(pump.dropped for pump in self._pumps)
 
+    @property
+    def recording(self) -> bool:
+        """Whether there is a sink."""
+        return bool(self._pumps)
+
     def begin(self, producer: Context | None) -> Context:
         """Return the context of a new root span, in the producer's trace if there is one.
 
-        The producer's decision whether to sample is kept; without one, the settings decide.
-        Nothing is sampled where there is no sink.
+        The producer's decision whether to sample is kept; without one, the settings decide, and
+        nothing is sampled where there is no sink. Where no root would be recorded, a producer's
+        own context is returned: what follows the mesh is to name a span that there is.
         """
-        trace_id = producer.trace_id if producer else new_trace_id()
-        wanted = producer.sampled if producer else is_sampled(trace_id, share=self._share)
-        return Context(trace_id, new_span_id(), wanted and bool(self._pumps))
+        if producer is not None:
+            recorded = producer.sampled and self.recording
+            return producer._replace(span_id=new_span_id()) if recorded else producer
+        trace_id = new_trace_id()
+        wanted = is_sampled(trace_id, share=self._share)
+        return Context(trace_id, new_span_id(), wanted and self.recording)
 
     def record(self, span: Recorded) -> None:
         """Take a span of a sampled trace; about a microsecond, never blocks, never raises."""

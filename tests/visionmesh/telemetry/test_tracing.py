@@ -234,13 +234,18 @@ def test_spans_are_kept_without_waiting_for_the_end(tmp_path: Path) -> None:
         eventually(lambda: read_trace(tmp_path, span.trace_id) == [KeptSpan("infer", span)])
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-def test_a_producers_decision_to_sample_is_kept(tmp_path: Path, wanted: bool) -> None:
-    producer = Context(new_trace_id(), new_span_id(), wanted)
+def test_a_producer_s_trace_goes_on_in_a_new_span(tmp_path: Path) -> None:
+    producer = Context(new_trace_id(), new_span_id(), True)
     with closing(open_tracing(state_dir=tmp_path)) as tracing:
         root = tracing.begin(producer)
-    assert (root.trace_id, root.sampled) == (producer.trace_id, wanted)
+    assert (root.trace_id, root.sampled) == (producer.trace_id, True)
     assert root.span_id != producer.span_id
+
+
+def test_a_producer_who_does_not_sample_is_passed_on(tmp_path: Path) -> None:
+    producer = Context(new_trace_id(), new_span_id(), False)
+    with closing(open_tracing(state_dir=tmp_path)) as tracing:
+        assert tracing.begin(producer) == producer
 
 
 def test_without_a_producers_decision_the_share_decides(tmp_path: Path) -> None:
@@ -256,8 +261,10 @@ def test_without_a_producers_decision_the_share_decides(tmp_path: Path) -> None:
     assert {root.sampled for root in roots} == {True, False}
 
 
-def test_where_nobody_takes_spans_nothing_is_sampled() -> None:
+def test_where_nobody_takes_spans_a_producer_s_context_is_passed_on() -> None:
     before = threading.active_count()
+    producer = Context(new_trace_id(), new_span_id(), True)
     with closing(open_tracing()) as tracing:
-        assert not tracing.begin(Context(new_trace_id(), new_span_id(), True)).sampled
+        assert tracing.begin(producer) == producer
+        assert not tracing.begin(None).sampled
         assert threading.active_count() == before
