@@ -34,7 +34,8 @@ RUN /opt/visionmesh/bin/pip install -c /constraints.txt "$(echo /wheels/*.whl)[i
 FROM environment AS postprocess-environment
 RUN /opt/visionmesh/bin/pip install -c /constraints.txt "$(echo /wheels/*.whl)[postprocess]"
 
-# Nothing is written but shared memory: slabs belong to this user in every container of a node.
+# Slabs in shared memory belong to this user in every container of a node. Besides them only infer
+# writes, its models, below /tmp.
 FROM python AS runtime
 RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin visionmesh
 ENV PATH=/opt/visionmesh/bin:$PATH \

@@ -103,7 +103,7 @@ class WorkerTable:
         )
         self.in_flight = gauge("visionmesh_in_flight", "Images that a stage holds.")
         self.redeliveries = counter(
-            "visionmesh_redeliveries", "Messages that were delivered before.", _STAGE
+            "visionmesh_redeliveries", "Images that were sent back, to be tried again.", _STAGE
         )
         self.single_flight = counter(
             "visionmesh_single_flight", "Images that were answered by an identical one in flight."
@@ -218,7 +218,7 @@ class Metrics:
         self._table.arena_capacity.labels(self._stage).set(capacity)
 
     def watch_spans(self, dropped: Callable[[], int]) -> None:
-        """Have ``dropped`` asked at every scrape for how many spans were lost so far."""
+        """Have ``dropped`` asked at every scrape for how many records were lost so far."""
         self._registry.register(_DroppedSpans(dropped))
 
     def exposition(self) -> tuple[bytes, str]:
@@ -233,6 +233,6 @@ class _DroppedSpans(Collector):
     def collect(self) -> Iterator[Metric]:
         yield CounterMetricFamily(
             "visionmesh_spans_dropped",
-            "Spans that no sink could take.",
+            "Records that no sink could take; one holds all spans of an image in a stage.",
             value=self._dropped(),
         )

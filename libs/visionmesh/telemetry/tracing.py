@@ -57,7 +57,7 @@ class Pump:
 
     @property
     def dropped(self) -> int:
-        """How many spans never reached the sink."""
+        """How many records never reached the sink; one holds the spans of an image in a stage."""
         return self._overflown + self._lost
 
     def put(self, span: Recorded) -> None:
@@ -137,7 +137,7 @@ class Tracing:
 
     @property
     def dropped(self) -> int:
-        """How many spans were lost so far, over all sinks."""
+        """How many records were lost so far, over all sinks."""
         return sum(pump.dropped for pump in self._pumps)
 
     @property
