@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 
@@ -34,6 +35,8 @@ class Gateway:
         self._admission = admission
         self._callers = callers
         self._settings = context.settings.ingest
+        self._in_hand = 0
+        """Images that are being worked on for callers."""
 
     async def infer(self, event: Event, *, version: int | None = None) -> Reply:
         """Return the answer to ``event``, of a certain ``version`` or the one whose turn it is.
@@ -45,6 +48,10 @@ class Gateway:
         Refused, Reject, Expired
             What kept it from being computed.
         """
+        with self._places(event.model, 1):
+            return await self._in_time(event, version)
+
+    async def _in_time(self, event: Event, version: int | None) -> Reply:
         patience = self._settings.request_timeout
         if event.deadline_ns is not None:
             left = timedelta(microseconds=(event.deadline_ns - time.time_ns()) / 1e3)
@@ -69,21 +76,23 @@ class Gateway:
 
         async def infer(event: Event) -> Reply:
             async with places:
-                return await self.infer(event, version=version)
+                return await self._in_time(event, version)
 
-        tasks = [asyncio.create_task(infer(event)) for event in events]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            await end(tasks)
+        # A request is never too large for an idle worker: more of it wait than are in hand.
+        images = min(len(events), AT_ONCE, self._settings.max_requests)
+        with self._places(events[0].model if events else "", images):
+            tasks = [asyncio.create_task(infer(event)) for event in events]
+            try:
+                return await asyncio.gather(*tasks)
+            finally:
+                await end(tasks)
 
     async def require(self, model: str, version: int | None = None) -> ModelRecord:
         """Return the model; raise `Refused` if an image for it could not be worked on now."""
         record = await self._context.catalog.look_up(require_token("model", model))
         if version is not None:
             record.version(version)
-        if len(self._callers) >= self._settings.max_requests:
-            raise Refused(Code.MESH_FULL, "Too many requests are being worked on; try again.")
+        self._require_places(model, 1)
         if not self._context.nodes.serving(model):
             why = self._context.nodes.failure(model) or (
                 "no infer worker has loaded it yet; try again, or look at `visionmesh ps`."
@@ -96,6 +105,27 @@ class Gateway:
         known = model if self._context.catalog.find(model) is not None else ""
         status = "expired" if isinstance(error, Expired) else "error"
         self._context.metrics.model(known).done(status, error.code)
+
+    def _require_places(self, model: str, images: int) -> None:
+        if self._in_hand + images > self._settings.max_requests:
+            raise Refused(
+                Code.MESH_FULL,
+                "Too many requests are being worked on; try again.",
+                wait=self._context.nodes.backlog(model),
+            )
+
+    @contextmanager
+    def _places(self, model: str, images: int) -> Iterator[None]:
+        """Count ``images`` as in hand; raise `Refused` (mesh_full) if they are too many.
+
+        What `require` said does not hold any more: others came while the request was read.
+        """
+        self._require_places(model, images)
+        self._in_hand += images
+        try:
+            yield
+        finally:
+            self._in_hand -= images
 
     async def _infer(self, event: Event, version: int | None) -> Reply:
         for attempt in range(1, MAX_TRIES + 1):

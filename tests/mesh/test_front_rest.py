@@ -310,3 +310,50 @@ async def test_every_route_is_documented(http: httpx.AsyncClient) -> None:
         "/v1/results",
         "/v1/results/{id}",
     }
+
+
+async def post_alone(url: httpx.URL, path: str, body: bytes) -> tuple[int, bytes]:
+    """Return status and head of the answer on a connection of its own."""
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    head = f"POST {path} HTTP/1.1\r\nHost: {url.host}\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    answer = await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+    return int(answer.split(b" ", 2)[1]), answer.lower()
+
+
+async def test_more_clients_than_there_are_places_are_answered_or_refused(
+    local_mesh: LocalMesh, http: httpx.AsyncClient
+) -> None:
+    url, body = httpx.URL(local_mesh.http_url), picture(200, 150)
+    most, clients = local_mesh.settings.ingest.max_requests, 400
+    posts = [post_alone(url, "/v1/models/uncached/infer", body) for _ in range(clients)]
+    async with asyncio.timeout(60):
+        answers = await asyncio.gather(*posts)
+    answered = sum(status == 200 for status, _ in answers)
+    refused = [head for status, head in answers if status == 503]
+    assert answered + len(refused) == clients
+    assert answered >= most
+    assert all(b"retry-after: " in head for head in refused)
+    assert (await http.post(INFER, content=picture())).status_code == 200
+
+
+async def test_images_of_clients_that_went_away_are_not_worked_on(
+    local_mesh: LocalMesh, http: httpx.AsyncClient
+) -> None:
+    url, body = httpx.URL(local_mesh.http_url), picture(800, 600)
+    path = "/v1/models/uncached/infer"
+    writers = []
+    for _ in range(50):
+        _, writer = await asyncio.open_connection(url.host, url.port)
+        head = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        writers.append(writer)
+    for writer in writers:
+        writer.close()
+
+    async def none_in_hand() -> bool:
+        return 'visionmesh_in_flight{stage="ingest"} 0.0' in (await http.get("/metrics")).text
+
+    await until(none_in_hand)
+    assert (await http.post(INFER, content=picture())).status_code == 200
