@@ -26,7 +26,7 @@ class Reply:
     body: bytes
     ok: bool
     tensors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    """The network's outputs for this image, without the dimension of the batch, if it wants them."""
+    """The network's outputs for this image, without the batch's dimension, if it wants them."""
 
     @classmethod
     def of(cls, result: Result) -> Reply:
