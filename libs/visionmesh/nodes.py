@@ -96,7 +96,8 @@ class Nodes:
         )
         self._seen: dict[str, tuple[float, NodeRecord]] = {}
         self._versions: dict[str, frozenset[int]] = {}
-        """What `versions` returns, until something is heard."""
+        self._staffed: dict[str, bool] = {}
+        """What `versions` and `staffed` return, until something is heard."""
         self._load: Callable[[], float] = lambda: 0.0
         self._listeners: list[Callable[[], None]] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -142,7 +143,9 @@ class Nodes:
         One of infer can if it has told that it serves the model, or that it could not load it and
         will refuse them.
         """
-        return staffed(self._records(), model)
+        if model not in self._staffed:
+            self._staffed[model] = staffed(self._records(), model)
+        return self._staffed[model]
 
     def versions(self, model: str) -> frozenset[int]:
         """Return the versions that images of ``model`` can be given to.
@@ -229,6 +232,7 @@ class Nodes:
 
     def _hear(self, key: str, record: NodeRecord | None) -> None:
         self._versions.clear()
+        self._staffed.clear()
         if record is None:
             self._seen.pop(key, None)
         else:
