@@ -133,8 +133,8 @@ class Mesh:
         Raises
         ------
         Refused
-            As `publish`; and (timeout) if no result came in time. The event is still in the mesh
-            then, and its result will be on RESULTS.
+            As `publish`; and (timeout) if no result came in time. If the event was stored, its
+            result will be on RESULTS.
         """
         event = await self._event(
             model,
@@ -148,17 +148,19 @@ class Mesh:
             tracestate=tracestate,
         )
         subject = subjects.result(model, source, event.id)
+        stored = "if the image was stored, "
         try:
             async with (
                 next_message(self._connection, subject) as arrived,
                 asyncio.timeout(timeout.total_seconds()),
             ):
                 await self._producer.store(event, retry_for=timeout)
+                stored = ""
                 message = await arrival(self._connection, arrived, subject)
         except TimeoutError as error:
             raise Refused(
                 Code.TIMEOUT,
-                f"No result within {timeout.total_seconds():g} s; it will be on {subject}.",
+                f"No result within {timeout.total_seconds():g} s; {stored}it will be on {subject}.",
             ) from error
         return Result.model_validate_json(message.data)
 
