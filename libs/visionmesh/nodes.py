@@ -34,7 +34,15 @@ from visionmesh.routing import Place
 from visionmesh.subjects import ANY_LANE, NODES_BUCKET
 from visionmesh.tasks import end
 
-__all__ = ["LoadedVersion", "NodeRecord", "Nodes", "list_nodes", "nodes_bucket", "version_key"]
+__all__ = [
+    "PERIOD",
+    "LoadedVersion",
+    "NodeRecord",
+    "Nodes",
+    "list_nodes",
+    "nodes_bucket",
+    "version_key",
+]
 
 PERIOD = timedelta(seconds=2)
 ALIVE = timedelta(seconds=7)

@@ -16,7 +16,7 @@ from visionmesh.cli import options
 from visionmesh.cli.console import aside
 from visionmesh.errors import Code, Refused
 from visionmesh.models.record import ModelRecord
-from visionmesh.nodes import NodeRecord, list_nodes, version_key
+from visionmesh.nodes import PERIOD, NodeRecord, list_nodes, version_key
 
 _POLL = timedelta(milliseconds=200)
 
@@ -61,14 +61,19 @@ async def served(
 async def _until_served(
     client: Client, pushed: Sequence[Pushed], *, before: Failures, within: timedelta
 ) -> None:
-    deadline = time.monotonic() + within.total_seconds()
+    began = time.monotonic()
+    deadline = began + within.total_seconds()
+    believed = began + PERIOD.total_seconds()
     while True:
         nodes = await list_nodes(client)
-        workers = _infer_workers(nodes)
-        if not workers:
+        late = time.monotonic() > deadline
+        if not _infer_workers(nodes):
+            # A busy worker may be late with its record.
+            if time.monotonic() < believed:
+                await asyncio.sleep(_POLL.total_seconds())
+                continue
             aside().print("No infer worker is there: the first one that starts loads it.")
             return
-        late = time.monotonic() > deadline
         for one in pushed:
             _require_hope(nodes, one.record, known=before if one.changed and not late else {})
         waiting = [one.record for one in pushed if not _is_served(nodes, one.record)]
