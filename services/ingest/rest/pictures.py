@@ -25,7 +25,7 @@ def wanted(accept: str | None) -> str:
 
     Ranges such as ``*/*`` are answered with JSON, as is what we do not make.
     """
-    if accept is None or "image/" not in accept:
+    if accept is None or "image/" not in accept.lower():
         return JSON
     best, weight = JSON, 0.0
     for entry in accept.split(","):
