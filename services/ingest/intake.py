@@ -38,7 +38,7 @@ class Intake:
         """Images in flight, by model; a removed model's events are refused one by one."""
         self._parked: set[str] = set()
         """Models that were unloaded by request: their events wait."""
-        self._replayed = False
+        self._pulls = False
         self._turn = asyncio.Lock()
         """One change at a time: models may be pushed while `start` looks after others."""
         self._held = KeepAlive(connection=context.connection, ack_wait=self._events.ack_wait)
@@ -56,7 +56,7 @@ class Intake:
         self._held.start()
         async with self._turn:
             # Only now: with the models known so far, others would be refused meanwhile.
-            self._replayed = True
+            self._pulls = True
             await self._declare_stream()
             for model in {*self._windows, *await self._left_behind()}:
                 await self._pull(model)
@@ -65,7 +65,10 @@ class Intake:
     async def stop(self) -> None:
         if self._retiring is not None:
             await end([self._retiring])
-        await asyncio.gather(*(puller.stop() for puller in self._pullers.values()))
+        async with self._turn:
+            # A model that is pushed meanwhile must not be pulled any more.
+            self._pulls = False
+            await asyncio.gather(*(puller.stop() for puller in self._pullers.values()))
         self._admission.sending.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=DRAIN.total_seconds())
@@ -84,7 +87,7 @@ class Intake:
         else:
             self._windows[name] = record.spec.window
         async with self._turn:
-            if self._replayed:
+            if self._pulls:
                 await self._declare_stream()
                 if record is not None:
                     await self._declare_consumer(name)
