@@ -29,6 +29,8 @@ TYPE = "io.visionmesh.image"
 STRUCTURED = "application/cloudevents+json"
 _CLOUDEVENTS = "application/cloudevents"
 MAX_ID = 256
+_FIRST_YEAR, _LAST_YEAR = 1970, 9998
+"""Of deadlines: beyond, zones lead out of the calendar."""
 _SPOKEN = "1."
 """How the versions of CloudEvents begin that are read here."""
 _PRINTABLE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
@@ -181,7 +183,7 @@ def parse_deadline(text: str | None) -> int | None:
         time = datetime.fromisoformat(text)
     except ValueError:
         time = None
-    if time is None or time.tzinfo is None:
+    if time is None or time.tzinfo is None or not _FIRST_YEAR <= time.year <= _LAST_YEAR:
         raise Reject(
             Code.INVALID_DEADLINE,
             f"{text[:40]!r} is no RFC 3339 time with a zone, such as 2030-01-31T12:00:00Z.",

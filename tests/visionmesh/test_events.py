@@ -137,6 +137,8 @@ def test_refuses_broken_structured_events(body: bytes) -> None:
         ({"ce-id": "x" * 257}, Code.INVALID_ID),
         ({"ce-id": "a\tb"}, Code.INVALID_ID),
         ({"vm-deadline": "tomorrow"}, Code.INVALID_DEADLINE),
+        ({"vm-deadline": "9999-12-31T23:59:59-01:00"}, Code.INVALID_DEADLINE),
+        ({"vm-deadline": "0001-01-01T00:00:00+01:00"}, Code.INVALID_DEADLINE),
         ({"vm-deadline": "2030-01-31T12:00:00"}, Code.INVALID_DEADLINE),
         ({"vm-params": "{"}, Code.INVALID_PARAMS),
         ({"vm-params": "[1]"}, Code.INVALID_PARAMS),

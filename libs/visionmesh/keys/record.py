@@ -18,6 +18,7 @@ from visionmesh.contracts import Frozen
 from visionmesh.keys.rate import parse_rate
 
 _KEY = re.compile(r"vmk_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")
+_ALL = "*"
 _ID_BYTES = 4
 _SECRET_BYTES = 32
 
@@ -68,6 +69,8 @@ class KeyRecord(Frozen):
 
     def covers(self, model: str) -> bool:
         """Say whether the key is good for ``model``; ``*``: for all of them."""
+        if model == _ALL:  # is no name, which patterns such as ? would match
+            return _ALL in self.models
         return any(fnmatchcase(model, pattern) for pattern in self.models)
 
 

@@ -59,7 +59,10 @@ class Library:
         if asked.files:
             steps = self._from_files(name, asked.files, params)
         elif asked.from_:
-            steps = await self._from_model(name, asked.from_, params)
+            source, _ = await find(self._models, asked.from_)
+            caller_of(request.scope).require(Right.ADMIN, source.model)
+            copying = self._copying(source.model, name, source.version, params)
+            steps = (("creating new model", copying),)
         else:
             raise Reject(Code.INVALID_REQUEST, "neither 'from' or 'files' was specified")
         return await respond(steps, stream=asked.stream)
@@ -121,11 +124,6 @@ class Library:
         if params == Params():
             return (made,)
         return (made, ("setting parameters", self._copying(name, name, None, params)))
-
-    async def _from_model(self, name: str, source: str, params: Params) -> Steps:
-        found, _ = await find(self._models, source)
-        copying = self._copying(found.model, name, found.version, params)
-        return (("creating new model", copying),)
 
     def _copying(self, source: str, name: str, version: int | None, params: Params) -> Work:
         return partial(self._models.copy, source, name, version=version, params=params)

@@ -42,6 +42,7 @@ def test_patterns_name_models() -> None:
     assert not record.covers("dogs")
     assert not record.covers("*")
     assert issue(name="all")[1].covers("*")
+    assert not issue(name="one letter", models=("?", "[!x]*"))[1].covers("*")
 
 
 def test_a_record_survives_its_json() -> None:
