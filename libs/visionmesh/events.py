@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 
 from visionmesh.contracts import Params, Priority, TensorMeta, Want
+from visionmesh.documents import WIDE, is_wide
 from visionmesh.errors import Code, Reject
 from visionmesh.subjects import is_token, name_fault
 
@@ -262,6 +263,8 @@ def _unfold(body: bytes) -> tuple[dict[str, str], bytes]:
 
 
 def _document(body: bytes) -> dict[str, Any]:
+    if is_wide(body):
+        raise Reject(Code.INVALID_EVENT, WIDE)
     try:
         document = from_json(body, allow_inf_nan=False)
     except ValueError as error:

@@ -11,6 +11,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
 from visionmesh.contracts import Params
+from visionmesh.documents import WIDE, is_wide
 from visionmesh.errors import Code, Reject
 
 LARGE = 256 << 10
@@ -120,6 +121,8 @@ async def read(request: Request, kind: type[T], *, max_bytes: int) -> T:
     body = b"".join(parts)
     if not body:
         raise Reject(Code.INVALID_REQUEST, "missing request body")
+    if is_wide(body):
+        raise Reject(Code.INVALID_REQUEST, WIDE)
     try:
         if len(body) < LARGE:
             return kind.model_validate_json(body)

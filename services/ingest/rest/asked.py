@@ -16,6 +16,7 @@ from starlette.requests import Request
 from services.ingest.limits import load_of
 from services.ingest.urls import Urls
 from visionmesh.contracts import Frozen, Params
+from visionmesh.documents import WIDE, is_wide
 from visionmesh.errors import Code, Reject
 from visionmesh.events import Event, parse_deadline, parse_id, parse_params, parse_priority
 from visionmesh.subjects import is_token, name_fault
@@ -153,6 +154,8 @@ async def _of_json(request: Request, urls: Urls) -> Asked:
 
 
 def _parse(body: bytes) -> Named | list[Named]:
+    if is_wide(body):
+        raise Reject(Code.INVALID_REQUEST, WIDE)
     try:
         return NAMED.validate_json(body, strict=True)
     except ValidationError as error:
