@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from contextlib import aclosing, contextmanager
+from datetime import UTC, datetime
 
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
-from nats.errors import TimeoutError as NatsTimeoutError
-from nats.js.api import RawStreamMsg, StorageType
-from nats.js.errors import BadRequestError, KeyWrongLastSequenceError, NotFoundError
-from nats.js.kv import KeyValue
+from nats.js.api import RawStreamMsg
+from nats.js.errors import KeyWrongLastSequenceError
 from pydantic import ValidationError
 
+from visionmesh.bus.bucket import Bucket
 from visionmesh.errors import Code, Refused
 from visionmesh.keys.record import KeyRecord
 
 KEYS_BUCKET = "vm_keys"
-
-_STREAM = f"KV_{KEYS_BUCKET}"
-_SUBJECTS = f"$KV.{KEYS_BUCKET}.>"
-_POLL = timedelta(seconds=2)
-"""How late a watcher may notice a change whose announcement was lost with a connection."""
-_AWAY = timedelta(milliseconds=200)
-"""Between two tries of a watcher while the server does not answer."""
 
 log = logging.getLogger(__name__)
 
@@ -35,24 +26,18 @@ class KeyStore:
     """Keeps, lists, revokes and watches keys; any number of processes may do so at once."""
 
     def __init__(self, nc: Client, *, replicas: int = 1) -> None:
-        self._nc = nc
-        self._js = nc.jetstream()
-        self._replicas = replicas
-        self._opened: KeyValue | None = None
+        self._bucket = Bucket(nc, KEYS_BUCKET, replicas=replicas)
 
     async def add(self, record: KeyRecord) -> None:
         """Store a new key's record; raise `Refused` (mesh_unreachable)."""
         with _reaching_mesh():
-            await (await self._bucket()).create(record.id, record.model_dump_json().encode())
+            await (await self._bucket.open()).create(record.id, record.model_dump_json().encode())
 
     async def list(self) -> tuple[KeyRecord, ...]:
         """Return all keys, revoked ones too, the oldest first; raise `Refused`."""
         found: dict[str, KeyRecord] = {}
         with _reaching_mesh():
-            await self._bucket()
-            sequence = 0
-            while message := await self._next(sequence):
-                sequence = message.seq
+            async for message in self._bucket.stored():
                 if (record := _record(message)) is not None:
                     found[record.id] = record
         return tuple(sorted(found.values(), key=lambda record: record.created))
@@ -69,7 +54,7 @@ class KeyStore:
         record = _chosen(await self.list(), which)
         now = datetime.now(UTC)
         with _reaching_mesh():
-            bucket = await self._bucket()
+            bucket = await self._bucket.open()
             while True:
                 entry = await bucket.get(record.id)
                 record = KeyRecord.model_validate_json(entry.value or b"")
@@ -88,56 +73,12 @@ class KeyStore:
 
         A key whose record cannot be read comes without one, as it is not to be accepted.
         """
-        # As with models: an announcement that is lost costs a poll's delay, and no change.
-        announcements = await self._nc.subscribe(_SUBJECTS)
-        try:
-            sequence, complete = 0, False
-            while True:
-                try:
-                    await self._bucket()
-                    while message := await self._next(sequence):
-                        sequence = message.seq
-                        yield str(message.subject).rpartition(".")[2], _record(message)
-                except (NatsError, OSError):
-                    await asyncio.sleep(_AWAY.total_seconds())
-                    continue
-                if not complete:
-                    complete = True
+        async with aclosing(self._bucket.watch()) as changes:
+            async for message in changes:
+                if message is None:
                     yield None
-                try:
-                    await announcements.next_msg(timeout=_POLL.total_seconds())
-                except NatsTimeoutError:
-                    continue
-        finally:
-            if not self._nc.is_closed:
-                await announcements.unsubscribe()
-
-    async def _next(self, sequence: int) -> RawStreamMsg | None:
-        try:
-            return await self._js.get_msg(
-                _STREAM, seq=sequence + 1, subject=_SUBJECTS, next=True, direct=True
-            )
-        except NotFoundError:
-            return None
-
-    async def _bucket(self) -> KeyValue:
-        if self._opened is None:
-            try:
-                self._opened = await self._js.key_value(KEYS_BUCKET)
-            except NotFoundError:
-                self._opened = await self._create()
-        return self._opened
-
-    async def _create(self) -> KeyValue:
-        try:
-            return await self._js.create_key_value(
-                bucket=KEYS_BUCKET,
-                storage=StorageType.FILE,
-                replicas=self._replicas,
-                direct=True,
-            )
-        except BadRequestError:  # somebody else was quicker, with other settings
-            return await self._js.key_value(KEYS_BUCKET)
+                else:
+                    yield str(message.subject).rpartition(".")[2], _record(message)
 
 
 def _record(message: RawStreamMsg) -> KeyRecord | None:

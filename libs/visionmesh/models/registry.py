@@ -5,38 +5,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 from nats.aio.client import Client
-from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
-from nats.errors import TimeoutError as NatsTimeoutError
-from nats.js.api import RawStreamMsg, StorageType
+from nats.js.api import RawStreamMsg
 from nats.js.errors import (
-    BadRequestError,
     KeyNotFoundError,
     KeyWrongLastSequenceError,
-    NotFoundError,
 )
-from nats.js.kv import KeyValue
 from pydantic import ValidationError
 
+from visionmesh.bus.bucket import Bucket
 from visionmesh.errors import Code, Refused
 from visionmesh.models.artifacts import ArtifactStore
 from visionmesh.models.folder import ModelFolder
 from visionmesh.models.push import merged, selected
 from visionmesh.models.record import ModelRecord
 from visionmesh.subjects import MODELS_BUCKET, require_token
-
-_STREAM = f"KV_{MODELS_BUCKET}"
-_SUBJECTS = f"$KV.{MODELS_BUCKET}.>"
-_POLL = timedelta(seconds=2)
-"""How late a watcher may notice a change whose announcement was lost with a connection."""
-_AWAY = timedelta(milliseconds=200)
-"""Between two tries of a watcher while the server does not answer."""
 
 _CLAIMED_WITHIN = timedelta(days=1)
 """After this a push that has stored files, but no record that names them, is over."""
@@ -58,11 +47,8 @@ class Registry:
     """Pushes, finds, watches and removes models; any number of processes may do so at once."""
 
     def __init__(self, nc: Client, *, replicas: int = 1) -> None:
-        self._nc = nc
-        self._js = nc.jetstream()
-        self._replicas = replicas
+        self._bucket = Bucket(nc, MODELS_BUCKET, replicas=replicas)
         self._artifacts = ArtifactStore(nc, replicas=replicas)
-        self._opened: KeyValue | None = None
 
     async def push(
         self, folder: ModelFolder, *, version: int | None = None, replace: bool = False
@@ -123,10 +109,8 @@ class Registry:
         """Return all models, by name."""
         records: dict[str, ModelRecord | None] = {}
         with _reaching_mesh():
-            await self._bucket()
-            sequence = 0
-            while message := await self._next(sequence):
-                sequence, change = message.seq, _change(message)
+            async for message in self._bucket.stored():
+                change = _change(message)
                 records[change.name] = change.record
         return tuple(record for _, record in sorted(records.items()) if record)
 
@@ -145,7 +129,7 @@ class Registry:
             record, revision = await self._read(require_token("model", name))
             if record is None:
                 raise _unknown(name)
-            await (await self._bucket()).delete(name, last=revision)
+            await (await self._bucket.open()).delete(name, last=revision)
             await self._free(record)
 
     async def watch(self) -> AsyncIterator[Change | None]:
@@ -154,27 +138,9 @@ class Registry:
         Of several changes to one model in quick succession only the last one is certain to be
         seen. Closing the iterator ends the watch.
         """
-        # The server announces what is written; the position in the stream decides what is read.
-        # So a lost announcement costs a poll's delay, and nothing is ever missed or read twice.
-        announcements = await self._nc.subscribe(_SUBJECTS)
-        try:
-            sequence, complete = 0, False
-            while True:
-                try:
-                    await self._bucket()
-                    while message := await self._next(sequence):
-                        sequence = message.seq
-                        yield _change(message)
-                except (NatsError, OSError):
-                    await asyncio.sleep(_AWAY.total_seconds())
-                    continue
-                if not complete:
-                    complete = True
-                    yield None
-                await _announced(announcements)
-        finally:
-            if not self._nc.is_closed:
-                await announcements.unsubscribe()
+        async with aclosing(self._bucket.watch()) as changes:
+            async for message in changes:
+                yield None if message is None else _change(message)
 
     async def fetch(self, sha256: str, *, directory: Path) -> Path:
         """Return the weights with this hash as a verified file in ``directory``.
@@ -206,7 +172,7 @@ class Registry:
     async def _read(self, name: str) -> tuple[ModelRecord | None, int]:
         """Return the record, if any, and the revision that the next write must name."""
         try:
-            entry = await (await self._bucket()).get(name)
+            entry = await (await self._bucket.open()).get(name)
         except KeyNotFoundError as error:
             return None, error.entry.revision if error.entry else 0
         return ModelRecord.model_validate_json(entry.value), entry.revision
@@ -215,7 +181,7 @@ class Registry:
         """Say whether the record was written; it is not if another one came in between."""
         value = record.model_dump_json().encode()
         try:
-            await (await self._bucket()).update(record.spec.name, value, last=revision)
+            await (await self._bucket.open()).update(record.spec.name, value, last=revision)
         except KeyWrongLastSequenceError:
             return False
         return True
@@ -228,37 +194,9 @@ class Registry:
         for sha256 in (unclaimed | (old.objects if old else set())) - used:
             await self._artifacts.delete(sha256)
 
-    async def _next(self, sequence: int) -> RawStreamMsg | None:
-        """Return the first message of the bucket behind ``sequence``."""
-        try:
-            return await self._js.get_msg(
-                _STREAM, seq=sequence + 1, subject=_SUBJECTS, next=True, direct=True
-            )
-        except NotFoundError:
-            return None
-
-    async def _bucket(self) -> KeyValue:
-        if self._opened is None:
-            try:
-                self._opened = await self._js.key_value(MODELS_BUCKET)
-            except NotFoundError:
-                self._opened = await self._create()
-        return self._opened
-
-    async def _create(self) -> KeyValue:
-        try:
-            return await self._js.create_key_value(
-                bucket=MODELS_BUCKET,
-                storage=StorageType.FILE,
-                replicas=self._replicas,
-                direct=True,
-            )
-        except BadRequestError:  # somebody else was quicker, with other settings
-            return await self._js.key_value(MODELS_BUCKET)
-
 
 def _change(message: RawStreamMsg) -> Change:
-    name = str(message.subject).removeprefix(_SUBJECTS[:-1])
+    name = str(message.subject).removeprefix(f"$KV.{MODELS_BUCKET}.")
     if not message.data:  # the mark that a removal leaves
         return Change(name=name, record=None)
     try:
@@ -266,14 +204,6 @@ def _change(message: RawStreamMsg) -> Change:
     except ValidationError as error:  # written by another release: this one does without the model
         log.error("the record of model %s cannot be read: %s", name, error)
         return Change(name=name, record=None)
-
-
-async def _announced(announcements: Subscription) -> None:
-    """Wait until something was written, or for as long as that may go unnoticed."""
-    try:
-        await announcements.next_msg(timeout=_POLL.total_seconds())
-    except NatsTimeoutError:
-        return
 
 
 def _there(name: str, record: ModelRecord | None) -> ModelRecord:
