@@ -6,6 +6,8 @@ import ipaddress
 import logging
 from typing import Literal
 
+from starlette.responses import Response
+
 from services.ingest.forms import refusal_of
 from visionmesh.errors import Code, Refused
 from visionmesh.http import App, Receive, Scope, Send
@@ -20,8 +22,6 @@ _OPEN = frozenset(
     {"/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"}
 )
 """Whether it lives, and what it is: no key is needed to ask."""
-_READ_AWAY = 8 << 20
-"""Bytes of a refused request's body: a client that still sends hears the refusal only then."""
 _HOW = (
     "Send a key as 'Authorization: Bearer vmk_…'; `visionmesh keys add NAME` makes one "
     "where the mesh runs."
@@ -133,7 +133,10 @@ class Door:
         return KeyHolder(_valid(record), keys=self._keys, quota=self._quota)
 
     def guard(self, app: App) -> App:
-        """Return ``app`` behind this door; it finds out by `caller_of` who has come in."""
+        """Return ``app`` behind this door; it finds out by `caller_of` who has come in.
+
+        Bodies of those who are turned away are left to `limits.Limits`, which is to stand before.
+        """
 
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
             path = scope.get("path", "")
@@ -145,7 +148,7 @@ class Door:
                 if path == "/metrics":
                     caller.require(Right.READ)
             except Refused as error:
-                await _turn_away(error, scope, receive, send)
+                await _turned_away(error, path)(scope, receive, send)
                 return
             scope[_CALLER] = caller
             await app(scope, receive, send)
@@ -197,17 +200,11 @@ def _credentials(scope: Scope) -> str | None:
     return None if value is None else value.decode("latin-1")
 
 
-async def _turn_away(error: Refused, scope: Scope, receive: Receive, send: Send) -> None:
-    size = 0
-    while size < _READ_AWAY:
-        message = await receive()
-        size += len(message.get("body", b""))
-        if not message.get("more_body"):
-            break
-    response = refusal_of(scope.get("path", ""), error)
+def _turned_away(error: Refused, path: str) -> Response:
+    answer = refusal_of(path, error)
     if error.code is Code.UNAUTHORIZED:
-        response.headers["WWW-Authenticate"] = "Bearer"
-    await response(scope, receive, send)
+        answer.headers["WWW-Authenticate"] = "Bearer"
+    return answer
 
 
 _ANYBODY = Caller()

@@ -16,7 +16,9 @@ from starlette.routing import Route
 
 from services.ingest.door import Caller, Door, Right, caller_of
 from services.ingest.forms import refusal
+from services.ingest.limits import Limits
 from tests.polling import until
+from tests.services.ingest.limits.served import MEBIBYTE, exchange
 from visionmesh.bus import Connection
 from visionmesh.errors import Code, Fatal, Refused
 from visionmesh.http import HttpServer
@@ -24,6 +26,7 @@ from visionmesh.keys import KeyRecord, issue
 from visionmesh.keys.quota import Quota
 from visionmesh.keys.ring import KeyRing
 from visionmesh.keys.store import KeyStore
+from visionmesh.settings import IngestSettings
 
 Policy = Literal["auto", "required", "off"]
 
@@ -37,6 +40,7 @@ class House:
     """A door, and the server behind which it stands."""
 
     door: Door
+    limits: Limits
     ring: KeyRing
     store: KeyStore
     http: httpx.AsyncClient
@@ -84,6 +88,7 @@ APP = Starlette(
     ]
 )
 INFER = "/v1/models/cats/infer"
+SETTINGS = IngestSettings(max_request_bytes=4 * MEBIBYTE, max_bytes_in_hand=MEBIBYTE)
 
 
 @pytest.fixture
@@ -95,10 +100,11 @@ async def build(connection: Connection) -> AsyncIterator[Build]:
         ring = KeyRing(store, fail=fail)
         door = Door(keys=ring, quota=Quota(url=None), host=host, policy=policy)
         await door.start()
-        server = HttpServer(app=door.guard(APP), host="127.0.0.1", port=0)
+        limits = Limits(app=door.guard(APP), settings=SETTINGS)
+        server = HttpServer(app=limits, host="127.0.0.1", port=0)
         port = await server.start()
         http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}")
-        house = House(door, ring, store, http)
+        house = House(door, limits, ring, store, http)
         opened.append((house, server))
         return house
 
@@ -168,9 +174,23 @@ async def test_what_is_no_key_is_turned_away_and_told_how_to_get_one(
     assert "visionmesh keys add" in answer.json()["error"]["message"]
 
 
-async def test_a_large_body_without_a_key_is_answered_and_not_cut_off(house: House) -> None:
-    answer = await house.http.post(INFER, content=bytes(4 << 20))
+async def test_a_body_without_a_key_is_read_away_and_takes_no_room(house: House) -> None:
+    held: list[int] = []
+
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(24):
+            yield bytes(MEBIBYTE // 8)
+            held.append(house.limits.bytes_in_hand)
+
+    answer = await house.http.post(INFER, content=body())
     assert answer.status_code == 401
+    assert held == [0] * 24
+
+
+async def test_a_body_without_a_key_is_not_asked_for(house: House) -> None:
+    head = f"POST {INFER} HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n"
+    answer = await exchange(house.http.base_url.port or 0, head.encode())
+    assert answer.startswith(b"HTTP/1.1 401 ")
 
 
 @pytest.mark.parametrize("path", ["/v2", "/api/tags"])
