@@ -8,8 +8,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pydantic import ValidationError
-
 from services.ingest.flights import Flight, Flights
 from services.ingest.near import NearFrames
 from services.ingest.sending import Sending
@@ -208,8 +206,8 @@ class Admission:
     ) -> Result | None:
         """Return the result in a stored value; none if another release wrote it in another form."""
         try:
-            known = StoredAnswer.model_validate_json(stored)
-        except ValidationError:
+            known = StoredAnswer.from_bytes(stored)
+        except ValueError:
             return None
         info = ImageInfo(width=known.width, height=known.height, sha256=reference.sha256)
         return _result(reference, known, info, level, trail)

@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from visionmesh.stored import unfold
+
 _Array = npt.NDArray[Any]
 
 _MAGIC = b"VF1"
-_LIMIT = 16 << 20
-"""Bytes that a pack may unfold to; a real one is a few KB."""
-
 _KINDS = "biuf"
 _NUMBERS = re.compile(rf"[<|][{_KINDS}]\d{{1,2}}")
 """What `numpy.dtype` may be asked to read: its own language says much more."""
@@ -54,14 +53,10 @@ def unpack(packed: bytes) -> dict[str, _Array]:
     if not packed.startswith(_MAGIC):
         raise FeaturesError("these bytes are not features")
     try:
-        inflater = zlib.decompressobj()
-        body = inflater.decompress(memoryview(packed)[len(_MAGIC) :], _LIMIT)
-        if not inflater.eof or inflater.unused_data:
-            raise FeaturesError("the features are cut off, followed by others, or too long")
-        return _Reader(body).arrays()
+        return _Reader(unfold(memoryview(packed)[len(_MAGIC) :])).arrays()
     except FeaturesError:
         raise
-    except (zlib.error, ValueError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise FeaturesError(f"the features are damaged: {error}") from error
 
 

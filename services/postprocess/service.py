@@ -147,7 +147,7 @@ class Postprocess(Worker):
         stored = StoredAnswer(**answer.recognised(), width=reference.width, height=reference.height)
         self._context.cache.store(
             reference.result_key,
-            stored.model_dump_json(exclude_none=True).encode(),
+            stored.to_bytes(),
             reference.features_key,
             features,
             ttl=record.spec.cache.ttl,

@@ -55,7 +55,7 @@ class Softmax:
         best = np.argsort(-scores, kind="stable")[:_KEPT]
         return {
             "scores": scores[best].clip(0, 1).astype(np.float32),
-            "classes": best.astype(np.uint32),
+            "classes": best.astype(np.min_scalar_type(output.size)),
         }
 
     def answer(
