@@ -39,7 +39,11 @@ class Worker(Protocol):
         """Return when this worker takes work."""
 
     async def stop(self) -> None:
-        """Take nothing more and finish what is in hand."""
+        """Take nothing more and finish what is in hand; requests by HTTP may go on."""
+
+    async def close(self) -> None:
+        """Let go of what those needed: the last one has ended."""
+        return
 
 
 async def serve(
@@ -76,6 +80,7 @@ async def serve(
             await context.nodes.stop()
             await worker.stop()
             await server.stop()
+            await worker.close()
 
 
 def _tls(own: ServiceSettings) -> Tls | None:

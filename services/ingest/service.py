@@ -15,6 +15,7 @@ from services.ingest.mqtt import Bridge
 from services.ingest.oip.server import OpenInference
 from services.ingest.ollama import routes as ollama
 from services.ingest.rest.app import Rest
+from services.ingest.urls import Urls
 from visionmesh.context import Context
 from visionmesh.http import App
 from visionmesh.keys.quota import Quota
@@ -24,10 +25,15 @@ from visionmesh.service import Worker
 
 
 class Ingest(Worker):
-    """Puts the parts of the access layer together."""
+    """Puts the parts of the access layer together.
 
-    def __init__(self, context: Context) -> None:
+    ``urls`` fetches images that requests name; by default from where the settings allow it.
+    """
+
+    def __init__(self, context: Context, *, urls: Urls | None = None) -> None:
         self._context = context
+        settings = context.settings.ingest
+        self._urls = urls or Urls(settings=settings.urls, max_bytes=settings.max_image_bytes)
         self._admission = Admission(context=context)
         self._callers = Callers(connection=context.connection, reader=context.reader)
         self._gateway = Gateway(context=context, admission=self._admission, callers=self._callers)
@@ -45,7 +51,7 @@ class Ingest(Worker):
         return self._intake.in_hand + len(self._callers)
 
     def app(self, status: App) -> App:
-        self._rest = Rest(context=self._context, gateway=self._gateway)
+        self._rest = Rest(context=self._context, gateway=self._gateway, urls=self._urls)
         own = self._rest.app
         chat = ollama.build_app(
             gateway=self._gateway, models=self._models, settings=self._context.settings
@@ -76,12 +82,15 @@ class Ingest(Worker):
 
     async def stop(self) -> None:
         self._limits.drain()
-        await self._rest.stop()
+        self._rest.stop()
         await self._open_inference.stop()
         await self._bridge.stop()
         await self._heard.stop()
         await self._intake.stop()
+
+    async def close(self) -> None:
         await self._admission.shadows.stop()
+        await self._urls.close()
         await self._door.stop()
 
 

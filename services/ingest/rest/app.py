@@ -25,11 +25,9 @@ log = logging.getLogger(__name__)
 class Rest:
     """The application of ``/v1``, ``/docs`` and ``/openapi.json``, and what it keeps open."""
 
-    def __init__(self, *, context: Context, gateway: Gateway) -> None:
-        settings = context.settings.ingest
+    def __init__(self, *, context: Context, gateway: Gateway, urls: Urls) -> None:
         nc = context.connection.client
         self._readers = Readers(connection=context.connection)
-        self._urls = Urls(settings=settings.urls, max_bytes=settings.max_image_bytes)
         self.app = FastAPI(
             title="visionmesh",
             version="1",
@@ -44,22 +42,21 @@ class Rest:
             },
         )
         for router in (
-            infer_routes(gateway=gateway, pictures=Pictures(nc=nc), urls=self._urls),
+            infer_routes(gateway=gateway, pictures=Pictures(nc=nc), urls=urls),
             event_routes(
                 gateway=gateway,
                 publisher=context.publisher,
                 catalog=context.catalog,
-                urls=self._urls,
+                urls=urls,
             ),
             result_routes(self._readers),
             model_routes(catalog=context.catalog, nodes=context.nodes),
         ):
             self.app.include_router(router)
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """End the streams of results, whose readers come back to another worker."""
         self._readers.stop()
-        await self._urls.close()
 
 
 async def _no_such_path(request: Request, error: Exception) -> Response:
