@@ -51,6 +51,8 @@ class IngestSettings(ServiceSettings):
     """Bodies of all requests together; beyond, requests are refused with 503."""
     body_timeout: Duration = timedelta(seconds=30)
     """How long a request's body may take to arrive."""
+    stream_timeout: Duration = timedelta(minutes=5)
+    """How long a gRPC stream may bring no request, and a connection have no call."""
     request_timeout: Duration = timedelta(seconds=30)
     """How long a synchronous request may take when the client names no deadline."""
     max_requests: Annotated[int, Field(ge=1)] = 256

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -13,43 +13,27 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from services.ingest.door import Caller, Door
-from services.ingest.forms import retry_after, status_of
 from services.ingest.gateway import Gateway
 from services.ingest.limits import Load, Total
 from services.ingest.oip import describe
+from services.ingest.oip.calls import Places, read, telling, text_of
 from services.ingest.oip.inference import Call, Inference
 from services.ingest.oip.messages import Messages, parameters, read_request
+from services.ingest.oip.open_calls import OPEN_PLACES
 from services.ingest.oip.repository import Repository
 from services.ingest.oip.request import fault
-from visionmesh.errors import Code, Reject, VisionmeshError
+from visionmesh.errors import Reject, VisionmeshError
 from visionmesh.settings import IngestSettings
 from visionmesh.tasks import end
 
 Handle = Callable[[Any, grpc.aio.ServicerContext], Awaitable[Any]]
 
-LONGEST_TEXT = 1000
-"""Characters of an error: it travels among headers, of which clients take 8 KiB."""
 AHEAD = 16
 """Requests of one stream that are worked on at once; their answers keep the order."""
 
-_CODES = {
-    401: grpc.StatusCode.UNAUTHENTICATED,
-    403: grpc.StatusCode.PERMISSION_DENIED,
-    404: grpc.StatusCode.NOT_FOUND,
-    408: grpc.StatusCode.DEADLINE_EXCEEDED,
-    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    500: grpc.StatusCode.INTERNAL,
-    503: grpc.StatusCode.UNAVAILABLE,
-    504: grpc.StatusCode.DEADLINE_EXCEEDED,
-}
-"""By HTTP status; what is missing is an input at fault."""
-
-
-def code_of(code: Code) -> grpc.StatusCode:
-    """Return the gRPC status of an error."""
-    if code is Code.MESH_FULL:
-        return grpc.StatusCode.RESOURCE_EXHAUSTED
-    return _CODES.get(status_of(code), grpc.StatusCode.INVALID_ARGUMENT)
+_STREAM = "ModelStreamInfer"
+_OPEN = frozenset({"ServerLive", "ServerReady"})
+"""Need no key."""
 
 
 class Methods:
@@ -72,10 +56,13 @@ class Methods:
         self._messages = messages
         self._settings = settings
         self._total = Total(most=settings.max_bytes_in_hand)
+        self._places = Places(most=settings.max_requests)
+        self._streams = Places(most=settings.max_requests)
+        self._open_places = Places(most=OPEN_PLACES)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """Return what a server is given."""
-        unary: dict[str, Handle] = {
+        handles: dict[str, Handle] = {
             "ServerLive": self._server_live,
             "ServerReady": self._server_ready,
             "ModelReady": self._model_ready,
@@ -88,15 +75,42 @@ class Methods:
             "RepositoryModelLoad": self._load,
             "RepositoryModelUnload": self._unload,
         }
+        # To a server that waits for a stream, and on the wire a single request is one, a call
+        # begins before its message is there: the key comes first, and who sends nothing is told.
         handlers = {
-            name: grpc.unary_unary_rpc_method_handler(_answering(handle), **self._coding(name))
-            for name, handle in unary.items()
+            name: grpc.stream_unary_rpc_method_handler(
+                self._answering(name, handle), **self._coding(name)
+            )
+            for name, handle in handles.items()
         }
-        stream = "ModelStreamInfer"
-        handlers[stream] = grpc.stream_stream_rpc_method_handler(
-            self._model_stream_infer, **self._coding(stream)
+        handlers[_STREAM] = grpc.stream_stream_rpc_method_handler(
+            self._streaming, **self._coding(_STREAM)
         )
         return grpc.method_handlers_generic_handler(self._messages.service.full_name, handlers)
+
+    def _answering(self, name: str, handle: Handle) -> Handle:
+        is_open = name in _OPEN
+        places = self._open_places if is_open else self._places
+
+        async def answer(_: Any, context: grpc.aio.ServicerContext) -> Any:
+            async with telling(context, name):
+                if not is_open:
+                    self._caller(context)
+                with places.one():
+                    request = await read(context, within=self._settings.body_timeout)
+                    if request is grpc.aio.EOF:
+                        raise fault("The call brought no message.")
+                    if isinstance(request, Reject):
+                        raise request
+                    return await handle(request, context)
+
+        return answer
+
+    async def _streaming(self, _: Any, context: grpc.aio.ServicerContext) -> None:
+        async with telling(context, _STREAM):
+            self._caller(context)
+            with self._streams.one():
+                await self._answer_all(context)
 
     def _coding(self, name: str) -> dict[str, Any]:
         method = self._messages.service.methods_by_name[name]
@@ -162,17 +176,16 @@ class Methods:
             load.drop()
         return self._messages.of_answer(answer)
 
-    async def _model_stream_infer(
-        self, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[Any]:
+    async def _answer_all(self, context: grpc.aio.ServicerContext) -> None:
         """Answer each request in turn; what is wrong with one does not end the stream."""
         order: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue()
         places = asyncio.Semaphore(AHEAD)
         tasks: set[asyncio.Task[Any]] = set()
+        patience = self._settings.stream_timeout
 
-        async def read() -> None:
+        async def read_all() -> None:
             try:
-                async for request in requests:
+                while (request := await read(context, within=patience)) is not grpc.aio.EOF:
                     await places.acquire()
                     task = asyncio.create_task(self._streamed(request, context))
                     tasks.add(task)
@@ -180,12 +193,13 @@ class Methods:
             finally:
                 order.put_nowait(None)
 
-        reading = asyncio.create_task(read())
+        reading = asyncio.create_task(read_all())
         try:
             while (task := await order.get()) is not None:
-                yield await task
+                await context.write(await task)
                 tasks.discard(task)
                 places.release()
+            await reading
         finally:
             await end((reading, *tasks))
 
@@ -193,11 +207,11 @@ class Methods:
         response = self._messages.type_of("ModelStreamInferResponse")
         told = self._messages.type_of("ModelInferResponse")
         if isinstance(request, Reject):
-            return response(error_message=_text(request))
+            return response(error_message=text_of(request))
         try:
             return response(infer_response=await self._model_infer(request, context))
         except VisionmeshError as error:
-            return response(error_message=_text(error), infer_response=told(id=request.id))
+            return response(error_message=text_of(error), infer_response=told(id=request.id))
 
     def _call(self, request: Any, context: grpc.aio.ServicerContext) -> Call:
         return Call(
@@ -249,25 +263,6 @@ def _reading(message: Any) -> Callable[[bytes], Any]:
             return fault("The message is none of this method.")
 
     return read
-
-
-def _answering(handle: Handle) -> Handle:
-    async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
-        try:
-            if isinstance(request, Reject):
-                raise request
-            return await handle(request, context)
-        except VisionmeshError as error:
-            code = code_of(error.code)
-            later = code in {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE}
-            trailing = (("retry-after", retry_after(error)),) if later else ()
-            await context.abort(code, _text(error), trailing_metadata=trailing)
-
-    return answer
-
-
-def _text(error: VisionmeshError) -> str:
-    return f"{error.message[:LONGEST_TEXT]} [{error.code}]"
 
 
 def _metadata(context: grpc.aio.ServicerContext) -> Mapping[str, str]:

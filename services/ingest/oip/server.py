@@ -15,6 +15,7 @@ from services.ingest.models import Models
 from services.ingest.oip.inference import Inference
 from services.ingest.oip.messages import SERVICE, Messages
 from services.ingest.oip.methods import Methods
+from services.ingest.oip.open_calls import OpenCalls
 from services.ingest.oip.repository import Repository
 from services.ingest.oip.rest import Rest
 from visionmesh.context import Context
@@ -81,18 +82,16 @@ class OpenInference:
 
     def _build_server(self) -> grpc.aio.Server:
         server = grpc.aio.server(
-            maximum_concurrent_rpcs=self._settings.max_requests,
+            interceptors=[OpenCalls(but=SERVICE, patience=self._settings.body_timeout)],
             options=[
                 ("grpc.max_receive_message_length", self._settings.max_request_bytes),
                 ("grpc.max_send_message_length", -1),
+                ("grpc.max_connection_idle_ms", _milliseconds(self._settings.stream_timeout)),
                 # A port that is taken is an error, and not shared with another mesh.
                 ("grpc.so_reuseport", 0),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.max_pings_without_data", 0),
-                (
-                    "grpc.http2.min_ping_interval_without_data_ms",
-                    _PING_EVERY // timedelta(milliseconds=1),
-                ),
+                ("grpc.http2.min_ping_interval_without_data_ms", _milliseconds(_PING_EVERY)),
             ],
         )
         server.add_generic_rpc_handlers((self._methods.handlers(),))
@@ -119,6 +118,10 @@ class OpenInference:
                 "VISIONMESH_INGEST__GRPC_PORT, 0 for any free one, or null for none.",
             ) from error
         return bound
+
+
+def _milliseconds(duration: timedelta) -> int:
+    return duration // timedelta(milliseconds=1)
 
 
 def _bracketed(host: str) -> str:
