@@ -72,6 +72,7 @@ class Ingest(Worker):
         return self._limits
 
     async def start(self) -> None:
+        await self._context.cache.inspect()
         await self._door.start()
         await self._callers.start()
         await self._admission.shadows.start()

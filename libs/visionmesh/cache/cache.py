@@ -1,7 +1,8 @@
 """The cache in Redis or Valkey: never needed, never waited for long.
 
 The server bounds its own memory: run it with ``maxmemory`` and ``maxmemory-policy allkeys-lru``,
-as the embedded one does. Here single values are bounded, and what waits to be stored.
+as the embedded one does; a service that starts warns of another. Here single values are bounded,
+and what waits to be stored.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from visionmesh.cache.breaker import Breaker
+from visionmesh.cache.memory import warn_of_memory
 from visionmesh.coalescer import Coalescer
 from visionmesh.errors import Code, ConfigurationError
 
@@ -120,6 +122,11 @@ class Cache:
     def outcomes(self) -> Mapping[Outcome, int]:
         """How often each outcome happened."""
         return MappingProxyType(self._outcomes)
+
+    async def inspect(self) -> None:
+        """Warn if the server's memory is not bounded as it must be."""
+        if self._client is not None:
+            await warn_of_memory(self._client)
 
     async def lookup(self, result_key: str, features_key: str | None) -> Found:
         """Return the answer under ``result_key``, else the features under ``features_key``.

@@ -148,7 +148,7 @@ async def test_replicas_and_given_servers(tmp_path: Path) -> None:
     settings.write_text("preprocess: {replicas: 2}\npostprocess: {replicas: 0}\n")
     async with (
         NatsServer(store=tmp_path / "nats") as nats,
-        ValkeyServer(directory=tmp_path / "valkey") as valkey,
+        ValkeyServer(directory=tmp_path / "valkey", max_memory_bytes=0) as valkey,
         up(
             tmp_path / "state",
             *("-f", str(settings), "--nats", nats.url, "--redis", valkey.url),
@@ -164,6 +164,7 @@ async def test_replicas_and_given_servers(tmp_path: Path) -> None:
         assert (record.nats_url, record.redis_url) == (nats.url, valkey.url)
         mesh.process.terminate()
         assert await mesh.end() == 0
+        assert sum("redis_url: " in line for line in mesh.lines) == 1
         client = redis.asyncio.from_url(valkey.url)
         assert await client.ping()
         await client.aclose()
