@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
 
+from services.ingest.door import Caller, Right
 from visionmesh.context import Context
 from visionmesh.contracts import Params
 from visionmesh.errors import Code, ConfigurationError, Refused, Reject
@@ -175,6 +176,26 @@ class Models:
                     self._heard.clear()
                     await self._heard.wait()
         return probe()
+
+
+def visible(caller: Caller, records: Iterable[ModelRecord]) -> list[ModelRecord]:
+    """Return those models that the caller may read of.
+
+    Raises
+    ------
+    Refused
+        (forbidden, unauthorized) if the caller may read of none, whatever its name.
+    """
+    caller.require(Right.READ)
+    return [record for record in records if _may_read(caller, record.spec.name)]
+
+
+def _may_read(caller: Caller, model: str) -> bool:
+    try:
+        caller.require(Right.READ, model)
+    except Refused:
+        return False
+    return True
 
 
 def _parked(parked: bool) -> Callable[[ModelRecord], ModelRecord]:

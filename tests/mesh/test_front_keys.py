@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections import Counter
@@ -18,6 +19,7 @@ from tests.mesh.conftest import CLASSIFIER, SETTINGS, picture, write_classifier
 from tests.polling import until
 from tests.visionmesh.cli.conftest import Finished, finish
 from visionmesh.bus import Connection
+from visionmesh.keys import Right
 from visionmesh.local import LocalMesh
 from visionmesh.nodes import list_nodes
 
@@ -34,7 +36,7 @@ async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalM
         yield running
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def workers(mesh: LocalMesh) -> AsyncIterator[list[httpx.AsyncClient]]:
     """A client of each ingest worker."""
     connection = await Connection.open(mesh.nats_url, name="test")
@@ -48,6 +50,13 @@ async def workers(mesh: LocalMesh) -> AsyncIterator[list[httpx.AsyncClient]]:
     assert len(clients) == 2
     yield clients
     await asyncio.gather(*(client.aclose() for client in clients))
+
+
+@pytest.fixture(scope="module")
+async def board_key(mesh: LocalMesh, workers: list[httpx.AsyncClient]) -> str:
+    """A key that may do everything, but with other models."""
+    rights = [word for right in Right for word in ("--right", right)]
+    return await add(mesh, workers, "boards", "--model", "board-*", *rights)
 
 
 async def keys(mesh: LocalMesh, *arguments: str) -> Finished:
@@ -156,3 +165,65 @@ async def test_grpc_wants_a_key_too(mesh: LocalMesh, workers: list[httpx.AsyncCl
         headers = {"authorization": f"Bearer {key}"}
         answer = await client.infer(CLASSIFIER, [image], headers=headers)
         assert answer.as_numpy("results") is not None
+
+
+LISTS = (
+    ("GET", "/v1/models", "models"),
+    ("GET", "/api/tags", "models"),
+    ("GET", "/api/ps", "models"),
+    ("POST", "/v2/repository/index", None),
+    ("GET", "/v2/models/stats", "model_stats"),
+)
+"""Method and path of all that tells of every model, and under what it does."""
+
+
+async def test_a_key_sees_its_models_only_in_every_list(
+    mesh: LocalMesh, workers: list[httpx.AsyncClient]
+) -> None:
+    for models, sees in (("classif*", True), ("board-*", False)):
+        key = await add(mesh, workers, f"list {models}", "--model", models, "--right", "read")
+        for method, path, where in LISTS:
+            answer = await workers[0].request(method, path, headers=bearer(key))
+            assert answer.status_code == 200, path
+            told = answer.json() if where is None else answer.json()[where]
+            assert bool(told) is sees, path
+    blind = await add(mesh, workers, "blind", "--right", "infer")
+    for method, path, _ in LISTS:
+        answer = await workers[0].request(method, path, headers=bearer(blind))
+        assert answer.status_code == 403, path
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/api/show", {"model": "NAME"}),
+        ("POST", "/api/pull", {"model": "NAME"}),
+        ("DELETE", "/api/delete", {"model": "NAME"}),
+        ("POST", "/api/copy", {"source": "NAME", "destination": "board-1"}),
+        ("POST", "/api/create", {"model": "board-1", "from": "NAME"}),
+        ("POST", "/api/generate", {"model": "NAME"}),
+        ("POST", "/api/generate", {"model": "NAME", "prompt": "What is this?"}),
+        ("POST", "/api/generate", {"model": "NAME", "keep_alive": 0}),
+        ("POST", "/api/embed", {"model": "NAME"}),
+        ("POST", "/v2/repository/models/NAME/load", {}),
+        ("GET", "/v2/models/NAME", None),
+        ("GET", "/v1/models/NAME", None),
+    ],
+)
+async def test_a_key_for_other_models_does_not_learn_which_are_there(
+    mesh: LocalMesh,
+    workers: list[httpx.AsyncClient],
+    board_key: str,
+    method: str,
+    path: str,
+    body: dict[str, object] | None,
+) -> None:
+    told = []
+    for name in (CLASSIFIER, "nobody"):
+        asked = json.dumps(body).replace("NAME", name) if body is not None else None
+        answer = await workers[0].request(
+            method, path.replace("NAME", name), headers=bearer(board_key), content=asked
+        )
+        told.append((answer.status_code, answer.text.replace(name, "NAME")))
+    assert told[0] == told[1]
+    assert told[0][0] == 403

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from services.ingest.door import Caller, Right
-from services.ingest.models import Models
+from services.ingest.models import Models, visible
 from services.ingest.oip import describe
 from services.ingest.oip.describe import Document
 from services.ingest.oip.request import fault
 from visionmesh.subjects import require_token
 
-EVERY_MODEL = "*"
 FILE = "file:"
 """Before the path in the names of parameters that are files of the model."""
 _NO_CONFIG = ("config", "{}")
@@ -26,9 +25,8 @@ class Repository:
         self._models = models
 
     async def index(self, caller: Caller, *, only_ready: bool) -> list[Document]:
-        """Return all versions of all models, or those that answer."""
-        caller.require(Right.READ, EVERY_MODEL)
-        records = await self._models.list()
+        """Return all versions of the models that the caller may know of, or those that answer."""
+        records = visible(caller, await self._models.list())
         ready = {record.spec.name: self._models.ready(record.spec.name) for record in records}
         return [
             one

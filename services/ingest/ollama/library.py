@@ -10,14 +10,15 @@ from starlette.responses import JSONResponse, Response
 
 from services.ingest.blobs import Blobs
 from services.ingest.door import Right, caller_of
-from services.ingest.models import Models
+from services.ingest.models import Models, visible
 from services.ingest.ollama import describe
-from services.ingest.ollama.names import find, new_name
+from services.ingest.ollama.names import Name, find, new_name
 from services.ingest.ollama.progress import Steps, Work, respond
 from services.ingest.ollama.requests import Body, Copy, Create, params_of, read
 from visionmesh.contracts import Params
 from visionmesh.errors import Code, Refused, Reject
 from visionmesh.models.folder import WEIGHTS_FILE
+from visionmesh.models.record import ModelRecord
 
 _PUSH = "models are stored in the mesh by `visionmesh push` or /api/create"
 
@@ -31,18 +32,15 @@ class Library:
         self._max_bytes = max_bytes
 
     async def tags(self, request: Request) -> Response:
-        caller_of(request.scope).require(Right.READ)
-        return JSONResponse(describe.tags(await self._models.list()))
+        return JSONResponse(describe.tags(await self._visible(request)))
 
     async def running(self, request: Request) -> Response:
-        caller_of(request.scope).require(Right.READ)
-        records = await self._models.list()
+        records = await self._visible(request)
         return JSONResponse(describe.running(records, await self._models.in_memory()))
 
     async def show(self, request: Request) -> Response:
         asked = await read(request, Body, max_bytes=self._max_bytes)
-        name, record = await find(self._models, asked.model)
-        caller_of(request.scope).require(Right.READ, name.model)
+        name, record = await self._find(request, Right.READ, asked.model)
         return JSONResponse(describe.show(record, name))
 
     async def create(self, request: Request) -> Response:
@@ -59,8 +57,7 @@ class Library:
         if asked.files:
             steps = self._from_files(name, asked.files, params)
         elif asked.from_:
-            source, _ = await find(self._models, asked.from_)
-            caller_of(request.scope).require(Right.ADMIN, source.model)
+            source, _ = await self._find(request, Right.ADMIN, asked.from_)
             copying = self._copying(source.model, name, source.version, params)
             steps = (("creating new model", copying),)
         else:
@@ -70,16 +67,14 @@ class Library:
     async def copy(self, request: Request) -> Response:
         asked = await read(request, Copy, max_bytes=self._max_bytes)
         name = new_name(asked.destination)
-        source, _ = await find(self._models, asked.source)
-        caller_of(request.scope).require(Right.ADMIN, source.model)
         caller_of(request.scope).require(Right.ADMIN, name)
+        source, _ = await self._find(request, Right.ADMIN, asked.source)
         await self._models.copy(source.model, name, version=source.version)
         return Response()
 
     async def delete(self, request: Request) -> Response:
         asked = await read(request, Body, max_bytes=self._max_bytes)
-        name, _ = await find(self._models, asked.model)
-        caller_of(request.scope).require(Right.ADMIN, name.model)
+        name, _ = await self._find(request, Right.ADMIN, asked.model)
         await self._models.delete(name.model, version=name.version)
         return Response()
 
@@ -87,7 +82,7 @@ class Library:
         """Say that a model is there, or that it has to be pushed: nothing is fetched."""
         asked = await read(request, Body, max_bytes=self._max_bytes)
         try:
-            await find(self._models, asked.model)
+            await self._find(request, Right.READ, asked.model)
         except Refused as error:
             if error.code is Code.UNKNOWN_MODEL:
                 raise Refused(error.code, f"{error.message}: {_PUSH}") from error
@@ -111,6 +106,12 @@ class Library:
             return Response(status_code=200)
         await self._blobs.store(digest, request.stream())
         return Response(status_code=201)
+
+    async def _visible(self, request: Request) -> list[ModelRecord]:
+        return visible(caller_of(request.scope), await self._models.list())
+
+    async def _find(self, request: Request, right: Right, name: str) -> tuple[Name, ModelRecord]:
+        return await find(self._models, name, caller=caller_of(request.scope), right=right)
 
     def _from_files(self, name: str, files: dict[str, str], params: Params) -> Steps:
         paths: dict[str, Path | bytes] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from services.ingest.door import Caller, Right
 from services.ingest.models import Models
 from visionmesh.errors import Code, Refused, Reject
 from visionmesh.models.record import ModelRecord
@@ -42,9 +43,18 @@ def parse_name(text: str) -> Name:
     return Name(model, int(tag))
 
 
-async def find(models: Models, text: str) -> tuple[Name, ModelRecord]:
-    """Return the name and the record of a model; raise `Refused` (unknown_model) without one."""
+async def find(
+    models: Models, text: str, *, caller: Caller, right: Right
+) -> tuple[Name, ModelRecord]:
+    """Return the name and the record of a model.
+
+    Raises
+    ------
+    Refused
+        (forbidden) if the caller has not that right, be the model there or not; (unknown_model).
+    """
     name = parse_name(text)
+    caller.require(right, name.model)
     try:
         record = await models.show(name.model)
     except Refused as error:

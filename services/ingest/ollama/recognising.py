@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from services.ingest.door import Caller, Right, caller_of
+from services.ingest.door import Right, caller_of
 from services.ingest.gateway import Gateway
 from services.ingest.models import Models
 from services.ingest.ollama import answers
@@ -103,12 +103,13 @@ class Recognising:
         if asked.think:
             raise Reject(Code.INVALID_REQUEST, f"{asked.model!r} does not support thinking")
         if not images:
-            name, _ = await find(self._models, asked.model)
+            caller = caller_of(request.scope)
+            right = Right.ADMIN if idle and asked.unloads else Right.INFER
+            name, _ = await find(self._models, asked.model, caller=caller, right=right)
             if not idle:
                 why = f"{asked.model!r} recognises images and answers no text: send an image"
                 raise Reject(Code.INVALID_REQUEST, why)
             if asked.unloads:
-                caller_of(request.scope).require(Right.ADMIN, name.model)
                 await while_present(request.receive, self._models.unload(name.model))
                 return JSONResponse(answers.loaded(asked.model, said, "unload"))
             await self._load(request, asked)
@@ -128,7 +129,7 @@ class Recognising:
         name = parse_name(model)
         try:
             caller.require(Right.INFER, name.model)
-            record = await self._awake(caller, model)
+            record = await self._awake(request, model)
             loaded = time.monotonic_ns()
             await self._gateway.require(name.model, name.version)
             decoded = await decode(images, max_bytes=self._max_image_bytes)
@@ -148,18 +149,16 @@ class Recognising:
         return Recognised(name=name, record=record, results=results, times=times)
 
     async def _load(self, request: Request, asked: Asked) -> None:
-        caller = caller_of(request.scope)
-        name, _ = await find(self._models, asked.model)
-        caller.require(Right.INFER, name.model)
-        record = await self._awake(caller, asked.model)
+        record = await self._awake(request, asked.model)
         await while_present(request.receive, self._models.wait_until_loaded(record))
 
-    async def _awake(self, caller: Caller, model: str) -> ModelRecord:
+    async def _awake(self, request: Request, model: str) -> ModelRecord:
         """Return a model; load it first if it was unloaded by request and the caller may do so."""
-        name, record = await find(self._models, model)
+        caller = caller_of(request.scope)
+        name, record = await find(self._models, model, caller=caller, right=Right.INFER)
         if record.parked:
             caller.require(Right.ADMIN, name.model)
-            return await self._models.load(name.model)
+            return await while_present(request.receive, self._models.load(name.model))
         return record
 
 

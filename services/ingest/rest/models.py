@@ -6,12 +6,13 @@ from datetime import datetime
 
 from fastapi import APIRouter, Request, Response
 
-from services.ingest.door import Caller, Right, caller_of
+from services.ingest.door import Right, caller_of
 from services.ingest.forms import refusal
+from services.ingest.models import visible
 from services.ingest.rest import documents
 from visionmesh.catalog import Catalog
 from visionmesh.contracts import Frozen
-from visionmesh.errors import Code, Refused, VisionmeshError
+from visionmesh.errors import Code, VisionmeshError
 from visionmesh.models.record import ModelRecord
 from visionmesh.models.spec import InputSpec, Task
 from visionmesh.nodes import Nodes
@@ -80,14 +81,13 @@ def model_routes(*, catalog: Catalog, nodes: Nodes) -> APIRouter:
 
     @router.get("/v1/models", response_model=Models, responses=documents.errors())
     async def list_models(request: Request) -> Response:
-        """Tell all models."""
+        """Tell all models that the caller may know of."""
+        known = (catalog.find(name) for name in catalog.names())
         try:
-            caller = caller_of(request.scope)
-            caller.require(Right.READ)
+            records = visible(caller_of(request.scope), (one for one in known if one is not None))
         except VisionmeshError as error:
             return refusal(error)
-        records = [catalog.find(name) for name in catalog.names() if _may_know(caller, name)]
-        found = [Model.of(r, nodes.versions(r.spec.name)) for r in records if r is not None]
+        found = [Model.of(record, nodes.versions(record.spec.name)) for record in records]
         return _json(Models(models=tuple(found)))
 
     @router.get(
@@ -107,14 +107,6 @@ def model_routes(*, catalog: Catalog, nodes: Nodes) -> APIRouter:
         return _json(Model.of(record, nodes.versions(name)))
 
     return router
-
-
-def _may_know(caller: Caller, model: str) -> bool:
-    try:
-        caller.require(Right.READ, model)
-    except Refused:
-        return False
-    return True
 
 
 def _json(answer: Frozen) -> Response:
