@@ -211,7 +211,6 @@ async def test_a_key_sees_its_models_only_in_every_list(
     ],
 )
 async def test_a_key_for_other_models_does_not_learn_which_are_there(
-    mesh: LocalMesh,
     workers: list[httpx.AsyncClient],
     board_key: str,
     method: str,
