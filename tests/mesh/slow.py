@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import httpx
 import numpy as np
 from onnx import TensorProto, helper, save_model
 from onnx.numpy_helper import from_array
 
 from tests.mesh.conftest import SIZE, write_classifier
+from tests.mesh.measured import measured
 from visionmesh.bus import Connection
 from visionmesh.client import Mesh
 from visionmesh.local import LocalMesh
@@ -21,18 +21,17 @@ _LAYERS, _PLANES = 24, 64
 
 async def held(mesh: Mesh, *, least: int) -> bool:
     """Say whether the infer worker has so many images in hand."""
-    (infer,) = [node for node in await mesh.nodes() if node.stage == "infer"]
-    async with httpx.AsyncClient(base_url=infer.http or "") as http:
-        text = (await http.get("/metrics")).text
-    (line,) = [line for line in text.splitlines() if line.startswith("visionmesh_in_flight{")]
-    return float(line.split()[-1]) >= least
+    return (await measured(mesh, "infer", "visionmesh_in_flight{")).total() >= least
 
 
-async def push_slow(local_mesh: LocalMesh, root: Path) -> None:
+async def push_slow(
+    local_mesh: LocalMesh, root: Path, *, name: str = "slow", window: int = 64
+) -> None:
     """Push a model that works on one image at a time, and on each for tens of milliseconds."""
     folder = write_classifier(
         root,
-        name="slow",
+        name=name,
+        window=window,
         cache={"enabled": False},
         batching={"max_size": 1},
         instances=[{"count": 1}],

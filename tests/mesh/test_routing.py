@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import httpx
 import nats
 import pytest
 
 from tests.mesh.conftest import picture, write_classifier
+from tests.mesh.measured import computed
 from tests.polling import until
 from visionmesh.client import Mesh
 from visionmesh.local import LocalMesh
@@ -41,19 +40,6 @@ async def second(
         redis_url=local_mesh.redis_url,
     ) as running:
         yield running
-
-
-async def computed(mesh: Mesh) -> Counter[str]:
-    """Return how many images each node's engines have run."""
-    found: Counter[str] = Counter()
-    start = f'visionmesh_engine_seconds_count{{model="{NAME}"'
-    async with httpx.AsyncClient() as http:
-        for node in await mesh.nodes():
-            if node.stage == "infer":
-                told = (await http.get(f"{node.http}/metrics")).text
-                lines = [line for line in told.splitlines() if line.startswith(start)]
-                found[node.node] += sum(int(float(line.split()[-1])) for line in lines)
-    return found
 
 
 @pytest.mark.parametrize(
@@ -87,10 +73,10 @@ async def test_images_are_shared_out_as_the_model_says(
             return len(serving) == 2 and bool(doors)
 
         await until(served)
-        before = await computed(mesh)
+        before = await computed(mesh, NAME)
         results = await asyncio.gather(*(mesh.infer(NAME, picture()) for _ in range(20)))
         assert {result.status for result in results} == {"ok"}
-        after = await computed(mesh)
+        after = await computed(mesh, NAME)
         counts = {after[node] - before[node] for node in after}
         assert counts == shares
     finally:
