@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Coroutine
 from math import ceil
+from typing import Any
 
-from starlette.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
 
 from services.ingest.callers import Reply
+from services.ingest.presence import Gone
 from visionmesh.contracts import ErrorInfo
 from visionmesh.errors import Code, Refused, VisionmeshError
 
@@ -45,6 +51,11 @@ _PLAIN = frozenset({"/v2", "/api"})
 """Protocols whose errors are a mere text."""
 _LATER = frozenset({429, 503})
 
+Refuse = Callable[[VisionmeshError], Response]
+Handler = Callable[[Request, Any], Coroutine[Any, Any, Response]]
+
+log = logging.getLogger(__name__)
+
 
 def status_of(code: Code) -> int:
     """Return the HTTP status of an error."""
@@ -78,6 +89,45 @@ def refusal_of(path: str, error: VisionmeshError) -> JSONResponse:
     """Return an error in the form of the protocol that ``path`` belongs to."""
     plain = path == "/" or first_segment(path) in _PLAIN
     return plain_refusal(error) if plain else refusal(error)
+
+
+def unforeseen(where: str, error: Exception) -> Refused:
+    """Log an error that nobody thought of, and return what a client is told of it.
+
+    Its own text is for the log alone: it may tell of others' requests.
+    """
+    log.error("%s", where, exc_info=error)
+    return Refused(Code.INTERNAL, "Something is wrong with the mesh; see its log.")
+
+
+def handlers(refuse: Refuse, *, hint: str = "") -> dict[int | type[Exception], Handler]:
+    """Return what an application answers where it raises, by status and class.
+
+    ``refuse`` returns an error in the protocol's form; ``hint`` ends what is said of a path at
+    which there is nothing.
+    """
+
+    async def no_such_path(request: Request, _: Exception) -> Response:
+        return refuse(Refused(Code.NOT_FOUND, f"There is nothing at {request.url.path}{hint}."))
+
+    async def other_method(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        allowed = (error.headers or {}).get("Allow", "")
+        why = f"{request.url.path} takes {allowed}, not {request.method}."
+        response = refuse(Refused(Code.METHOD_NOT_ALLOWED, why))
+        response.headers["Allow"] = allowed
+        return response
+
+    async def refused(_: Request, error: Exception) -> Response:
+        assert isinstance(error, VisionmeshError)
+        return refuse(error)
+
+    async def broken(request: Request, error: Exception) -> Response:
+        if isinstance(error, Gone | ClientDisconnect):
+            return Response()  # nobody reads it
+        return refuse(unforeseen(f"{request.method} {request.url.path}", error))
+
+    return {404: no_such_path, 405: other_method, VisionmeshError: refused, Exception: broken}
 
 
 def first_segment(path: str) -> str:

@@ -10,13 +10,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from services.ingest.door import Right, caller_of
-from services.ingest.forms import plain_refusal
+from services.ingest.forms import handlers, plain_refusal
 from services.ingest.gateway import Gateway
 from services.ingest.limits import load_of
 from services.ingest.oip import binary, compression, describe
@@ -24,7 +23,7 @@ from services.ingest.oip.inference import Answer, Call, Inference
 from services.ingest.oip.repository import FILE, Repository
 from services.ingest.oip.request import InferRequest, fault
 from services.ingest.presence import while_present
-from visionmesh.errors import Code, Refused, VisionmeshError
+from visionmesh.errors import VisionmeshError
 from visionmesh.events import parse_deadline
 
 T = TypeVar("T")
@@ -70,11 +69,7 @@ class Rest:
             routes += [Route(prefix + path, endpoint) for path, endpoint in of_models.items()]
         app = Starlette(
             routes=routes,
-            exception_handlers={
-                VisionmeshError: _refused,
-                404: _no_such_path,
-                405: _other_method,
-            },
+            exception_handlers=handlers(plain_refusal, hint="; GET /v2 names the extensions"),
         )
         app.router.redirect_slashes = False
         return app
@@ -205,22 +200,3 @@ def _decoded(name: str, value: object) -> bytes:
         return base64.b64decode(value if isinstance(value, str) else "!", validate=True)
     except ValueError as error:
         raise fault(f"{name} must be the bytes of the file in base64.") from error
-
-
-async def _refused(_: Request, error: Exception) -> Response:
-    assert isinstance(error, VisionmeshError)
-    return plain_refusal(error)
-
-
-async def _no_such_path(request: Request, _: Exception) -> Response:
-    why = f"There is nothing at {request.url.path}; GET /v2 names the extensions."
-    return plain_refusal(Refused(Code.NOT_FOUND, why))
-
-
-async def _other_method(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    allowed = (error.headers or {}).get("Allow", "")
-    why = f"{request.url.path} takes {allowed}, not {request.method}."
-    response = plain_refusal(Refused(Code.METHOD_NOT_ALLOWED, why))
-    response.headers["Allow"] = allowed
-    return response

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic_core import to_json
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from services.ingest.forms import unforeseen
 from visionmesh.errors import VisionmeshError
 
 NDJSON = "application/x-ndjson"
@@ -34,8 +35,11 @@ async def _stream(steps: Steps) -> AsyncIterator[bytes]:
             await work()
     except VisionmeshError as error:
         yield line({"error": str(error)})
-        return
-    yield line(SUCCESS)
+    except Exception as error:
+        # The answer has begun: only a line can still tell.
+        yield line({"error": str(unforeseen("a step of making a model", error))})
+    else:
+        yield line(SUCCESS)
 
 
 def ndjson(objects: Iterable[object]) -> Response:

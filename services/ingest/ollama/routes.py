@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from services.ingest.blobs import Blobs
-from services.ingest.forms import plain_refusal
+from services.ingest.forms import handlers, plain_refusal
 from services.ingest.gateway import Gateway
 from services.ingest.models import Models
 from services.ingest.ollama.library import Library
 from services.ingest.ollama.recognising import Recognising
-from services.ingest.presence import Gone
-from visionmesh.errors import Code, Refused, VisionmeshError
+from visionmesh.errors import Code, VisionmeshError
 from visionmesh.settings import Settings
 
 API_VERSION = "0.12.0"
 """Of Ollama: clients ask for it before they use what is younger."""
-
-GONE = 499
-"""What Ollama notes of a client that has hung up."""
 
 
 def build_app(*, gateway: Gateway, models: Models, settings: Settings) -> Starlette:
@@ -55,13 +50,7 @@ def build_app(*, gateway: Gateway, models: Models, settings: Settings) -> Starle
             Route("/api/blobs/{digest}", library.has_blob, methods=["HEAD"]),
             Route("/api/blobs/{digest}", library.store_blob, methods=["POST"]),
         ],
-        exception_handlers={
-            404: _no_such_path,
-            405: _other_method,
-            VisionmeshError: _refusal,
-            Gone: _gone,
-            ClientDisconnect: _gone,
-        },
+        exception_handlers=handlers(_refusal),
     )
 
 
@@ -73,27 +62,8 @@ async def _version(_: Request) -> Response:
     return JSONResponse({"version": API_VERSION})
 
 
-async def _no_such_path(request: Request, _: Exception) -> Response:
-    return plain_refusal(Refused(Code.NOT_FOUND, f"There is nothing at {request.url.path}."))
-
-
-async def _other_method(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    allowed = (error.headers or {}).get("Allow", "")
-    why = f"{request.url.path} takes {allowed}, not {request.method}."
-    response = plain_refusal(Refused(Code.METHOD_NOT_ALLOWED, why))
-    response.headers["Allow"] = allowed
-    return response
-
-
-async def _refusal(_: Request, error: Exception) -> Response:
+def _refusal(error: VisionmeshError) -> JSONResponse:
     """Return an error; what is not there is told in the very words that clients look for."""
-    assert isinstance(error, VisionmeshError)
     if error.code is Code.UNKNOWN_MODEL:
         return JSONResponse({"error": error.message}, 404)
     return plain_refusal(error)
-
-
-async def _gone(_: Request, __: Exception) -> Response:
-    """Return what nobody reads."""
-    return Response(status_code=GONE)
