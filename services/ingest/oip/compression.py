@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import zlib
 
+from services.ingest.accepting import preferred
 from visionmesh.errors import Code, Reject
 
 _WINDOWS = {"gzip": 31, "deflate": 15}
@@ -57,18 +58,4 @@ def deflate(body: bytes, encoding: str) -> bytes:
 
 def accepted(header: str) -> str:
     """Return the encoding that an ``Accept-Encoding`` likes best of those known; "" if none."""
-    best, most = "", 0.0
-    for part in header.lower().split(","):
-        name, _, quality = part.partition(";")
-        weight = _weight(quality)
-        if name.strip() in _WINDOWS and weight > most:
-            best, most = name.strip(), weight
-    return best
-
-
-def _weight(quality: str) -> float:
-    _, _, value = quality.partition("q=")
-    try:
-        return float(value) if value else 1.0
-    except ValueError:
-        return 0.0
+    return preferred(header, {name: name for name in _WINDOWS}) or ""

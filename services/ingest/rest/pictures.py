@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from nats.aio.client import Client
 
+from services.ingest.accepting import preferred
 from visionmesh.contracts import Result
 from visionmesh.drawing import draw
 from visionmesh.errors import Code, Reject
@@ -16,6 +17,7 @@ from visionmesh.heatmaps import HeatmapStore
 JSON = "application/json"
 _ENDINGS = {"image/jpeg": ".jpg", "image/png": ".png"}
 PICTURES = tuple(_ENDINGS)
+_ANSWERS = {kind: kind for kind in (JSON, *PICTURES)} | {"*/*": JSON, "application/*": JSON}
 AT_ONCE = 2
 """Pictures that are drawn: each takes a core, and several times its pixels."""
 
@@ -27,13 +29,7 @@ def wanted(accept: str | None) -> str:
     """
     if accept is None or "image/" not in accept.lower():
         return JSON
-    best, weight = JSON, 0.0
-    for entry in accept.split(","):
-        kind, *parameters = (part.strip().lower() for part in entry.split(";"))
-        kind = JSON if kind in {"*/*", "application/*"} else kind
-        if kind in (JSON, *PICTURES) and _weight(parameters) > weight:
-            best, weight = kind, _weight(parameters)
-    return best
+    return preferred(accept, _ANSWERS) or JSON
 
 
 class Pictures:
@@ -71,13 +67,3 @@ def _drawn(image: bytes, result: Result, ending: str, heatmap: bytes | None) -> 
         raise Reject(Code.UNSUPPORTED_FORMAT, "This image cannot be drawn on; ask for JSON.")
     _, encoded = cv2.imencode(ending, draw(pixels.astype(np.uint8), result, heatmap=heatmap))
     return encoded.tobytes()
-
-
-def _weight(parameters: list[str]) -> float:
-    for parameter in parameters:
-        if parameter.startswith("q="):
-            try:
-                return float(parameter[2:])
-            except ValueError:
-                return 0.0
-    return 1.0
