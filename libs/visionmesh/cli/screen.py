@@ -51,7 +51,7 @@ class Screen:
         elif time.monotonic() >= self._next_line:
             self._next_line += _LINE_EVERY.total_seconds()
             queues = " ".join(f"{name} {depth}" for name, depth in depths.items())
-            self._console.print(f"{self._now()}; queues: {queues}")
+            self._console.print(f"{self._now()}; queues: {queues}", soft_wrap=True)
 
     def _now(self) -> str:
         return summary(self._measured, rate=self._measured.recent_rate())

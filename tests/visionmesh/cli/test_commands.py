@@ -106,6 +106,22 @@ async def test_an_unknown_model_is_told_at_once(visionmesh: Run, photos: Path) -
         assert len(finished.err.splitlines()) == 1
 
 
+async def test_an_image_that_no_message_holds_is_refused_by_the_command_and_by_http(
+    visionmesh: Run, running: LocalMesh, tmp_path: Path
+) -> None:
+    large = tmp_path / "large.bmp"
+    large.write_bytes(picture(4000, 3400, kind="BMP"))
+    assert large.stat().st_size > 40_000_000
+    published = await visionmesh("publish", "classifier", large)
+    assert published.status == 1
+    assert "[payload_too_large]" in published.err
+    async with httpx.AsyncClient(base_url=running.http_url, timeout=30) as http:
+        url = "/v1/models/classifier/infer"
+        answer = await http.post(url, content=large.read_bytes())
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "payload_too_large")
+        assert (await http.post(url, content=picture())).status_code == 200
+
+
 async def test_watching_an_unknown_model_says_so(visionmesh: Run, photos: Path) -> None:
     folder = write_classifier(photos, name="forgotten")
     await visionmesh("push", folder)
