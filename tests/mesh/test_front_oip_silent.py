@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,6 +18,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from services.ingest.oip.inference import Inference
 from services.ingest.oip.open_calls import OPEN_PLACES
 from tests.mesh.conftest import CLASSIFIER
+from tests.mesh.slow import push_slow
 from tests.mesh.test_front_oip_server import code_of, infer, request, serving
 from tests.polling import until
 from visionmesh.keys import Right
@@ -36,6 +39,11 @@ Metadata = list[tuple[str, str]]
 def silent(channel: grpc.aio.Channel, method: str, metadata: Metadata | None = None) -> Any:
     """Return a call that has begun, and brings no request."""
     return channel.stream_stream(method)(metadata=metadata)
+
+
+async def how_it_ends(call: Any) -> grpc.StatusCode:
+    async with asyncio.timeout(10):
+        return await code_of(call.read())
 
 
 @contextmanager
@@ -91,7 +99,7 @@ async def test_a_key_is_asked_for_before_a_request(local_mesh: LocalMesh, method
         serving(local_mesh, keys="required") as running,
         grpc.aio.insecure_channel(running.address) as channel,
     ):
-        code = await code_of(silent(channel, method).read())
+        code = await how_it_ends(silent(channel, method))
     assert code is grpc.StatusCode.UNAUTHENTICATED
 
 
@@ -101,19 +109,23 @@ async def test_a_silent_call_is_ended(local_mesh: LocalMesh, method: str) -> Non
         serving(local_mesh, body_timeout=SOON, stream_timeout=SOON) as running,
         grpc.aio.insecure_channel(running.address) as channel,
     ):
-        assert await code_of(silent(channel, method).read()) is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert await how_it_ends(silent(channel, method)) is grpc.StatusCode.DEADLINE_EXCEEDED
         assert (await infer(channel)).model_name == CLASSIFIER
 
 
-async def test_a_stream_that_falls_silent_has_its_answers_first(local_mesh: LocalMesh) -> None:
+async def test_a_stream_that_falls_silent_has_its_answers_first(
+    local_mesh: LocalMesh, tmp_path: Path
+) -> None:
+    await push_slow(local_mesh, tmp_path)
     async with (
-        serving(local_mesh, stream_timeout=timedelta(milliseconds=1)) as running,
+        serving(local_mesh, stream_timeout=SOON) as running,
         grpc.aio.insecure_channel(running.address) as channel,
     ):
+        await running.loaded("slow")
         stream = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer()
-        await stream.write(request(model=CLASSIFIER))
-        assert (await stream.read()).infer_response.model_name == CLASSIFIER
-        assert await code_of(stream.read()) is grpc.StatusCode.DEADLINE_EXCEEDED
+        await stream.write(request(model="slow", count=32))
+        assert (await stream.read()).infer_response.model_name == "slow"
+        assert await how_it_ends(stream) is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 async def test_what_nobody_foresaw_is_for_the_log_alone(
