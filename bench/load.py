@@ -52,9 +52,11 @@ class Load:
 
 
 @asynccontextmanager
-async def fresh_mesh(*folders: Path) -> AsyncIterator[tuple[LocalMesh, Mesh]]:
+async def fresh_mesh(
+    *folders: Path, max_requests: int = IngestSettings().max_requests
+) -> AsyncIterator[tuple[LocalMesh, Mesh]]:
     """Run a mesh of its own with the models in ``folders``, and a client of it."""
-    settings = Settings(ingest=IngestSettings(port=0, grpc_port=0))
+    settings = Settings(ingest=IngestSettings(port=0, grpc_port=0, max_requests=max_requests))
     with tempfile.TemporaryDirectory() as state:
         async with (
             LocalMesh(state=Path(state), settings=settings, models=folders) as running,
