@@ -58,6 +58,13 @@ def is_setting(variable: str) -> bool:
     return True
 
 
+def test_what_is_installed_is_pinned_without_naming_where_it_comes_from() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = [line for line in lines if line and not line.startswith("#")]
+    assert len(pinned) > 100
+    assert all(re.fullmatch(r"[\w.-]+==[\w.+-]+( *;.*)?", line) for line in pinned)
+
+
 def test_compose_accepts_the_file() -> None:
     command = next(
         (
