@@ -104,8 +104,8 @@ class LocalMesh:
     @property
     def mqtt_url(self) -> str | None:
         """The gateway of the embedded NATS server, if it has one."""
-        port = self.settings.ingest.mqtt.port
-        return None if port is None else f"mqtt://{self.settings.host}:{port}"
+        mqtt = self.settings.ingest.mqtt
+        return None if mqtt.port is None else f"mqtt://{mqtt.host}:{mqtt.port}"
 
     @property
     def pids(self) -> dict[str, list[int]]:
@@ -182,7 +182,7 @@ class LocalMesh:
             server = NatsServer(
                 store=self._folder.path / "nats",
                 port=self._nats_port,
-                mqtt_host=self.settings.host,
+                mqtt_host=self.settings.ingest.mqtt.host,
                 mqtt_port=self.settings.ingest.mqtt.port,
                 output=self._output,
             )

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+_MESH = "UDJQZJ5HUMV7K5ZNYXVSULT32NLTP37XSWWXJ4SHTM2ZOFVVTK67UNFK"
+_CAMERA = "UCE6ROKRRWJCPFEJXPPOE3Z5YZDNSIOYTIK27PJ2HYFNNFJSRI62AI42"
+
 _SERVER = """\
 listen: {listen}
 ports_file_dir: {store}
@@ -23,13 +26,14 @@ jetstream {{
 
 _GATEWAY = """\
 # Who comes by NATS may do everything, as without users; who comes by MQTT may send frames only.
-no_auth_user: mesh
+# Nobody can say that he is one of the two: they are hashes of the words "mesh" and "camera", to
+# which nobody has a private key.
+no_auth_user: {mesh}
 authorization {{
   users: [
-    {{ user: mesh, password: mesh, allowed_connection_types: ["STANDARD"] }}
+    {{ nkey: {mesh}, allowed_connection_types: ["STANDARD"] }}
     {{
-      user: camera
-      password: camera
+      nkey: {camera}
       allowed_connection_types: ["MQTT"]
       permissions: {{ publish: ["vm.mqtt.>"], subscribe: {{ deny: [">"] }} }}
     }}
@@ -37,7 +41,7 @@ authorization {{
 }}
 mqtt {{
   listen: {listen}
-  no_auth_user: camera
+  no_auth_user: {camera}
 }}
 """
 
@@ -53,4 +57,6 @@ def nats_configuration(
         max_file_bytes=max_file_bytes,
         max_memory_bytes=max_memory_bytes,
     )
-    return text if mqtt is None else text + _GATEWAY.format(listen=json.dumps(mqtt))
+    if mqtt is None:
+        return text
+    return text + _GATEWAY.format(listen=json.dumps(mqtt), mesh=_MESH, camera=_CAMERA)

@@ -201,7 +201,7 @@ async def test_a_camera_may_send_frames_and_nothing_else(mesh: LocalMesh, tmp_pa
     codes = await answer(mesh, "on_subscribe", after=lambda camera: camera.subscribe("vm/#", qos=1))
     assert all(code.is_failure for code in codes)
     refused = await answer(mesh, "on_connect", password="mesh")
-    assert refused.is_failure, "the services' own user is not for MQTT"
+    assert refused.is_failure, "nobody is known by a name"
     async with Mesh(mesh.nats_url) as client:
         assert (await client.infer(CLASSIFIER, picture(), source="sly")).status is Status.OK
     assert len(await results(mesh, "sly", 1)) == 1, "that of the client, and none of the camera"

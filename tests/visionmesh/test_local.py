@@ -12,6 +12,7 @@ from tests.mesh.conftest import write_classifier
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.local import LocalMesh
 from visionmesh.settings import IngestSettings, Settings
+from visionmesh.settings.ingest import MqttSettings
 from visionmesh.state import StateFolder
 
 
@@ -52,6 +53,18 @@ async def test_a_taken_http_port_is_named(tmp_path: Path) -> None:
         second = LocalMesh(state=tmp_path / "second", settings=Settings(ingest=taken))
         with pytest.raises(ConfigurationError, match=f"{taken.port}.*in use"):
             await second.__aenter__()
+
+
+@pytest.mark.usefixtures("no_new_children")
+async def test_cameras_come_from_elsewhere_only_where_that_is_told(tmp_path: Path) -> None:
+    mqtt = MqttSettings(port=0)
+    everywhere = Settings(host="0.0.0.0", ingest=IngestSettings(port=0, grpc_port=0, mqtt=mqtt))
+    async with LocalMesh(state=tmp_path, settings=everywhere) as mesh:
+        port = mesh.settings.ingest.mqtt.port
+        assert mesh.mqtt_url == f"mqtt://127.0.0.1:{port}"
+        server = psutil.Process(mesh.pids["nats"][0])
+        listening = [here.laddr for here in server.net_connections() if here.status == "LISTEN"]
+        assert [ip for ip, number in listening if number == port] == ["127.0.0.1"]
 
 
 @pytest.mark.usefixtures("no_new_children")

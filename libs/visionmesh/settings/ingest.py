@@ -35,6 +35,8 @@ class MqttSettings(Section):
 
     port: Port | None = None
     """Of the embedded server; `None`: it has no gateway."""
+    host: str = "127.0.0.1"
+    """Where that listens. Cameras show no key: whoever reaches it may publish frames."""
     max_bytes: Annotated[int, Field(ge=MEBIBYTE)] = 1024 * MEBIBYTE
     """Frames that were taken from cameras and are not events yet; cameras wait beyond."""
 

@@ -69,6 +69,17 @@ async def test_a_camera_that_came_first_does_not_keep_the_stream_without_bounds(
     assert (kept["max_bytes"], kept["discard"]) == (MEBIBYTE, "new")
 
 
+async def test_the_server_does_not_warn_of_passwords(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    async def ready() -> bool:
+        return any("Server is ready" in line for line in said)
+
+    async with NatsServer(store=tmp_path, mqtt_port=0, output=lambda _, line: said.append(line)):
+        await until(ready)
+    assert not [line for line in said if "password" in line]
+
+
 async def test_what_is_confirmed_is_stored_and_the_rest_waits_at_the_camera(
     server: NatsServer, connection: Connection
 ) -> None:
