@@ -10,6 +10,9 @@ from pydantic import ConfigDict, Field
 from visionmesh.contracts import Frozen
 from visionmesh.routing import Place
 
+_APPLYING = frozenset({"infer", "postprocess"})
+"""The stages whose workers load or decode what a record says."""
+
 
 class LoadedVersion(Frozen):
     """One version of a model in the memory of a worker."""
@@ -44,6 +47,8 @@ class NodeRecord(Frozen):
     """Those in memory now."""
     failed: dict[str, str] = Field(default_factory=dict)
     """Why a version cannot be run or decoded here, by `version_key`."""
+    applied: dict[str, str] = Field(default_factory=dict)
+    """Of infer and postprocess: the digest of the record, by model, of which they tell the rest."""
     heard: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     """Of ingest: the versions that it would give images to, by model."""
     backlog: dict[str, int] = Field(default_factory=dict)
@@ -86,6 +91,24 @@ def versions_of(records: Sequence[NodeRecord], model: str) -> frozenset[int]:
     if not found:
         found = frozenset.union(*warm) - _failed(workers, model)
     return found - undecodable_of(records, model)
+
+
+def agreed(records: Iterable[NodeRecord], model: str, digest: str) -> bool:
+    """Say whether a record was applied to all workers that run and decode: see `Nodes.agreed`."""
+    workers = [record for record in records if record.ready and record.stage in _APPLYING]
+    runs = any(record.stage == "infer" for record in workers)
+    return runs and all(record.applied.get(model) == digest for record in workers)
+
+
+def outdated_of(records: Iterable[NodeRecord], model: str) -> frozenset[int]:
+    """Return the versions that an infer worker runs as they were before: see `Nodes.outdated`."""
+    workers = serving(records, model)
+    return frozenset(
+        version
+        for one in workers
+        for version in one.models[model]
+        if version in _failed([one], model)
+    )
 
 
 def undecodable_of(records: Iterable[NodeRecord], model: str) -> frozenset[int]:

@@ -22,7 +22,9 @@ from visionmesh.errors import Code, Retry
 from visionmesh.node_records import (
     LoadedVersion,
     NodeRecord,
+    agreed,
     least_backlog,
+    outdated_of,
     places_of,
     serving,
     staffed,
@@ -165,6 +167,17 @@ class Nodes:
         if model not in self._versions:
             self._versions[model] = versions_of(self._records(), model)
         return self._versions[model]
+
+    def agreed(self, model: str, digest: str) -> bool:
+        """Say whether all workers that run and decode tell what they made of this very record.
+
+        What they tell of ``model`` else, its failures among that, may still be of another one.
+        """
+        return agreed(self._records(), model, digest)
+
+    def outdated(self, model: str) -> frozenset[int]:
+        """Return the versions that run as they were, as what replaced them cannot be loaded."""
+        return outdated_of(self._records(), model)
 
     def undecodable(self, model: str) -> frozenset[int]:
         """Return the versions whose outputs some postprocess worker cannot decode."""

@@ -65,6 +65,8 @@ class ModelPool:
         self._timers: dict[tuple[str, int], asyncio.TimerHandle] = {}
         self.failures: dict[tuple[str, int], str] = {}
         """Why a version that should be loaded is not."""
+        self.applied: dict[str, str] = {}
+        """The digest of the record, by model, that everything else tells of."""
 
     @property
     def loaded(self) -> tuple[LoadedModel, ...]:
@@ -106,6 +108,7 @@ class ModelPool:
         for key in self._known(name):
             if record is None or key[1] not in record.versions:
                 self._drop(key)
+        self.applied.pop(name, None)
         old = self._records.pop(name, None)
         if record is not None:
             self._records[name] = record
@@ -118,6 +121,8 @@ class ModelPool:
         if old is not None:
             used = (known.objects for known in self._records.values())
             await self._loader.forget(old.objects.difference(*used))
+        if record is not None:
+            self.applied[name] = record.digest
         self._on_change()
 
     def _known(self, name: str) -> list[tuple[str, int]]:

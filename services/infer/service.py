@@ -117,7 +117,10 @@ class Infer(Worker):
         failed = {version_key(*key): why for key, why in pool.failures.items()}
         loaded = tuple(model.told() for model in pool.loaded)
         models = {name: told for name, told in pool.versions.items() if name in self._listening}
-        await self._context.nodes.update(models=models, failed=failed, loaded=loaded)
+        applied = {name: told for name, told in pool.applied.items() if name in self._listening}
+        await self._context.nodes.update(
+            models=models, applied=applied, failed=failed, loaded=loaded
+        )
 
     def _count(self, model: LoadedModel, batch: Batch) -> None:
         metrics = self._context.metrics.model(model.name)

@@ -33,7 +33,8 @@ class Models:
         self._context = context
         self._registry = context.catalog.registry
         self._heard = asyncio.Event()
-        context.nodes.on_change(self._hear)
+        context.nodes.on_change(self._heard.set)
+        context.catalog.on_change(self._hear)
 
     async def list(self) -> tuple[ModelRecord, ...]:
         """Return all models, by name; raise `Refused` (mesh_unreachable)."""
@@ -80,23 +81,29 @@ class Models:
     async def wait_until_loaded(
         self, record: ModelRecord, *, within: timedelta = LOADED_WITHIN
     ) -> None:
-        """Return when images can be given to the versions that get traffic, or to those in reserve.
+        """Return when images are answered as ``record`` says, if only by versions in reserve.
+
+        What workers told of an earlier record does not count.
 
         Raises
         ------
         Refused
             (model_not_ready) if workers cannot load it, or have not ``within`` that.
         """
-        name, wanted = record.spec.name, set(record.wanted)
-        nodes = self._context.nodes
+        name, digest = record.spec.name, record.digest
+        nodes, catalog = self._context.nodes, self._context.catalog
 
-        def ended() -> bool:
-            return wanted <= nodes.versions(name) or nodes.failure(name) is not None
+        def applied() -> bool:
+            known = catalog.find(name)
+            return known is not None and known.digest == digest and nodes.agreed(name, digest)
 
-        await self._until(ended, within)
-        if not nodes.versions(name):
-            why = nodes.failure(name) or f"it was not loaded within {within.total_seconds():g} s."
-            raise Refused(Code.MODEL_NOT_READY, f"The model {name!r} is not ready: {why}")
+        if not await self._until(applied, within):
+            why = f"it was not loaded within {within.total_seconds():g} s."
+        elif nodes.versions(name) - nodes.outdated(name):
+            return
+        else:
+            why = nodes.failure(name) or "no version of it can be run and decoded."
+        raise Refused(Code.MODEL_NOT_READY, f"The model {name!r} is not ready: {why}")
 
     async def create(self, name: str, files: Mapping[str, Path | bytes]) -> ModelRecord:
         """Store a model whose folder has ``files``, by their paths in it, such as ``model.yaml``.
@@ -165,11 +172,11 @@ class Models:
         else:
             await self._registry.change(name, lambda record: record.without(version))
 
-    def _hear(self) -> None:
+    async def _hear(self, _: str, __: ModelRecord | None) -> None:
         self._heard.set()
 
     async def _until(self, probe: Callable[[], bool], within: timedelta) -> bool:
-        """Return the last answer of ``probe``, which is asked whenever a worker was heard of."""
+        """Return the last answer of ``probe``, which is asked whenever something was heard."""
         with suppress(TimeoutError):
             async with asyncio.timeout(within.total_seconds()):
                 while not probe():

@@ -195,6 +195,33 @@ async def test_why_a_version_failed_is_known_to_all(join: Join) -> None:
     assert here.failure("cat") is None
 
 
+async def test_a_record_is_agreed_on_when_all_who_run_and_decode_have_applied_it(
+    join: Join,
+) -> None:
+    here = await join("a", "ingest", ready=True)
+    decoding = await join("b", "postprocess", ready=True, applied={"cats": "new"})
+    first = await join("b", "infer", ready=True, applied={"cats": "old"})
+    await join("c", "infer", ready=False)
+    assert not here.agreed("cats", "new")
+    await first.update(applied={"cats": "new"})
+    await sees(lambda: here.agreed("cats", "new"))
+    await decoding.update(applied={})
+    await sees(lambda: not here.agreed("cats", "new"))
+    await decoding.update(applied={"cats": "new"})
+    await sees(lambda: here.agreed("cats", "new"))
+    await first.stop()
+    await sees(lambda: not here.agreed("cats", "new"))
+
+
+async def test_what_runs_but_has_failed_is_outdated(join: Join) -> None:
+    here = await join("a", "ingest")
+    infer = await join("b", "infer", models={"cats": (1, 2)}, failed={"cats/2": "no room"})
+    await join("c", "infer", models={"cats": (2,)}, failed={"cats/1": "no such device"})
+    await sees(lambda: here.outdated("cats") == {2})
+    await infer.update(failed={})
+    await sees(lambda: here.outdated("cats") == frozenset())
+
+
 @pytest.mark.parametrize("value", [b"no JSON", b"{}", b'{"node": "b", "colour": "red"}'])
 async def test_records_of_another_release_are_skipped(
     join: Join, connection: Connection, caplog: pytest.LogCaptureFixture, value: bytes

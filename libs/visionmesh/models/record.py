@@ -88,6 +88,11 @@ class ModelRecord(Frozen):
     """Unloaded by request: no worker keeps it in memory, and its images wait."""
 
     @property
+    def digest(self) -> str:
+        """Equal digests mean equal records."""
+        return _digest(self.model_dump_json())
+
+    @property
     def newest(self) -> int:
         return max(self.versions)
 

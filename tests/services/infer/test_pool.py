@@ -142,6 +142,22 @@ async def test_what_is_loaded_is_told_with_its_memory(
     assert told.since <= datetime.now(UTC)
 
 
+async def test_the_record_that_was_applied_is_told_once_it_was(
+    registry: Registry, pool: ModelPool, tmp_path: Path
+) -> None:
+    record = await pushed(registry, tmp_path / "trees")
+    await pool.apply("trees", record)
+    assert pool.applied == {"trees": record.digest}
+    lost = broken(record, 1)
+    applying = asyncio.create_task(pool.apply("trees", lost))
+    await asyncio.sleep(0)
+    assert pool.applied == {}
+    await applying
+    assert pool.applied == {"trees": lost.digest}
+    await pool.apply("trees", None)
+    assert pool.applied == {}
+
+
 async def test_a_file_that_is_replaced_is_not_current_until_it_is_loaded(
     registry: Registry, pool: ModelPool, tmp_path: Path
 ) -> None:
