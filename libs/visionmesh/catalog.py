@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from visionmesh.errors import Code, Fatal, Retry
-from visionmesh.models.registry import ModelRecord, Registry
-from visionmesh.tasks import end
-
-log = logging.getLogger(__name__)
+from visionmesh.following import Following
+from visionmesh.models.registry import Change, ModelRecord, Registry
 
 NOT_YET = timedelta(milliseconds=500)
 """When to deliver an image again whose model this worker has not heard of."""
@@ -35,33 +32,20 @@ class Catalog:
         self._failed = failed
         self._models: dict[str, ModelRecord] = {}
         self._listeners: list[Listener] = []
-        self._known = asyncio.Event()
         self._news = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._following = Following(
+            what="the models", changes=registry.watch, note=self._note, fail=self._fail
+        )
 
     def on_change(self, listener: Listener) -> None:
         self._listeners.append(listener)
 
     async def start(self) -> None:
         """Return when every model that is pushed already was told."""
-        self._task = asyncio.create_task(self._follow(), name="follow models")
-        self._task.add_done_callback(self._ended)
-        known = asyncio.create_task(self._known.wait())
-        await asyncio.wait((self._task, known), return_when=asyncio.FIRST_COMPLETED)
-        known.cancel()
-        if self._task.done():
-            self._task.result()
+        await self._following.start()
 
     async def stop(self) -> None:
-        if self._task is not None:
-            await end([self._task])
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("cannot follow the models any more", exc_info=error)
-            if not self._failed.done():
-                why = f"The models cannot be followed any more: {error}"
-                self._failed.set_exception(Fatal(Code.INTERNAL, why))
+        await self._following.stop()
 
     def names(self) -> list[str]:
         return sorted(self._models)
@@ -106,15 +90,15 @@ class Catalog:
             )
         return record
 
-    async def _follow(self) -> None:
-        async for change in self.registry.watch():
-            if change is None:
-                self._known.set()
-                continue
-            if change.record is None:
-                self._models.pop(change.name, None)
-            else:
-                self._models[change.name] = change.record
-            self._news.set()
-            for listener in self._listeners:
-                await listener(change.name, change.record)
+    async def _note(self, change: Change) -> None:
+        if change.record is None:
+            self._models.pop(change.name, None)
+        else:
+            self._models[change.name] = change.record
+        self._news.set()
+        for listener in self._listeners:
+            await listener(change.name, change.record)
+
+    def _fail(self, error: Fatal) -> None:
+        if not self._failed.done():
+            self._failed.set_exception(error)

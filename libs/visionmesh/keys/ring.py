@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Callable
 
-from visionmesh.errors import Code, Fatal
+from visionmesh.errors import Fatal
+from visionmesh.following import Following
 from visionmesh.keys.record import KeyRecord, id_in
 from visionmesh.keys.store import KeyStore
-from visionmesh.tasks import end
-
-log = logging.getLogger(__name__)
 
 
 class KeyRing:
     """Follows the store; while the mesh cannot be reached, the keys last heard of are valid.
 
-    ``fail`` is told if the store cannot be followed any more: the worker is unfit then.
+    ``fail`` is told if the store cannot be followed any more: the worker is unfit then, as a key
+    that is revoked later would be good here for ever.
     """
 
     def __init__(self, store: KeyStore, *, fail: Callable[[Fatal], None]) -> None:
-        self._store = store
-        self._fail = fail
         self._records: dict[str, KeyRecord] = {}
-        self._known = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._following = Following(
+            what="the keys", changes=store.watch, note=self._note, fail=fail
+        )
 
     def __len__(self) -> int:
         """Return how many keys are valid."""
@@ -34,21 +30,14 @@ class KeyRing:
     @property
     def complete(self) -> bool:
         """Whether every key was heard of that there was at the start."""
-        return self._known.is_set()
+        return self._following.complete
 
     async def start(self) -> None:
         """Return when every key is known."""
-        self._task = asyncio.create_task(self._follow(), name="follow keys")
-        self._task.add_done_callback(self._ended)
-        known = asyncio.create_task(self._known.wait())
-        await asyncio.wait((self._task, known), return_when=asyncio.FIRST_COMPLETED)
-        known.cancel()
-        if self._task.done():
-            self._task.result()
+        await self._following.start()
 
     async def stop(self) -> None:
-        if self._task is not None:
-            await end([self._task])
+        await self._following.stop()
 
     def find(self, key: str) -> KeyRecord | None:
         """Return the record of ``key``, valid or not; `None`: there is no such key."""
@@ -59,18 +48,9 @@ class KeyRing:
         """Return what the store says by now of a key that was found before."""
         return self._records.get(record.id, record)
 
-    async def _follow(self) -> None:
-        async for change in self._store.watch():
-            match change:
-                case None:
-                    self._known.set()
-                case id, None:
-                    self._records.pop(id, None)
-                case id, record:
-                    self._records[id] = record
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("cannot follow the keys any more", exc_info=error)
-            # A key that is revoked from now on would be good here for ever.
-            self._fail(Fatal(Code.INTERNAL, f"The keys cannot be followed any more: {error}"))
+    async def _note(self, change: tuple[str, KeyRecord | None]) -> None:
+        id, record = change
+        if record is None:
+            self._records.pop(id, None)
+        else:
+            self._records[id] = record
