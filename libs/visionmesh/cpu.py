@@ -18,6 +18,7 @@ RELEVANT = frozenset(
 )
 """Of the many names in `CPUINFO`, those that engines for networks choose their code by."""
 
+_BYTES = frozenset({"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"})
 _BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
@@ -30,6 +31,11 @@ def cpu_features(cpuinfo: Path = CPUINFO) -> tuple[str, ...]:
     pairs = (line.partition(":") for line in lines)
     each = [set(value.split()) for key, _, value in pairs if key.strip() in ("flags", "Features")]
     return tuple(sorted(RELEVANT.intersection(*each))) if each else ()
+
+
+def multiplies_bytes(features: tuple[str, ...]) -> bool:
+    """Say whether a CPU with these features adds up products of bytes without losing any."""
+    return not _BYTES.isdisjoint(features)
 
 
 def computes_bf16(features: tuple[str, ...]) -> bool:

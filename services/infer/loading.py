@@ -50,7 +50,7 @@ class Loader:
         self._quiet = ThreadPoolExecutor(1, thread_name_prefix="warm", initializer=_be_nice)
 
     async def load(self, record: ModelRecord, version: int) -> Loaded:
-        """Return the version's engines; where the tuned way does not work here, the plain one's.
+        """Return the version's engines; where a faster way does not work here, the plain one's.
 
         Raises
         ------
@@ -65,10 +65,10 @@ class Loader:
         try:
             return await self._follow(way, spec)
         except (ConfigurationError, Refused) as error:
-            if not way.tuned:
+            if way.plain:
                 raise
             log.warning("version %d of %s runs as it was: %s", version, spec.name, error)
-            plain = plain_way(spec, stored, cores=cores, why="the tuned way does not work here")
+            plain = plain_way(spec, stored, cores=cores, why="the faster way does not work here")
             return await self._follow(plain, spec)
 
     async def _follow(self, way: Way, spec: ModelSpec) -> Loaded:

@@ -1,12 +1,13 @@
-"""How a worker runs a version: as it was measured to be fastest, or as any machine can."""
+"""How a worker runs a version: as was measured to be fast, or as any machine can."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from services.infer.engines import usual_engine
+from visionmesh.cpu import multiplies_bytes
 from visionmesh.models.folder import WEIGHTS_FILE
 from visionmesh.models.spec import Instance, ModelSpec
 from visionmesh.models.variants import Choice, Precision, Variants
@@ -41,7 +42,8 @@ class Way:
     precision: Precision
     sha256: str
     """Of the file that is run."""
-    tuned: bool
+    plain: bool
+    """It is `plain_way`, which needs nothing but ``model.onnx``."""
     why: str
 
     @property
@@ -63,7 +65,7 @@ def plain_way(spec: ModelSpec, version: Stored, *, cores: int, why: str) -> Way:
         copies=_copies(engines, spec.instances, cores),
         precision=Precision.FP32,
         sha256=version.sha256,
-        tuned=False,
+        plain=True,
         why=why,
     )
 
@@ -71,19 +73,22 @@ def plain_way(spec: ModelSpec, version: Stored, *, cores: int, why: str) -> Way:
 def choose_way(spec: ModelSpec, version: Stored, *, features: tuple[str, ...], cores: int) -> Way:
     """Return the tuned way if it holds on a CPU with ``features``, else the plain one.
 
+    Of a version that was never tuned it is the INT8 network, if that was faster where it was made,
+    and such a CPU multiplies bytes: others may saturate sums, and were not measured.
+
     Threads and copies are those of ``model.yaml`` if it says anything of instances. Otherwise they
     are the measured ones, with more copies on more ``cores`` and fewer on fewer.
     """
     variants = version.variants
     choice = variants.choice if variants else None
     if variants is None or choice is None:
-        return plain_way(spec, version, cores=cores, why="it was not tuned")
+        return _untuned_way(spec, version, features=features, cores=cores)
     sha256 = _file(version, variants, choice)
     if sha256 is None:
         return plain_way(spec, version, cores=cores, why="another network was tuned")
     if not features or choice.cpu != features:
         return plain_way(spec, version, cores=cores, why="it was tuned on another kind of CPU")
-    if any(instance.device != "cpu" for instance in spec.instances):
+    if not _on_cpus(spec):
         return plain_way(spec, version, cores=cores, why="model.yaml wants another device")
     own = spec.instances == ModelSpec.model_fields["instances"].default
     instances = (_measured(choice, cores),) if own else spec.instances
@@ -91,9 +96,27 @@ def choose_way(spec: ModelSpec, version: Stored, *, features: tuple[str, ...], c
         copies=_copies([choice.engine] * len(instances), instances, cores),
         precision=choice.precision,
         sha256=sha256,
-        tuned=True,
+        plain=False,
         why=f"{choice.images_per_s:.0f} images/s, against {choice.baseline_per_s:.0f} as it was",
     )
+
+
+def _untuned_way(spec: ModelSpec, version: Stored, *, features: tuple[str, ...], cores: int) -> Way:
+    way = plain_way(spec, version, cores=cores, why="it was not tuned")
+    variants = version.variants
+    made = variants.for_cpus() if variants and variants.of == version.sha256 else None
+    if made is None or not _on_cpus(spec):
+        return way
+    if made.faster is None or made.faster <= 1:
+        return replace(way, why="its INT8 network was not faster, and it was not tuned")
+    if not multiplies_bytes(features):
+        return replace(way, why="this CPU does not multiply the bytes of its INT8 network")
+    why = f"its INT8 network was {made.faster:.2f} times as fast where it was made"
+    return replace(way, precision=Precision.INT8, sha256=made.sha256, plain=False, why=why)
+
+
+def _on_cpus(spec: ModelSpec) -> bool:
+    return all(instance.device == "cpu" for instance in spec.instances)
 
 
 def _file(version: Stored, variants: Variants, choice: Choice) -> str | None:

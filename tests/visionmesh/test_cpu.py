@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from visionmesh.cpu import computes_bf16, cpu_features
+from visionmesh.cpu import computes_bf16, cpu_features, multiplies_bytes
 
 SERVER = """\
 processor\t: 0
@@ -37,24 +37,24 @@ def file_with(text: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("text", "features", "bf16"),
+    ("text", "features", "bytes_and_bf16"),
     [
         (
             SERVER,
             ("amx_bf16", "amx_int8", "avx2", "avx512_bf16", "avx512_vnni", "avx512f", "fma"),
-            True,
+            (True, True),
         ),
-        (LAPTOP, ("avx2", "avx_vnni", "fma"), False),
-        (ARM, ("asimd", "asimddp", "asimdhp", "bf16", "i8mm", "sve"), True),
-        ("processor\t: 0\n", (), False),
+        (LAPTOP, ("avx2", "avx_vnni", "fma"), (True, False)),
+        (ARM, ("asimd", "asimddp", "asimdhp", "bf16", "i8mm", "sve"), (True, True)),
+        ("processor\t: 0\n", (), (False, False)),
     ],
 )
 def test_features_that_all_processors_have_are_told(
-    tmp_path: Path, text: str, features: tuple[str, ...], bf16: bool
+    tmp_path: Path, text: str, features: tuple[str, ...], bytes_and_bf16: tuple[bool, bool]
 ) -> None:
     found = cpu_features(file_with(text, tmp_path))
     assert found == features
-    assert computes_bf16(found) is bf16
+    assert (multiplies_bytes(found), computes_bf16(found)) == bytes_and_bf16
 
 
 def test_a_system_that_tells_nothing_has_no_known_features(tmp_path: Path) -> None:

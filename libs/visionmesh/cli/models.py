@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from datetime import timedelta
@@ -65,13 +65,15 @@ def push(
                 await asyncio.to_thread(_try, folder, version, records.get(folder.spec.name))
             for folder in loaded:
                 record = await registry.push(folder, version=version, replace=replace)
+                numbers = list(folder.versions) if version is None else [version]
                 pushed.append(Pushed(record, changed=record not in before))
                 if json:
                     print_json(_summary(record))
                 else:
                     screen().print(f"{record.spec.name}: versions {_numbers(record)}")
                     _say_who_answers(record)
-                for number in _stale(folder, record):
+                    _say_what_runs(record, numbers)
+                for number in _stale(folder, record, numbers):
                     aside().print(
                         f"{record.spec.name}/{number}: variants.json is of another network and is "
                         "left out; run `visionmesh optimize` again."
@@ -200,10 +202,24 @@ def _say_who_answers(record: ModelRecord) -> None:
         )
 
 
-def _stale(folder: ModelFolder, record: ModelRecord) -> Iterator[int]:
+def _say_what_runs(record: ModelRecord, pushed: Iterable[int]) -> None:
+    """Tell what workers make of smaller networks and of what was measured."""
+    from visionmesh.models.running import running_here
+
+    for number in pushed:
+        stored = record.version(number)
+        if stored.variants is not None:
+            here = running_here(record.spec_of(number), stored)
+            screen().print(
+                f"{record.spec.name}/{number}: on a CPU like this one {here.running} ({here.why})"
+            )
+
+
+def _stale(folder: ModelFolder, record: ModelRecord, pushed: Iterable[int]) -> Iterator[int]:
     """Return the versions whose variants the folder has, but not for their network."""
-    for number, file in folder.versions.items():
-        if (file.parent / "variants.json").is_file() and record.versions[number].variants is None:
+    for number in pushed:
+        there = (folder.versions[number].parent / "variants.json").is_file()
+        if there and record.version(number).variants is None:
             yield number
 
 

@@ -115,6 +115,11 @@ def optimize(
             folder, images=calibrate, version=version, limit=limit, seconds=seconds, json=json
         )
     if made:
+        if not (tune or json):
+            screen().print(f"Workers with a CPU like this one, once it is pushed: {made.runs}")
+            screen().print(
+                "next: visionmesh optimize … --tune: measures all engines and precisions"
+            )
         _require_promoted(made)
 
 
@@ -283,7 +288,6 @@ def _show(report: Report) -> None:
     if report.promoted:
         files = ", ".join(report.promoted)
         out.print(f"Promoted in {report.model}, version {report.version}: {files}")
-        out.print("next: visionmesh optimize … --tune: workers run what was measured to be fastest")
 
 
 def _errors(agreement: Agreement) -> tuple[str, str]:

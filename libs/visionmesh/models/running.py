@@ -37,12 +37,13 @@ class Here(NamedTuple):
     running: Running
     sha256: str
     """Of the file that it runs."""
-    tuned: bool
+    plain: bool
+    """It is what any machine can do with ``model.onnx``."""
     why: str
 
 
 def running_here(spec: ModelSpec, version: Stored, *, plain: bool = False) -> Here:
-    """Return the tuned way if it holds for this CPU; else, or if it is to be ``plain``, FP32.
+    """Return the fastest way that is known for this CPU; FP32 if it is to be ``plain``.
 
     Raises
     ------
@@ -55,4 +56,4 @@ def running_here(spec: ModelSpec, version: Stored, *, plain: bool = False) -> He
         way = choose_way(spec, version, features=cpu_features(), cores=cores())
     first = way.copies[0]
     running = Running(engine=first.engine, precision=way.precision, instance=first.instance)
-    return Here(running, way.sha256, way.tuned, way.why)
+    return Here(running, way.sha256, way.plain, way.why)

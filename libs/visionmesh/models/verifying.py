@@ -120,7 +120,7 @@ def quick(spec: ModelSpec, stored: VersionFiles) -> None:
     shown = f"{spec.name}/{stored.weights.parent.name}"
     _require_sound(bench, bench.open(stored.weights), f"{shown}/{stored.weights.name}")
     here = running_here(spec, stored)
-    if here.tuned:
+    if not here.plain:
         file = stored.objects[here.sha256]
         try:
             engine = here.running.open(bench, file)
@@ -142,22 +142,24 @@ def _require_sound(bench: Workbench, engine: Engine, shown: str) -> None:
 
 
 def _made(examiner: Examiner, stored: VersionFiles, reference: Reference) -> Iterator[Verified]:
-    """Examine smaller networks, and what a worker here would run, if it is not the plain way."""
+    """Examine smaller networks, and what a worker here would run, if it is none of these."""
     variants, folder = stored.variants, stored.weights.parent
     if variants is None:
         return
     current = variants.of == stored.sha256
+    examined = [(stored.sha256, Running())]
     for artifact in variants.artifacts:
         file = folder / artifact.file
         if current and file_sha256(file) == artifact.sha256:
             running = Running(precision=artifact.precision)
+            examined.append((artifact.sha256, running))
             yield examiner.examine_made(file, running, reference)
         else:
             yield checked(artifact.file, _OUTDATED)
     if variants.choice and not current:
         yield checked(VARIANTS_FILE, _OUTDATED)
     here = running_here(examiner.bench.spec, stored)
-    if here.tuned:
+    if not here.plain and (here.sha256, here.running) not in examined:
         found = examiner.examine_made(stored.objects[here.sha256], here.running, reference)
         yield found.model_copy(update={"way": str(here.running)})
 
@@ -165,7 +167,7 @@ def _made(examiner: Examiner, stored: VersionFiles, reference: Reference) -> Ite
 def _not_run(spec: ModelSpec, stored: VersionFiles) -> str | None:
     choice = stored.variants.choice if stored.variants else None
     here = running_here(spec, stored)
-    if choice is None or here.tuned:
+    if choice is None or not here.plain:
         return None
     return f"{choice.engine} {choice.precision}: {here.why}"
 

@@ -11,15 +11,25 @@ import pytest
 from services.infer.loaded import LoadedModel
 from services.infer.pool import ModelPool
 from tests.networks import expected, save_folder, save_network
-from visionmesh.cpu import cpu_features
+from visionmesh.cpu import cpu_features, multiplies_bytes
 from visionmesh.models.artifacts import file_sha256
 from visionmesh.models.folder import load_folder
 from visionmesh.models.record import ModelRecord
 from visionmesh.models.registry import Registry
-from visionmesh.models.variants import Artifact, Choice, Precision, Variants, write_variants
+from visionmesh.models.variants import (
+    Artifact,
+    Choice,
+    Precision,
+    Variants,
+    read_variants,
+    write_variants,
+)
 from visionmesh.workbench import cores
 
 pytestmark = pytest.mark.skipif(not cpu_features(), reason="this system does not tell its CPU")
+needs_bytes = pytest.mark.skipif(
+    not multiplies_bytes(cpu_features()), reason="INT8 runs by itself only on a CPU made for it"
+)
 
 
 @pytest.fixture
@@ -69,6 +79,19 @@ def tuned_folder(root: Path, *, seed: int = 1, **chosen: Any) -> Path:
     return folder
 
 
+def untuned_folder(root: Path, *, seed: int = 1, content: bytes | None = None) -> Path:
+    """Write the same without a choice; ``content`` replaces that of the INT8 file."""
+    folder = tuned_folder(root, seed=seed)
+    file = folder / "1" / "int8.onnx"
+    if content is not None:
+        file.write_bytes(content)
+    variants = read_variants(file.parent)
+    assert variants is not None
+    faster = variants.artifacts[0].model_copy(update={"faster": 2.0, "sha256": file_sha256(file)})
+    write_variants(file.parent, Variants(of=variants.of, artifacts=(faster,)))
+    return folder
+
+
 async def loaded(pool: ModelPool, record: ModelRecord) -> LoadedModel:
     await pool.apply("trees", record)
     (model,) = pool.loaded
@@ -89,6 +112,26 @@ async def test_a_worker_follows_what_was_measured_on_such_a_cpu(
     model = await loaded(pool, await registry.push(folder))
     assert (model.way.engine, model.way.precision, model.engines) == ("openvino", "int8", 3)
     assert await answers_like(pool, 2), "the chosen file runs"
+
+
+@needs_bytes
+async def test_what_was_made_smaller_and_faster_runs_without_tuning(
+    registry: Registry, pool: ModelPool, tmp_path: Path
+) -> None:
+    folder = untuned_folder(tmp_path, seed=2)
+    model = await loaded(pool, await registry.push(load_folder(folder)))
+    assert (model.way.engine, model.way.precision) == ("onnxruntime", "int8")
+    assert await answers_like(pool, 2), "the INT8 file runs"
+
+
+@needs_bytes
+async def test_a_smaller_network_that_does_not_load_gives_way_to_what_it_was_made_of(
+    registry: Registry, pool: ModelPool, tmp_path: Path
+) -> None:
+    folder = untuned_folder(tmp_path, content=b"no network")
+    model = await loaded(pool, await registry.push(load_folder(folder)))
+    assert (model.way.precision, model.way.plain) == ("fp32", True)
+    assert await answers_like(pool, 1)
 
 
 async def test_another_choice_for_the_same_network_exchanges_the_engines(

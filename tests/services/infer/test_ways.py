@@ -27,8 +27,8 @@ def spec_of(**more: Any) -> ModelSpec:
     )
 
 
-def version_with(of: str = "f", **chosen: Any) -> VersionRecord:
-    choice = Choice.model_validate(
+def choice(**chosen: Any) -> Choice:
+    return Choice.model_validate(
         {
             "engine": "openvino",
             "precision": "int8",
@@ -42,7 +42,10 @@ def version_with(of: str = "f", **chosen: Any) -> VersionRecord:
             **chosen,
         }
     )
-    variants = Variants(of=of, artifacts=(INT8,), choice=choice)
+
+
+def version_with(of: str = "f", **chosen: Any) -> VersionRecord:
+    variants = Variants(of=of, artifacts=(INT8,), choice=choice(**chosen))
     return VersionRecord(
         sha256="f",
         size_bytes=1,
@@ -59,7 +62,7 @@ def test_a_version_runs_as_it_was_measured_to_be_fastest() -> None:
     way = choose_way(spec_of(), version_with(), features=CPU, cores=4)
     assert (way.engine, way.precision, way.sha256) == ("openvino", "int8", "8")
     assert [(copies.count, copies.instance.threads) for copies in way.copies] == [(4, 1)]
-    assert way.tuned
+    assert not way.plain
     assert "200 images/s, against 50" in way.why
 
 
@@ -116,7 +119,53 @@ def test_where_the_choice_does_not_hold_any_machine_s_way_is_gone(
     way = choose_way(spec_of(**spec), version, features=features, cores=4)
     assert (way.engine, way.precision, way.sha256) == ("onnxruntime", "fp32", "f")
     assert way.copies == (Copies("onnxruntime", Instance(), 4),)
-    assert not way.tuned
+    assert way.plain
+    assert why in way.why
+
+
+VNNI = ("avx2", "avx512_vnni")
+
+
+def quantised(*artifacts: Artifact, of: str = "f") -> VersionRecord:
+    """Return a version that was made smaller, and never tuned."""
+    variants = Variants(of=of, artifacts=artifacts)
+    return version_with().model_copy(update={"variants": variants})
+
+
+FASTER = INT8.model_copy(update={"faster": 2.5})
+FOR_TENSORRT = FASTER.model_copy(update={"scheme": "s8s8", "sha256": "s", "file": "s8.onnx"})
+
+
+def test_an_int8_network_that_was_faster_runs_in_the_form_for_cpus() -> None:
+    version = quantised(FOR_TENSORRT, FASTER)
+    way = choose_way(spec_of(), version, features=VNNI, cores=4)
+    assert (way.engine, way.precision, way.sha256) == ("onnxruntime", "int8", "8")
+    assert way.copies == (Copies("onnxruntime", Instance(), 4),)
+    assert not way.plain
+    assert way.why == "its INT8 network was 2.50 times as fast where it was made"
+
+
+def tuned_elsewhere() -> VersionRecord:
+    variants = Variants(of="f", artifacts=(FASTER,), choice=choice(cpu=("z80",)))
+    return version_with().model_copy(update={"variants": variants})
+
+
+@pytest.mark.parametrize(
+    ("version", "features", "why"),
+    [
+        (quantised(INT8), VNNI, "not faster"),
+        (quantised(INT8.model_copy(update={"faster": 0.9})), VNNI, "not faster"),
+        (quantised(FASTER), ("avx2",), "does not multiply the bytes"),
+        (quantised(FASTER, of="another"), VNNI, "not tuned"),
+        (quantised(FOR_TENSORRT), VNNI, "not tuned"),
+        (tuned_elsewhere(), VNNI, "another kind of CPU"),
+    ],
+)
+def test_an_int8_network_is_not_run_where_that_may_be_slower_or_wrong(
+    version: VersionRecord, features: tuple[str, ...], why: str
+) -> None:
+    way = choose_way(spec_of(), version, features=features, cores=4)
+    assert (way.precision, way.sha256, way.plain) == ("fp32", "f", True)
     assert why in way.why
 
 

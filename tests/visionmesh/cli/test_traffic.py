@@ -12,10 +12,10 @@ from tests.networks import save_network
 from tests.polling import until
 from tests.visionmesh.cli.conftest import Finished, Run, finish
 from visionmesh.cli.versions import size
-from visionmesh.cpu import cpu_features
+from visionmesh.cpu import cpu_features, multiplies_bytes
 from visionmesh.local import LocalMesh
 from visionmesh.models.artifacts import file_sha256
-from visionmesh.models.variants import Choice, Precision, Variants, write_variants
+from visionmesh.models.variants import Artifact, Choice, Precision, Variants, write_variants
 
 NAME = "twofold"
 
@@ -158,6 +158,33 @@ async def test_variants_of_another_network_are_named(visionmesh: Run, tmp_path: 
     finished = await visionmesh("push", folder)
     assert finished.status == 0
     assert "changed/1: variants.json is of another network" in finished.err
+
+
+@pytest.mark.skipif(
+    not multiplies_bytes(cpu_features()), reason="INT8 runs by itself only on a CPU made for it"
+)
+async def test_a_push_and_show_tell_that_the_int8_network_runs(
+    visionmesh: Run, tmp_path: Path
+) -> None:
+    folder = write_classifier(tmp_path, name="smaller")
+    network = folder / "1" / "model.onnx"
+    save_network(folder / "2" / "model.onnx", shape=("n", 3, 32, 32), seed=3)
+    file = save_network(network.with_name("model.int8.onnx"), shape=("n", 3, 32, 32))
+    artifact = Artifact(
+        file=file.name, precision=Precision.INT8, scheme="u8s8", sha256=file_sha256(file),
+        size_bytes=file.stat().st_size, faster=2.5,
+    )  # fmt: skip
+    write_variants(network.parent, Variants(of=file_sha256(network), artifacts=(artifact,)))
+
+    other = await visionmesh("push", folder, "--version", "2")
+    pushed = await visionmesh("push", folder, "--version", "1")
+
+    assert (other.status, other.out) == (0, "smaller: versions 2\n")
+    told = "smaller/1: on a CPU like this one onnxruntime int8, 1 thread (its INT8 network was 2.50"
+    assert told in pushed.out
+    await visionmesh("traffic", "smaller", "1=1")
+    out = await shown(lambda: visionmesh("show", "smaller"), "onnxruntime int8")
+    assert "as pushed, int8 u8s8" in out
 
 
 @pytest.mark.parametrize(

@@ -31,13 +31,14 @@ async def test_what_was_made_is_told_and_can_be_verified(
     verified = await finish(tmp_path, "verify", sturdy, "--images", images)
 
     assert made.status == 0, made.err
-    header, original, smaller, counts, few, promoted, onward = made.out.splitlines()
+    header, original, smaller, counts, few, promoted, runs, onward = made.out.splitlines()
     assert header.split()[:3] == ["FILE", "PRECISION", "MB"]
     assert original.split()[:2] == ["model.onnx", "fp32"]
     assert smaller.split()[:2] == ["model.fp16.onnx", "fp16"]
     assert counts.startswith("10 images calibrated, 20 others judged;")
     assert few.startswith("With 20 images 1 % is less than one")
     assert promoted == "Promoted in sturdy, version 1: model.fp16.onnx"
+    assert runs.endswith("onnxruntime fp32, 1 thread (it was not tuned)"), "CPUs take no FP16"
     assert "--tune" in onward
     assert verified.status == 0, verified.err
     assert "FAILED" not in verified.out

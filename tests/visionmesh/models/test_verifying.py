@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.networks import save_folder, save_network
-from visionmesh.cpu import cpu_features
+from visionmesh.cpu import cpu_features, multiplies_bytes
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.models.artifacts import file_sha256
 from visionmesh.models.folder import ModelFolder, load_folder
@@ -262,6 +262,32 @@ def test_what_a_worker_here_would_run_is_tried_before_a_push(tmp_path: Path) -> 
     words = r"1/model\.bad\.onnx \(openvino fp32, 2 threads\) is not fit to serve \(repeatable"
     with pytest.raises(ConfigurationError, match=words):
         quick(here.spec, selected(here, 1)[1])
+
+
+@pytest.mark.skipif(
+    not multiplies_bytes(cpu_features()), reason="INT8 runs by itself only on a CPU made for it"
+)
+def test_an_int8_network_that_workers_run_untuned_is_examined_once_and_tried_before_a_push(
+    tmp_path: Path,
+) -> None:
+    root = save_folder(tmp_path / "model")
+    of = file_sha256(root / "1" / "model.onnx")
+
+    def quantised() -> ModelFolder:
+        told = {"precision": Precision.INT8, "scheme": "u8s8", "faster": 2.0}
+        made = artifact(root, "model.int8.onnx").model_copy(update=told)
+        write_variants(root / "1", Variants(of=of, artifacts=(made,)))
+        return load_folder(root)
+
+    file = save_network(root / "1" / "model.int8.onnx", seed=1)
+    found = verify(quantised())
+    assert [network.name for network in found.networks] == ["model.onnx", file.name]
+    noise = helper.make_node("RandomNormalLike", ["scores"], ["changed"])
+    add_operator(root, noise, file=file.name)
+    unfit = quantised()
+    words = r"model\.int8\.onnx \(onnxruntime int8, 1 thread\) is not fit to serve \(repeatable"
+    with pytest.raises(ConfigurationError, match=words):
+        quick(unfit.spec, selected(unfit, 1)[1])
 
 
 def test_a_way_that_was_tuned_on_another_cpu_is_told_but_not_run(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ from visionmesh.models.optimizing.network import prepare
 from visionmesh.models.optimizing.report import Made, Original, Report
 from visionmesh.models.optimizing.search import Search
 from visionmesh.models.pictures import Pictures, gather
+from visionmesh.models.push import selected
+from visionmesh.models.running import running_here
 from visionmesh.models.spec import Batching, ModelSpec
 from visionmesh.models.trial import (
     Subject,
@@ -167,9 +169,10 @@ def optimize(
         )
         drafts = workshop.drafts(precision, method)
         original, made = workshop.judge(drafts)
-        promoted = tuple(one.file for one in made if force or one.is_right)
+        promoted = tuple(one for one in made if force or one.is_right)
         if promoted:
-            promote(weights, [draft for draft in drafts if draft.file.name in promoted])
+            _promote(weights, promoted, workshop.scratch)
+    here = running_here(folder.spec, selected(folder, number)[number])
     return Report(
         model=folder.spec.name,
         version=number,
@@ -179,12 +182,13 @@ def optimize(
         cpu=cpu_name(),
         original=original,
         made=made,
-        promoted=promoted,
+        promoted=tuple(one.file for one in promoted),
+        runs=f"{here.running} ({here.why})",
     )
 
 
-def promote(weights: Path, drafts: Sequence[Draft]) -> None:
-    """Put artefacts beside ``weights`` and into ``variants.json``, in place of their likes.
+def _promote(weights: Path, made: Sequence[Made], scratch: Path) -> None:
+    """Put what lies in ``scratch`` beside ``weights`` and into ``variants.json``.
 
     What is known of the fastest engine is forgotten if it was about a file that changes.
     """
@@ -195,24 +199,25 @@ def promote(weights: Path, drafts: Sequence[Draft]) -> None:
         old = None
     if old is None or old.of != of:
         old = Variants(of=of)
-    new = {draft.file.name: _artifact(draft) for draft in drafts}
-    for draft in drafts:
-        shutil.copyfile(draft.file, version / draft.file.name)
+    new = {one.file: _artifact(one, scratch / one.file) for one in made}
+    for name in new:
+        shutil.copyfile(scratch / name, version / name)
     kept = tuple(one for one in old.artifacts if one.file not in new)
-    unchanged = {one.file for one in old.artifacts if new.get(one.file, one) == one}
+    unchanged = {one.file for one in old.artifacts if new.get(one.file, one).sha256 == one.sha256}
     choice = old.choice
     if choice is not None and choice.file not in {weights.name, *unchanged}:
         choice = None
     write_variants(version, Variants(of=of, artifacts=(*kept, *new.values()), choice=choice))
 
 
-def _artifact(draft: Draft) -> Artifact:
+def _artifact(made: Made, file: Path) -> Artifact:
     return Artifact(
-        file=draft.file.name,
-        precision=draft.precision,
-        scheme=draft.scheme,
-        sha256=file_sha256(draft.file),
-        size_bytes=draft.file.stat().st_size,
+        file=made.file,
+        precision=made.precision,
+        scheme=made.scheme,
+        sha256=file_sha256(file),
+        size_bytes=made.size_bytes,
+        faster=made.faster,
     )
 
 

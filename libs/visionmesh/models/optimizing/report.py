@@ -62,3 +62,5 @@ class Report(Frozen):
     made: tuple[Made, ...]
     promoted: tuple[str, ...]
     """The files that the version's ``variants.json`` names now."""
+    runs: str
+    """How a worker on such a machine runs the version from now on, and why."""

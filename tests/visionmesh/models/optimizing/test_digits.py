@@ -50,6 +50,11 @@ def test_what_is_right_is_promoted(int8: Report, folder: Path) -> None:
         content = (folder / "1" / artifact.file).read_bytes()
         assert artifact.sha256 == hashlib.sha256(content).hexdigest()
         assert artifact.size_bytes == len(content)
+    made = variants.for_cpus()
+    assert made is not None
+    assert (made.file, made.faster) == ("model.int8.onnx", int8.made[0].faster)
+    precision = "int8" if int8.made[0].faster > 1 else "fp32"
+    assert int8.runs.startswith(f"onnxruntime {precision}, 1 thread (")
     assert variants.of == hashlib.sha256((folder / "1/model.onnx").read_bytes()).hexdigest()
 
 
