@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from typing import Literal
 
 from starlette.responses import Response
 
+from services.ingest.addresses import is_loopback
 from services.ingest.forms import refusal_of
 from visionmesh.errors import Code, Refused
 from visionmesh.http import App, Receive, Scope, Send
@@ -144,7 +144,7 @@ class Door:
                 await app(scope, receive, send)
                 return
             try:
-                caller = self.caller(_credentials(scope), _is_loopback(_peer(scope)))
+                caller = self.caller(_credentials(scope), is_loopback(_peer(scope)))
                 if path == "/metrics":
                     caller.require(Right.READ)
             except Refused as error:
@@ -157,7 +157,7 @@ class Door:
 
     @property
     def _is_reachable(self) -> bool:
-        return not _is_loopback(self._host)
+        return not is_loopback(self._host)
 
     def _needs_key(self, *, peer_is_local: bool) -> bool:
         if self._policy == "auto":
@@ -177,15 +177,6 @@ def _valid(record: KeyRecord) -> KeyRecord:
     if (fault := record.fault()) is not None:
         raise Refused(Code.UNAUTHORIZED, f"The API key {record.id} {fault}. {_HOW}")
     return record
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host == "localhost"
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback
 
 
 def _peer(scope: Scope) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from services.ingest.addresses import as_address, is_loopback
 from services.ingest.door import KeyHolder, caller_of
 from services.ingest.forms import first_segment, refusal_of
 from visionmesh.errors import Code, Refused
@@ -56,12 +56,12 @@ class OwnPages:
     def _fault(self, host: str, origin: str) -> str | None:
         name = _name(f"//{host}")
         undotted = not host or "." not in name or name.endswith(".localhost")
-        if not (undotted or _address(name) or name == self._host):
+        if not (undotted or as_address(name) or name == self._host):
             return (
                 f"Without API keys no one is served under the name {name[:80]!r}: use an address, "
                 "or have keys required."
             )
-        if origin and origin.partition("//")[2] != host and not _is_this_host(_name(origin)):
+        if origin and origin.partition("//")[2] != host and not is_loopback(_name(origin)):
             return f"Pages of {origin[:80]!r} may not call without an API key."
         return None
 
@@ -72,15 +72,3 @@ def _name(url: str) -> str:
         return urlsplit(url).hostname or "."
     except ValueError:
         return "."
-
-
-def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(name)
-    except ValueError:
-        return None
-
-
-def _is_this_host(name: str) -> bool:
-    address = _address(name)
-    return address.is_loopback if address else f".{name}".endswith(".localhost")

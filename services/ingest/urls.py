@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import httpx
 
+from services.ingest.addresses import Address, as_address
 from visionmesh.errors import Code, ConfigurationError, Reject
 from visionmesh.settings.ingest import UrlSettings
 
@@ -23,7 +24,6 @@ _PORTS = {"https": 443, "http": 80}
 _ENTRY = re.compile(r"(?:(?P<scheme>https?)://)?(?P<host>(?:\*\.)?[^/:*\s]+)(?::(?P<port>\d+))?/?")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 Count = Callable[[int], None]
 
@@ -165,11 +165,10 @@ class Urls:
 
 def is_public(text: str) -> bool:
     """Say whether an address belongs to the Internet, also one of IPv4 within one of IPv6."""
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return all(one.is_global and not one.is_multicast for one in _unfolded(address))
+    address = as_address(text)
+    return address is not None and all(
+        one.is_global and not one.is_multicast for one in _unfolded(address)
+    )
 
 
 def _unfolded(address: Address) -> list[Address]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -12,6 +11,7 @@ from urllib.parse import unquote
 import grpc
 from google.protobuf.message import DecodeError
 
+from services.ingest.addresses import is_loopback
 from services.ingest.door import Caller, Door
 from services.ingest.gateway import Gateway
 from services.ingest.limits import Load, Total
@@ -244,13 +244,7 @@ def peer_is_local(peer: str) -> bool:
     kind, _, rest = peer.partition(":")
     if kind == "unix":
         return True
-    host = unquote(rest.rpartition(":")[0]).strip("[]")
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback
+    return is_loopback(unquote(rest.rpartition(":")[0]).strip("[]"))
 
 
 def _reading(message: Any) -> Callable[[bytes], Any]:
