@@ -16,6 +16,7 @@ from visionmesh import events, subjects
 from visionmesh.bus import Connection, Publisher, api
 from visionmesh.contracts import Frozen
 from visionmesh.errors import Code, Refused
+from visionmesh.publishing import once
 
 _READ_TIMEOUT = 10.0
 _REPLAY_MARK = "~"
@@ -122,7 +123,7 @@ class DeadLetters:
         await self._publisher.publish(
             subjects.event(again.model, again.source),
             again.image,
-            headers=again.headers() | {"Nats-Msg-Id": f"{again.model}/{again.source}/{fresh}"},
+            headers=once(again),
         )
         return fresh
 

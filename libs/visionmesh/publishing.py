@@ -46,7 +46,7 @@ class Producer:
         Refused
             As `Mesh.publish` says.
         """
-        headers = event.headers() | {"Nats-Msg-Id": f"{event.model}/{event.source}/{event.id}"}
+        headers = once(event)
         subject = subjects.event(event.model, event.source)
         began = time.monotonic()
         pauses = _pauses()
@@ -75,6 +75,11 @@ class Producer:
             )
             return record is not None and record.data != b""
         return False
+
+
+def once(event: Event) -> dict[str, str]:
+    """Return the headers by which ``event`` is stored once, however often it is published."""
+    return event.headers() | {"Nats-Msg-Id": f"{event.model}/{event.source}/{event.id}"}
 
 
 def _pauses() -> Iterator[timedelta]:

@@ -25,6 +25,7 @@ from visionmesh.bus import (
 from visionmesh.context import Context
 from visionmesh.errors import Code, ConfigurationError, Refused, Reject
 from visionmesh.events import Event
+from visionmesh.publishing import once
 from visionmesh.stage import DRAIN
 from visionmesh.subjects import is_token, name_fault
 
@@ -166,9 +167,8 @@ class Bridge:
         """
         model, source = _names(frame.topic)
         event = Event(id=frame.id, source=source, model=model, image=frame.body)
-        unique = {"Nats-Msg-Id": f"{model}/{source}/{frame.id}"}
         await self._publisher.publish(
-            subjects.event(model, source), frame.body, headers=event.headers() | unique
+            subjects.event(model, source), frame.body, headers=once(event)
         )
 
     async def _passes(self, error: Refused, frame: Frame) -> bool:

@@ -22,6 +22,7 @@ from visionmesh.catalog import Catalog
 from visionmesh.contracts import Frozen, Params
 from visionmesh.errors import Code, Reject, VisionmeshError
 from visionmesh.events import Event
+from visionmesh.publishing import once
 
 WITHIN = timedelta(seconds=10)
 """How long an event may take to be stored."""
@@ -106,9 +107,8 @@ async def _event(request: Request, model: str, urls: Urls) -> Event:
 
 
 async def _store(event: Event, publisher: Publisher) -> None:
-    headers = event.headers() | {"Nats-Msg-Id": f"{event.model}/{event.source}/{event.id}"}
     subject = subjects.event(event.model, event.source)
-    await publisher.publish(subject, event.image, headers=headers, within=WITHIN)
+    await publisher.publish(subject, event.image, headers=once(event), within=WITHIN)
 
 
 def _accepted(event: Event) -> Response:
