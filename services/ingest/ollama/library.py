@@ -26,10 +26,9 @@ _PUSH = "models are stored in the mesh by `visionmesh push` or /api/create"
 class Library:
     """Answers what is not about images."""
 
-    def __init__(self, *, models: Models, blobs: Blobs, max_bytes: int) -> None:
+    def __init__(self, *, models: Models, blobs: Blobs) -> None:
         self._models = models
         self._blobs = blobs
-        self._max_bytes = max_bytes
 
     async def tags(self, request: Request) -> Response:
         return JSONResponse(describe.tags(await self._visible(request)))
@@ -39,13 +38,13 @@ class Library:
         return JSONResponse(describe.running(records, await self._models.in_memory()))
 
     async def show(self, request: Request) -> Response:
-        asked = await read(request, Body, max_bytes=self._max_bytes)
+        asked = await read(request, Body)
         name, record = await self._find(request, Right.READ, asked.model)
         return JSONResponse(describe.show(record, name))
 
     async def create(self, request: Request) -> Response:
         """Make a model of another one with settings of its own, or of uploaded files."""
-        asked = await read(request, Create, max_bytes=self._max_bytes)
+        asked = await read(request, Create)
         name = new_name(asked.model)
         caller_of(request.scope).require(Right.ADMIN, name)
         if asked.adapters or asked.quantize:
@@ -65,7 +64,7 @@ class Library:
         return await respond(steps, stream=asked.stream)
 
     async def copy(self, request: Request) -> Response:
-        asked = await read(request, Copy, max_bytes=self._max_bytes)
+        asked = await read(request, Copy)
         name = new_name(asked.destination)
         caller_of(request.scope).require(Right.ADMIN, name)
         source, _ = await self._find(request, Right.ADMIN, asked.source)
@@ -73,14 +72,14 @@ class Library:
         return Response()
 
     async def delete(self, request: Request) -> Response:
-        asked = await read(request, Body, max_bytes=self._max_bytes)
+        asked = await read(request, Body)
         name, _ = await self._find(request, Right.ADMIN, asked.model)
         await self._models.delete(name.model, version=name.version)
         return Response()
 
     async def pull(self, request: Request) -> Response:
         """Say that a model is there, or that it has to be pushed: nothing is fetched."""
-        asked = await read(request, Body, max_bytes=self._max_bytes)
+        asked = await read(request, Body)
         try:
             await self._find(request, Right.READ, asked.model)
         except Refused as error:

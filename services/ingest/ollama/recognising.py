@@ -46,23 +46,20 @@ class Recognised:
 class Recognising:
     """Answers what is about images."""
 
-    def __init__(
-        self, *, gateway: Gateway, models: Models, max_bytes: int, max_image_bytes: int
-    ) -> None:
+    def __init__(self, *, gateway: Gateway, models: Models, max_image_bytes: int) -> None:
         self._gateway = gateway
         self._models = models
-        self._max_bytes = max_bytes
         self._max_image_bytes = max_image_bytes
 
     async def generate(self, request: Request) -> Response:
-        asked = await read(request, Generate, max_bytes=self._max_bytes)
+        asked = await read(request, Generate)
         if asked.suffix:
             raise Reject(Code.INVALID_REQUEST, f"{asked.model!r} does not support insert")
         idle = not asked.prompt
         return await self._answer(request, asked, asked.images or [], answers.generated, idle)
 
     async def chat(self, request: Request) -> Response:
-        asked = await read(request, Chat, max_bytes=self._max_bytes)
+        asked = await read(request, Chat)
         if asked.tools:
             raise Reject(Code.INVALID_REQUEST, f"{asked.model!r} does not support tools")
         idle = not asked.messages
@@ -70,7 +67,7 @@ class Recognising:
 
     async def embed(self, request: Request) -> Response:
         """Return the embedding of each image, with the length 1."""
-        asked = await read(request, Embed, max_bytes=self._max_bytes)
+        asked = await read(request, Embed)
         images = [asked.input] if isinstance(asked.input, str) else asked.input
         images = [image for image in images if image] if isinstance(asked.input, str) else images
         if not images:
@@ -89,7 +86,7 @@ class Recognising:
 
     async def embeddings(self, request: Request) -> Response:
         """Return the embedding of one image as the model makes it: an older form of `embed`."""
-        asked = await read(request, Embeddings, max_bytes=self._max_bytes)
+        asked = await read(request, Embeddings)
         if not asked.prompt:
             await self._load(request, asked)
             return JSONResponse({"embedding": []})

@@ -104,21 +104,15 @@ class Copy(BaseModel):
 T = TypeVar("T", bound=BaseModel)
 
 
-async def read(request: Request, kind: type[T], *, max_bytes: int) -> T:
+async def read(request: Request, kind: type[T]) -> T:
     """Return the body as a ``kind``.
 
     Raises
     ------
     Reject
-        (invalid_request) if it is missing or no such thing, (payload_too_large).
+        (invalid_request) if it is missing or no such thing; and what reading the body raises.
     """
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > max_bytes:
-            raise Reject(Code.PAYLOAD_TOO_LARGE, f"A request has at most {max_bytes:,} bytes.")
-        parts.append(part)
-    body = b"".join(parts)
+    body = b"".join([part async for part in request.stream()])
     if not body:
         raise Reject(Code.INVALID_REQUEST, "missing request body")
     if is_wide(body):

@@ -24,11 +24,10 @@ def build_app(*, gateway: Gateway, models: Models, settings: Settings) -> Starle
     """Return the application; uploaded files are kept in the state folder."""
     limits = settings.ingest
     blobs = Blobs(directory=settings.state_dir / "blobs")
-    library = Library(models=models, blobs=blobs, max_bytes=limits.max_request_bytes)
+    library = Library(models=models, blobs=blobs)
     recognising = Recognising(
         gateway=gateway,
         models=models,
-        max_bytes=limits.max_request_bytes,
         max_image_bytes=limits.max_image_bytes,
     )
     return Starlette(
