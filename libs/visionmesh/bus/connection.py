@@ -34,6 +34,8 @@ class Connection:
         self._returned: list[Callable[[], None]] = []
         self._ended: list[Callable[[], None]] = []
         self._closing = False
+        self._said = ""
+        """Of a server that is away, the last time."""
 
     @classmethod
     async def open(
@@ -69,11 +71,8 @@ class Connection:
         return connection
 
     async def _connect(self, url: str, name: str) -> None:
-        said = ""
-
         async def reconnected() -> None:
-            nonlocal said
-            said = ""
+            self._said = ""
             log.info("connected to NATS again")
             self._up.set()
             for callback in self._returned:
@@ -89,22 +88,13 @@ class Connection:
                 for callback in self._ended:
                     callback()
 
-        async def failed(error: Exception) -> None:
-            nonlocal said
-            text = str(error) or type(error).__name__
-            if self._up.is_set():
-                log.warning("NATS: %s", text)
-            elif text != said:  # each of the tries, four in a second, may say the same
-                said = text
-                log.warning("NATS: %s; trying again", text)
-
         await self.client.connect(
             url,
             name=name,
             reconnected_cb=reconnected,
             disconnected_cb=disconnected,
             closed_cb=closed,
-            error_cb=failed,
+            error_cb=self._failed,
             max_reconnect_attempts=-1,
             reconnect_time_wait=RECONNECT_WAIT.total_seconds(),
             pending_size=PENDING_BYTES,
@@ -112,6 +102,14 @@ class Connection:
             connect_timeout=5,
         )
         self._up.set()
+
+    async def _failed(self, error: Exception) -> None:
+        text = str(error) or type(error).__name__
+        if self._up.is_set():
+            log.warning("NATS: %s", text)
+        elif text != self._said:  # each of the tries, four in a second, may say the same
+            self._said = text
+            log.warning("NATS: %s; trying again", text)
 
     async def _check_server(self, url: str) -> None:
         version = self.client.connected_server_version

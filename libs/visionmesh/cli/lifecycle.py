@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +21,7 @@ from visionmesh.cli.versions import failures, print_failures, size
 
 if TYPE_CHECKING:
     from visionmesh.local import LocalMesh
+    from visionmesh.nodes import NodeRecord
     from visionmesh.settings import Settings
 
 _UNSAID = {
@@ -159,46 +160,57 @@ def ps(
             for node in found:
                 print_json(node.model_dump(mode="json"))
             return
-        print_table(
-            ["STAGE", "NODE", "PID", "STATE", "MODELS", "DEVICE", "IN HAND", "HTTP", "SINCE"],
-            (
-                (
-                    node.stage,
-                    node.node,
-                    node.pid,
-                    "ready" if node.ready else "starting",
-                    _versions(node.models, node.failed),
-                    node.device,
-                    f"{node.load:g}",
-                    node.http or "",
-                    f"{node.since.astimezone():%F %T}",
-                )
-                for node in found
-            ),
-            empty="No worker is there.",
-        )
-        if loaded := [(node, one) for node in found for one in node.loaded]:
-            screen().print()
-            print_table(
-                ["MODEL", "VERSION", "NODE", "PID", "DEVICE", "ENGINE", "MEMORY", "SINCE"],
-                (
-                    (
-                        one.model,
-                        one.version,
-                        node.node,
-                        node.pid,
-                        ", ".join(one.devices),
-                        f"{one.copies} x {one.engine} {one.precision}",
-                        size(one.memory_bytes),
-                        f"{one.since.astimezone():%F %T}",
-                    )
-                    for node, one in loaded
-                ),
-                empty="",
-            )
+        _print_workers(found)
+        _print_loaded(found)
         print_failures(failures(found))
 
     asyncio.run(nodes())
+
+
+def _print_workers(nodes: Sequence[NodeRecord]) -> None:
+    print_table(
+        ["STAGE", "NODE", "PID", "STATE", "MODELS", "DEVICE", "IN HAND", "HTTP", "SINCE"],
+        (
+            (
+                node.stage,
+                node.node,
+                node.pid,
+                "ready" if node.ready else "starting",
+                _versions(node.models, node.failed),
+                node.device,
+                f"{node.load:g}",
+                node.http or "",
+                f"{node.since.astimezone():%F %T}",
+            )
+            for node in nodes
+        ),
+        empty="No worker is there.",
+    )
+
+
+def _print_loaded(nodes: Sequence[NodeRecord]) -> None:
+    """Print what engines hold, if they hold anything."""
+    loaded = [(node, one) for node in nodes for one in node.loaded]
+    if not loaded:
+        return
+    screen().print()
+    print_table(
+        ["MODEL", "VERSION", "NODE", "PID", "DEVICE", "ENGINE", "MEMORY", "SINCE"],
+        (
+            (
+                one.model,
+                one.version,
+                node.node,
+                node.pid,
+                ", ".join(one.devices),
+                f"{one.copies} x {one.engine} {one.precision}",
+                size(one.memory_bytes),
+                f"{one.since.astimezone():%F %T}",
+            )
+            for node, one in loaded
+        ),
+        empty="",
+    )
 
 
 def _versions(models: dict[str, tuple[int, ...]], failed: Iterable[str]) -> str:

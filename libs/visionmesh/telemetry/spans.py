@@ -172,12 +172,23 @@ class Visit(NamedTuple):
         """Yield the stage, the queue and the steps; equal visits yield equal spans."""
         own = int(self.span_id, 16)
         ids = (f"{(own + number) % (1 << 64):016x}" for number in count(1))
+        yield self._stage()
+        if self.sent_ns and self.stream:
+            yield self._queue(next(ids))
+        for step, id in zip(self.steps, ids, strict=False):
+            yield self._step(step, id)
+
+    @property
+    def _arrival(self) -> str:
+        return SpanName.receive(self.stream)
+
+    def _stage(self) -> Span:
         more: dict[str, AttributeValue] = {Key.MODEL: self.model}
         if self.error:
             more[Key.ERROR] = self.error
         if self.attempt > 1:
             more[Key.DELIVERY] = self.attempt
-        yield Span(
+        return Span(
             SpanName.process(self.stage),
             self.trace_id,
             self.span_id,
@@ -188,33 +199,34 @@ class Visit(NamedTuple):
             messaging("process", self.stream, more=more) if self.stream else more,
             ok=not self.error,
         )
-        arrival = SpanName.receive(self.stream)
-        arrived_ns = next((s.start_ns for s in self.steps if s.name == arrival), self.began_ns)
-        if self.sent_ns and self.stream:
-            yield Span(
-                SpanName.queue(self.stream),
-                self.trace_id,
-                next(ids),
-                self.root_id,
-                self.sent_ns,
-                arrived_ns,
-                attributes={Key.DESTINATION: self.stream},
-            )
-        for name, start_ns, end_ns, attributes, links in self.steps:
-            verb, _, stream = name.partition(" ")
-            of_message = verb in _MESSAGE_KINDS
-            yield Span(
-                name,
-                self.trace_id,
-                next(ids),
-                # The delivery arrives before the stage begins.
-                self.root_id if name == arrival else self.span_id,
-                start_ns,
-                end_ns,
-                _MESSAGE_KINDS[verb] if of_message else SpanKind.INTERNAL,
-                messaging(verb, stream) if of_message else attributes,
-                links,
-            )
+
+    def _queue(self, id: str) -> Span:
+        arrivals = (step.start_ns for step in self.steps if step.name == self._arrival)
+        return Span(
+            SpanName.queue(self.stream),
+            self.trace_id,
+            id,
+            self.root_id,
+            self.sent_ns,
+            next(arrivals, self.began_ns),
+            attributes={Key.DESTINATION: self.stream},
+        )
+
+    def _step(self, step: Step, id: str) -> Span:
+        verb, _, stream = step.name.partition(" ")
+        of_message = verb in _MESSAGE_KINDS
+        return Span(
+            step.name,
+            self.trace_id,
+            id,
+            # The delivery arrives before the stage begins.
+            self.root_id if step.name == self._arrival else self.span_id,
+            step.start_ns,
+            step.end_ns,
+            _MESSAGE_KINDS[verb] if of_message else SpanKind.INTERNAL,
+            messaging(verb, stream) if of_message else step.attributes,
+            step.links,
+        )
 
 
 Recorded = Span | Visit
