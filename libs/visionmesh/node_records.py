@@ -57,6 +57,9 @@ class NodeRecord(Frozen):
     load: float = 0.0
     """Images in hand."""
     http: str | None = None
+    """Its URL."""
+    grpc: str | None = None
+    """``host:port``, of ingest."""
     since: datetime
     ready: bool = False
 

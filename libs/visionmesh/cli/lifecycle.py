@@ -169,7 +169,7 @@ def ps(
 
 def _print_workers(nodes: Sequence[NodeRecord]) -> None:
     print_table(
-        ["STAGE", "NODE", "PID", "STATE", "MODELS", "DEVICE", "IN HAND", "HTTP", "SINCE"],
+        ["STAGE", "NODE", "PID", "STATE", "MODELS", "DEVICE", "IN HAND", "HTTP", "GRPC", "SINCE"],
         (
             (
                 node.stage,
@@ -180,6 +180,7 @@ def _print_workers(nodes: Sequence[NodeRecord]) -> None:
                 node.device,
                 f"{node.load:g}",
                 node.http or "",
+                node.grpc or "",
                 f"{node.since.astimezone():%F %T}",
             )
             for node in nodes

@@ -67,11 +67,13 @@ class OpenInference:
         if port is None:
             return
         self._server = self._build_server()
-        bound = self._listen(self._server, f"{_bracketed(self._context.settings.host)}:{port}")
+        host = _bracketed(self._context.settings.host)
+        bound = self._listen(self._server, f"{host}:{port}")
         await self._server.start()
         for service in ("", SERVICE):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
-        log.info("gRPC at %s:%d", self._context.settings.host, bound)
+        await self._context.nodes.update(grpc=f"{host}:{bound}")
+        log.info("gRPC at %s:%d", host, bound)
 
     async def stop(self) -> None:
         """Accept nothing more, let requests in hand end, cancel those that do not, and close."""

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -183,6 +184,24 @@ async def test_it_says_where_each_protocol_is(tmp_path: Path) -> None:
             writer.close()
         mesh.process.terminate()
         assert await mesh.end() == 0
+
+
+async def test_every_worker_says_where_it_listens(tmp_path: Path) -> None:
+    settings = tmp_path / "mesh.yaml"
+    settings.write_text("ingest: {replicas: 2}\n")
+    async with up(tmp_path / "state", "-f", str(settings)):
+        listed = await finish(tmp_path / "state", "ps", "--json")
+        found = [node for node in listed.documents if node["stage"] == "ingest"]
+        places = {node["grpc"] for node in found} | {
+            urlsplit(node["http"]).netloc for node in found
+        }
+        assert len(places) == 4
+        for place in places:
+            host, _, port = place.rpartition(":")
+            _, writer = await asyncio.open_connection(host, int(port))
+            writer.close()
+        table = (await finish(tmp_path / "state", "ps")).out
+        assert all(place in table for place in places)
 
 
 async def test_serve_is_one_service_with_the_settings_of_the_file(tmp_path: Path) -> None:
