@@ -6,7 +6,6 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from pathlib import Path
 
 import httpx
@@ -15,10 +14,9 @@ from services.ingest.service import Ingest
 from services.ingest.urls import Urls
 from tests.mesh.conftest import CLASSIFIER, write_classifier
 from tests.polling import until
-from tests.services.ingest.web import LIMIT, ToThisHost, Web
+from tests.services.ingest.web import LIMIT, ToThisHost, serving
 from visionmesh.bus import Connection
 from visionmesh.embedded import NatsServer, free_port
-from visionmesh.http import HttpServer
 from visionmesh.models.folder import load_folder
 from visionmesh.models.registry import Registry
 from visionmesh.service import serve
@@ -27,15 +25,6 @@ from visionmesh.settings.ingest import UrlSettings
 from visionmesh.subjects import EVENTS
 
 HOST = "images.example.org"
-
-
-@asynccontextmanager
-async def web() -> AsyncIterator[Web]:
-    found = Web()
-    server = HttpServer(app=found.app, host="127.0.0.1", port=0, grace=timedelta(milliseconds=50))
-    found.port = await server.start()
-    yield found
-    await server.stop()
 
 
 @asynccontextmanager
@@ -65,7 +54,7 @@ async def served(folder: Path, urls: Urls) -> AsyncIterator[tuple[asyncio.Task[N
 
 
 async def test_an_image_that_is_being_fetched_when_a_worker_ends_is_stored(tmp_path: Path) -> None:
-    async with web() as there, httpx.AsyncClient() as client:
+    async with serving() as there, httpx.AsyncClient() as client:
         urls = Urls(
             settings=UrlSettings(hosts=(HOST,)),
             max_bytes=LIMIT,

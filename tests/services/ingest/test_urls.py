@@ -8,19 +8,15 @@ from datetime import timedelta
 import pytest
 
 from services.ingest.urls import Allowed, Urls, is_public
-from tests.services.ingest.web import LIMIT, PUBLIC, ToThisHost, Web
+from tests.services.ingest.web import LIMIT, PUBLIC, ToThisHost, Web, serving
 from visionmesh.errors import Code, ConfigurationError, Reject
-from visionmesh.http import HttpServer
 from visionmesh.settings.ingest import UrlSettings
 
 
 @pytest.fixture
 async def web() -> AsyncIterator[Web]:
-    found = Web()
-    server = HttpServer(app=found.app, host="127.0.0.1", port=0, grace=timedelta(milliseconds=50))
-    found.port = await server.start()
-    yield found
-    await server.stop()
+    async with serving() as found:
+        yield found
 
 
 @pytest.fixture

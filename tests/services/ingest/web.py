@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
 
 import httpx
 
 from services.ingest.urls import is_public
-from visionmesh.http import Receive, Scope, Send
+from visionmesh.http import HttpServer, Receive, Scope, Send
 
 PUBLIC = "93.184.215.14"
 LIMIT = 100_000
@@ -63,3 +66,13 @@ class ToThisHost(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self._real.aclose()
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[Web]:
+    """Yield the web while its server runs."""
+    found = Web()
+    server = HttpServer(app=found.app, host="127.0.0.1", port=0, grace=timedelta(milliseconds=50))
+    found.port = await server.start()
+    yield found
+    await server.stop()
