@@ -28,7 +28,7 @@ from services.postprocess.decoders.protocol import (
 from visionmesh.models.spec import ModelSpec
 
 
-class _Parameters(SizedParameters):
+class DetrParameters(SizedParameters):
     normalized: bool = True
     boxes: str | None = None
     scores: str | None = None
@@ -49,7 +49,7 @@ class Detr(Detector):
 
     def __init__(self, spec: ModelSpec) -> None:
         require_no_nms(spec)
-        self._parameters = read_parameters(_Parameters, spec)
+        self._parameters = read_parameters(DetrParameters, spec)
         if not spec.labels and self._parameters.activation is None:
             raise ValueError(
                 "without labels, parameter activation must be softmax, sigmoid or none"

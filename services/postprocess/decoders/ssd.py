@@ -43,7 +43,7 @@ class _Grid(Frozen):
     """Columns and rows; `None`: as many as cover the input."""
 
 
-class _Parameters(SizedParameters):
+class SsdParameters(SizedParameters):
     normalized: bool = True
     boxes: str | None = None
     scores: str | None = None
@@ -71,14 +71,14 @@ class Ssd(Detector):
     """
 
     def __init__(self, spec: ModelSpec) -> None:
-        self._parameters = parameters = read_parameters(_Parameters, spec)
+        self._parameters = parameters = read_parameters(SsdParameters, spec)
         if (parameters.encoding == "offsets") != bool(parameters.priors):
             raise ValueError("parameter priors: offsets need them, and other boxes have none")
         if not spec.labels and parameters.background is None:
             raise ValueError("without labels, parameter background must be first, last or none")
         super().__init__(spec, parameters)
         self._scale = frame(spec.input, normalized=parameters.normalized)
-        self._priors = _priors(spec.input, parameters) / self._scale
+        self._priors = prior_boxes(spec.input, parameters) / self._scale
 
     def reduce(self, outputs: Arrays) -> dict[str, Array]:
         boxes, values = pick_boxes_and_scores(
@@ -126,7 +126,7 @@ class Ssd(Detector):
         return corners(boxes[:, :2], boxes[:, 2:])
 
 
-def _priors(size: InputSpec, parameters: _Parameters) -> Array:
+def prior_boxes(size: InputSpec, parameters: SsdParameters) -> Array:
     """Return centre x and y, width, height of all prior boxes in input pixels, (A, 4) float32."""
     rows = []
     for prior in parameters.priors:

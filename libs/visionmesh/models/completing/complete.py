@@ -6,14 +6,17 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import TensorProto, checker, helper, shape_inference
 
+from services.postprocess.decoders.protocol import pick_boxes_and_scores
 from visionmesh.contracts import Frozen, TensorMeta
-from visionmesh.errors import Code, ConfigurationError
+from visionmesh.errors import Code, ConfigurationError, Reject
 from visionmesh.models.artifacts import file_sha256
-from visionmesh.models.check import Signature, inspect
+from visionmesh.models.check import DYNAMIC, Signature, inspect
 from visionmesh.models.completing import parts
+from visionmesh.models.completing.candidates import Table
 from visionmesh.models.completing.entry import write_entry
 from visionmesh.models.completing.exits import DETECTORS, write_scores
 from visionmesh.models.completing.naming import first_dimension, rename, told_of
@@ -33,6 +36,8 @@ COMPLETE_FILE = "complete.onnx"
 _Info = tuple[str, int, tuple[int | str | None, ...]]
 """An output's value in the graph, its dtype and its shape."""
 
+_ANY = 8
+"""Stands for a size that only a run can tell."""
 _OLDEST = 13
 """The opset that the operators are written for."""
 
@@ -153,20 +158,26 @@ def _leave(
 ) -> None:
     """Let ``model`` give scores or boxes."""
     graph, wiring = model.graph, Wiring("exit")
-    place = _decoded(spec, signature)
+    places = _decoded(spec, signature)
     rename(graph, (parts.SCORES, parts.BOXES, parts.CLASSES, parts.BATCH))
-    output = wiring.add("Cast", graph.output[place].name, to=TensorProto.FLOAT)
+    tables = [
+        Table(
+            wiring.add("Cast", graph.output[place].name, to=TensorProto.FLOAT),
+            signature.output_images[place].shape,
+        )
+        for place in places
+    ]
     if spec.output.decoder in DETECTORS:
         count = len(spec.labels) or class_count(spec, signature.output_images)
         if not count:
             raise _impossible(spec, "its classes cannot be counted; name the labels in model.yaml")
-        candidates = DETECTORS[spec.output.decoder](wiring, output, spec)
+        candidates = DETECTORS[spec.output.decoder](wiring, tables, spec)
         found = write_suppression(wiring, candidates, spec, count)
         if resized:
             found = found._replace(boxes=write_way_back(wiring, found.boxes, resized))
         infos = _found(found)
     else:
-        scores = write_scores(wiring, output, spec)
+        scores = write_scores(wiring, tables[0].value, spec)
         infos = {parts.SCORES: (scores, TensorProto.FLOAT, (first_dimension(graph.input[0]), None))}
     del graph.output[:]
     for name, (value, dtype, shape) in infos.items():
@@ -185,15 +196,41 @@ def _found(found: Found) -> dict[str, _Info]:
     }
 
 
-def _decoded(spec: ModelSpec, signature: Signature) -> int:
-    """Return the place of the output that the decoder reads."""
+def _decoded(spec: ModelSpec, signature: Signature) -> tuple[int, ...]:
+    """Return the places of the outputs that the decoder reads: the boxes' before the scores'."""
     names = [meta.name for meta in signature.outputs]
     wanted = spec.output.parameters.get("tensor") or (names[0] if len(names) == 1 else None)
+    decoder = spec.output.decoder
+    if decoder == "ssd" or (decoder == "detr" and wanted is None):
+        return tuple(map(names.index, _boxes_and_scores(spec, signature)))
     if wanted not in names:
         raise _impossible(
             spec, f"its outputs are {', '.join(names)}; let output.tensor name the one to decode"
         )
-    return names.index(wanted)
+    return (names.index(wanted),)
+
+
+def _boxes_and_scores(spec: ModelSpec, signature: Signature) -> tuple[str, str]:
+    """Return the names of the outputs that the decoder chooses, by name and shape."""
+    blank = {
+        meta.name: np.broadcast_to(
+            np.float32(0), [_ANY if size == DYNAMIC else size for size in meta.shape]
+        )
+        for meta in signature.output_images
+    }
+    told = spec.output.parameters
+    try:
+        chosen = pick_boxes_and_scores(blank, told.get("boxes"), told.get("scores"))
+    except Reject as error:
+        raise _impossible(spec, error.message.removesuffix(".")) from error
+    boxes, scores = (
+        next(name for name, array in blank.items() if np.may_share_memory(array, one))
+        for one in chosen
+    )
+    shapes = {meta.name: meta.shape for meta in signature.output_images}
+    if shapes[scores][-1] == DYNAMIC:
+        raise _impossible(spec, f"only a run can tell how many classes {scores} has")
+    return boxes, scores
 
 
 def _describe(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from visionmesh.models.completing.exits import Candidates
+from visionmesh.models.completing.candidates import Candidates
 from visionmesh.models.completing.wiring import Wiring
 from visionmesh.models.spec import ModelSpec
 
@@ -29,33 +29,76 @@ class Found(NamedTuple):
 def write_suppression(wiring: Wiring, candidates: Candidates, spec: ModelSpec, count: int) -> Found:
     """Return what is sure enough and not covered, of ``count`` classes.
 
-    As the detectors of the mesh do, a box has its best class only, and the lower of equal ones.
+    Unless all are candidates, a box has its best class only, and the lower of equal ones.
     """
-    best, scores = _best_class(wiring, candidates)
-    by_class = spec.output.nms == "per_class" and count > 1
-    sure = _sure(wiring, best, scores, spec, count)
-    rivals = sure
-    if by_class:
-        numbers = wiring.whole(np.arange(count).reshape(1, count, 1))
-        rivals = wiring.add("Where", wiring.add("Equal", best, numbers), sure, wiring.numbers(0))
+    nms = "none" if candidates.final else spec.output.nms
+    least = wiring.numbers(_least(spec, count))
+    boxes, scores, best = _entrants(wiring, candidates, count, together=nms == "agnostic")
+    if best is None:
+        rivals = _sure(wiring, scores, wiring.add("Unsqueeze", least, wiring.whole([0, 2])))
+    else:
+        rivals = _sure(wiring, scores, wiring.add("Gather", least, best, axis=0))
+        if nms == "per_class":
+            numbers = wiring.whole(np.arange(count).reshape(1, count, 1))
+            mine = wiring.add("Equal", best, numbers)
+            rivals = wiring.add("Where", mine, rivals, wiring.numbers(0))
     most = spec.output.max_detections
     # No intersection over union is above 1.
-    iou = 1.0 if spec.output.nms == "none" else spec.output.iou
+    iou = 1.0 if nms == "none" else spec.output.iou
     limits = wiring.whole([most]), wiring.numbers([iou]), wiring.numbers([0])
-    chosen = wiring.add("NonMaxSuppression", candidates.boxes, rivals, *limits)
-    places = wiring.add("Gather", chosen, wiring.whole([0, 2]), axis=1)
-    batch = wiring.add("Gather", chosen, wiring.whole(0), axis=1)
-    flat = wiring.whole([1])
-    found = Found(
-        boxes=wiring.add("GatherND", candidates.boxes, places),
-        scores=wiring.add("GatherND", wiring.add("Squeeze", scores, flat), places),
-        classes=wiring.add("GatherND", wiring.add("Squeeze", best, flat), places),
-        batch=batch,
-    )
+    chosen = wiring.add("NonMaxSuppression", boxes, rivals, *limits)
+    found = _found(wiring, chosen, boxes, scores, best)
     order = _order(wiring, found)
-    if by_class:
-        order = _first(wiring, order, batch, images=scores, most=most)
+    if count > 1 and (best is None or nms == "per_class"):
+        order = _first(wiring, order, found.batch, images=scores, most=most)
     return Found(*(wiring.add("Gather", values, order, axis=0) for values in found))
+
+
+def _entrants(
+    wiring: Wiring, candidates: Candidates, count: int, *, together: bool
+) -> tuple[str, str, str | None]:
+    """Return boxes, scores and classes of what competes: (B, A, 4), (B, 1, A) and (B, 1, A).
+
+    If each class of a box competes on its own, scores are (B, C, A) without classes; or, if all
+    compete ``together``, that class of the box is a box of its own.
+    """
+    boxes = candidates.boxes
+    if not candidates.pairs:
+        best, scores = _best_class(wiring, candidates)
+        return boxes, scores, best
+    scores = wiring.add("Min", candidates.classes, wiring.numbers(1))
+    if not together:
+        return boxes, scores, None
+    numbers = wiring.whole(np.arange(count).reshape(1, count, 1))
+    classes = wiring.add("Expand", numbers, wiring.add("Shape", scores))
+    row = wiring.whole([0, 1, -1])
+    return (
+        wiring.add("Tile", boxes, wiring.whole([1, count, 1])),
+        wiring.add("Reshape", scores, row),
+        wiring.add("Reshape", classes, row),
+    )
+
+
+def _found(wiring: Wiring, chosen: str, boxes: str, scores: str, best: str | None) -> Found:
+    """Return what is said of ``chosen``, (K, 3): image, row of the scores, and box.
+
+    With ``best``, (B, 1, A) classes, ``scores`` are those of all boxes, in one row.
+    """
+    places = wiring.add("Gather", chosen, wiring.whole([0, 2]), axis=1)
+    if best is None:
+        told = wiring.add("GatherND", scores, chosen)
+        classes = wiring.add("Gather", chosen, wiring.whole(1), axis=1)
+    else:
+        told, classes = (
+            wiring.add("GatherND", wiring.add("Squeeze", row, wiring.whole([1])), places)
+            for row in (scores, best)
+        )
+    return Found(
+        boxes=wiring.add("GatherND", boxes, places),
+        scores=told,
+        classes=classes,
+        batch=wiring.add("Gather", chosen, wiring.whole(0), axis=1),
+    )
 
 
 def _best_class(wiring: Wiring, candidates: Candidates) -> tuple[str, str]:
@@ -67,9 +110,8 @@ def _best_class(wiring: Wiring, candidates: Candidates) -> tuple[str, str]:
     return best, wiring.add("Min", scores, wiring.numbers(1))
 
 
-def _sure(wiring: Wiring, best: str, scores: str, spec: ModelSpec, count: int) -> str:
-    """Return (B, 1, A) scores, 0 where they are too low: NonMaxSuppression drops those of 0."""
-    least = wiring.add("Gather", wiring.numbers(_least(spec, count)), best, axis=0)
+def _sure(wiring: Wiring, scores: str, least: str) -> str:
+    """Return the scores, 0 where they are too low: NonMaxSuppression drops those of 0."""
     return wiring.add(
         *("Where", wiring.add("GreaterOrEqual", scores, least), scores, wiring.numbers(0))
     )
