@@ -34,6 +34,9 @@ RUN /opt/visionmesh/bin/pip install -c /constraints.txt "$(echo /wheels/*.whl)[i
 FROM environment AS postprocess-environment
 RUN /opt/visionmesh/bin/pip install -c /constraints.txt "$(echo /wheels/*.whl)[postprocess]"
 
+FROM environment AS producer-environment
+RUN /opt/visionmesh/bin/pip install -c /constraints.txt "$(echo /wheels/*.whl)[models]"
+
 # Slabs in shared memory belong to this user in every container of a node. Besides them only infer
 # writes, its models, below /tmp.
 FROM python AS runtime
@@ -78,8 +81,8 @@ COPY --from=postprocess-environment /opt/visionmesh /opt/visionmesh
 ENV VISIONMESH_POSTPROCESS__PORT=8000
 CMD ["visionmesh", "serve", "postprocess"]
 
-# The command line: publishes images, and pushes models, which takes the engine to check them.
+# The command line: publishes images, and pushes models, which it checks with all that would serve them.
 FROM runtime AS producer
-COPY --from=infer-environment /opt/visionmesh /opt/visionmesh
+COPY --from=producer-environment /opt/visionmesh /opt/visionmesh
 ENTRYPOINT ["visionmesh"]
 CMD ["--help"]

@@ -29,14 +29,37 @@ print(visionmesh.__file__)
 """
 
 
-def needed(package: str) -> set[str]:
-    """Return what ``package`` needs without any extra, itself included."""
+SERVICES = ("ingest", "preprocess", "infer", "postprocess")
+
+
+def needed(package: str, extra: str = "") -> set[str]:
+    """Return what ``package`` needs with one extra or without any, itself included."""
     found = {package}
     for line in requires(package) or ():
         requirement = Requirement(line)
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            found |= needed(requirement.name)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+            for wanted in ("", *requirement.extras):
+                found |= needed(requirement.name, wanted)
     return found
+
+
+def environment(folder: Path, wheel: Path, packages: set[str]) -> Path:
+    """Make an environment of the wheel and of ``packages`` as they are here; return its Python."""
+    EnvBuilder(with_pip=False).create(folder)
+    (site,) = (folder / "lib").glob("python*/site-packages")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    for package in packages - {"visionmesh"}:
+        for path in files(package) or ():
+            top = Path(path.parts[0])
+            if top.name not in {"..", "__pycache__"} and not (site / top).exists():
+                (site / top).symlink_to(Path(sysconfig.get_path("purelib")) / top)
+    return folder / "bin" / "python"
+
+
+def run(python: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [python, "-I", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -63,20 +86,34 @@ def test_needs_three_packages_without_an_extra(wheel: Path) -> None:
 
 
 def test_the_client_is_imported_beside_them_alone(wheel: Path, tmp_path: Path) -> None:
-    EnvBuilder(with_pip=False).create(tmp_path / "venv")
-    (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(site)
-    for package in set().union(*map(needed, CLIENT)):
-        for path in files(package) or ():
-            top = Path(path.parts[0])
-            if top.name not in {"..", "__pycache__"} and not (site / top).exists():
-                (site / top).symlink_to(Path(sysconfig.get_path("purelib")) / top)
-    ran = subprocess.run(
-        [tmp_path / "venv" / "bin" / "python", "-I", "-c", SCRIPT],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    python = environment(tmp_path / "venv", wheel, set().union(*map(needed, CLIENT)))
+    ran = run(python, "-c", SCRIPT)
     assert ran.returncode == 0, ran.stderr
     assert Path(ran.stdout.strip()).is_relative_to(tmp_path)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_starts_with_the_packages_of_its_extra(
+    wheel: Path, tmp_path: Path, service: str
+) -> None:
+    python = environment(tmp_path / "venv", wheel, needed("visionmesh", service))
+    ran = run(python, "-c", f"import services.{service}.service, services.{service}.__main__")
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_models_are_checked_with_the_packages_of_their_extra(wheel: Path, tmp_path: Path) -> None:
+    python = environment(tmp_path / "venv", wheel, needed("visionmesh", "models"))
+    model = ROOT / "models" / "board-defects"
+    command = "from visionmesh.cli import main; main()"
+    ran = run(python, "-c", command, "verify", model, "--images", model / "samples")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_a_command_whose_packages_are_missing_says_so(wheel: Path, tmp_path: Path) -> None:
+    python = environment(tmp_path / "venv", wheel, needed("visionmesh", "infer"))
+    model = ROOT / "models" / "board-defects"
+    command = "from visionmesh.cli import main; main()"
+    ran = run(python, "-c", command, "verify", model, "--images", model / "samples")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.startswith("This needs ")
+    assert "pip install 'visionmesh[all]'" in ran.stderr

@@ -141,6 +141,9 @@ def main() -> None:
     except VisionmeshError as error:
         failed(error.message, error.code)
         sys.exit(2 if isinstance(error, ConfigurationError) else 1)
+    except ModuleNotFoundError as error:
+        failed(f"This needs {error.name}, which is not installed: pip install 'visionmesh[all]'.")
+        sys.exit(2)
     except OSError as error:
         if error.filename is None:
             raise
