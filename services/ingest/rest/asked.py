@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
@@ -14,12 +14,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from services.ingest.limits import load_of
-from services.ingest.urls import Urls
+from services.ingest.presence import while_present
+from services.ingest.urls import Count, Urls
 from visionmesh.contracts import Frozen, Params
 from visionmesh.documents import WIDE, is_wide
 from visionmesh.errors import Code, Reject
 from visionmesh.events import Event, parse_deadline, parse_id, parse_params, parse_priority
 from visionmesh.subjects import is_token, name_fault
+from visionmesh.tasks import end
 
 AT_ONCE = 16
 """Images of one request."""
@@ -137,20 +139,45 @@ async def _of_form(request: Request) -> Asked:
 
 async def _of_json(request: Request, urls: Urls) -> Asked:
     body = await request.body()
-    reading = _parse(body) if len(body) < LARGE else await asyncio.to_thread(_parse, body)
+    reading = _read(body) if len(body) < LARGE else await asyncio.to_thread(_read, body)
     named = reading if isinstance(reading, list) else [reading]
-    if not 1 <= len(named) <= AT_ONCE:
-        why = f"A list has 1 to {AT_ONCE} images, this one {len(named)}."
-        raise Reject(Code.INVALID_REQUEST, why)
-    count = load_of(request.scope).add
-    images = []
-    for one in named:
-        if isinstance(one, ImageUrl):
-            content = await urls.fetch(one.url, count=count)
-        else:
-            content = _decoded(one.data)
-        images.append(Image(content, one.params.model_dump(exclude_none=True)))
+    fetching = _fetched(named, urls, load_of(request.scope).add)
+    images = await while_present(request.receive, fetching)
     return Asked(images, several=isinstance(reading, list))
+
+
+async def _fetched(named: Sequence[Image | ImageUrl], urls: Urls, count: Count) -> list[Image]:
+    """Return all images; they are fetched together, so that one's time is that of all."""
+
+    async def image(one: Image | ImageUrl) -> Image:
+        if isinstance(one, Image):
+            return one
+        return _image(await urls.fetch(one.url, count=count), one.params)
+
+    fetching = [asyncio.create_task(image(one)) for one in named]
+    try:
+        return await asyncio.gather(*fetching)
+    finally:
+        await end(fetching)
+
+
+def _read(body: bytes) -> Image | ImageUrl | list[Image | ImageUrl]:
+    """Return the images that JSON holds, and those that it names."""
+    reading = _parse(body)
+    if not isinstance(reading, list):
+        return _held(reading)
+    if not 1 <= len(reading) <= AT_ONCE:
+        why = f"A list has 1 to {AT_ONCE} images, this one {len(reading)}."
+        raise Reject(Code.INVALID_REQUEST, why)
+    return [_held(one) for one in reading]
+
+
+def _held(one: Named) -> Image | ImageUrl:
+    return one if isinstance(one, ImageUrl) else _image(_decoded(one.data), one.params)
+
+
+def _image(content: bytes, params: Params) -> Image:
+    return Image(content, params.model_dump(exclude_none=True))
 
 
 def _parse(body: bytes) -> Named | list[Named]:
