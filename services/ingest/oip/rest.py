@@ -107,14 +107,17 @@ class Rest:
         caller.require(Right.ADMIN, model)
         document = await self._document(request)
         parameters = _with_files(binary.object_in(document, "parameters"))
-        await self._repository.load(caller, model, parameters)
+        loading = self._repository.load(caller, model, parameters)
+        await while_present(request.receive, loading)
         return Response()
 
     async def _unload(self, request: Request) -> Response:
         caller, model = caller_of(request.scope), request.path_params["model"]
         caller.require(Right.ADMIN, model)
         document = await self._document(request)
-        await self._repository.unload(caller, model, binary.object_in(document, "parameters"))
+        parameters = binary.object_in(document, "parameters")
+        unloading = self._repository.unload(caller, model, parameters)
+        await while_present(request.receive, unloading)
         return Response()
 
     async def _document(self, request: Request) -> dict[str, Any]:
