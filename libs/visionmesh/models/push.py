@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -102,18 +103,8 @@ async def merged(
                 f"Version {number} of {spec.name!r} is another network in the mesh; name this one "
                 f"{max(versions) + 1}, so that there is a way back, or insist with --replace.",
             )
-        if not (known and known.sha256 == pushed.sha256 and known.fits(spec)):
-            known = await _version(spec, pushed)
-        # Not a copy, which would keep the digests of the old variants.
-        told = known.model_dump() | {"variants": pushed.variants}
-        versions[number] = VersionRecord.model_validate(told)
-    for number in spec.traffic:
-        if number not in versions:
-            raise ConfigurationError(
-                Code.MODEL_INVALID,
-                f"{spec.name}/model.yaml: traffic.{number}: there is no version {number}; "
-                "push it, or take it out of traffic.",
-            )
+        versions[number] = await _version(spec, pushed, known)
+    _require_targets(spec, versions)
     record = ModelRecord(
         spec=spec,
         versions={number: versions[number] for number in sorted(versions)},
@@ -132,7 +123,28 @@ def _traffic(spec: ModelSpec, old: ModelRecord | None) -> Traffic:
     return old.traffic.model_copy(update={"weights": spec.traffic, "shadow": shadow})
 
 
-async def _version(spec: ModelSpec, files: VersionFiles) -> VersionRecord:
+def _require_targets(spec: ModelSpec, versions: Collection[int]) -> None:
+    for number in spec.traffic:
+        if number not in versions:
+            raise ConfigurationError(
+                Code.MODEL_INVALID,
+                f"{spec.name}/model.yaml: traffic.{number}: there is no version {number}; "
+                "push it, or take it out of traffic.",
+            )
+
+
+async def _version(
+    spec: ModelSpec, files: VersionFiles, known: VersionRecord | None
+) -> VersionRecord:
+    """Return what is recorded of ``files``; the network is looked at only if that is not known."""
+    if known is None or known.sha256 != files.sha256 or not known.fits(spec):
+        known = await _inspected(spec, files)
+    # Not a copy, which would keep the digests of the old variants.
+    told = known.model_dump() | {"variants": files.variants}
+    return VersionRecord.model_validate(told)
+
+
+async def _inspected(spec: ModelSpec, files: VersionFiles) -> VersionRecord:
     signature = await asyncio.to_thread(inspect, files.weights, spec)
     return VersionRecord(
         sha256=files.sha256,

@@ -149,11 +149,7 @@ def optimize(
     Refused
         (unknown_version) if the folder lacks the version.
     """
-    if precision not in (Precision.FP16, Precision.INT8):
-        raise ConfigurationError(
-            Code.SETTINGS_INVALID,
-            f"{precision} needs no file of its own; choose fp16 or int8.",
-        )
+    _require_smaller(precision)
     number, weights = folder.pick(version)
     bench = Workbench(_one_by_one(folder.spec))
     pictures = gather(images, bench, most=most)
@@ -185,6 +181,14 @@ def optimize(
         promoted=tuple(one.file for one in promoted),
         runs=f"{here.running} ({here.why})",
     )
+
+
+def _require_smaller(precision: Precision) -> None:
+    if precision not in (Precision.FP16, Precision.INT8):
+        raise ConfigurationError(
+            Code.SETTINGS_INVALID,
+            f"{precision} needs no file of its own; choose fp16 or int8.",
+        )
 
 
 def _promote(weights: Path, made: Sequence[Made], scratch: Path) -> None:
