@@ -13,12 +13,12 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
-from visionmesh.errors import Code, Reject
+from visionmesh.errors import Code, Refused, Reject
 
 MAX_BLOB = 2 << 30
 """Bytes of one file."""
 MAX_TOGETHER = 8 << 30
-"""Bytes of all; beyond, those that were used the longest ago go."""
+"""Bytes of all; beyond, those used the longest ago go. An upload counts as `max_blob` bytes."""
 BROKEN_AFTER = timedelta(hours=1)
 """An upload to which nothing was added for so long goes on no more."""
 _AT_ONCE = 1 << 20
@@ -54,11 +54,13 @@ class Blobs:
         ------
         Reject
             (invalid_request) if its hash is another one, (payload_too_large).
+        Refused
+            (mesh_full) if so many files are being uploaded that there might be no room for it.
         """
         wanted = _hex(digest)
         partial = self._directory / f"{wanted}.{secrets.token_hex(4)}{_PART}"
-        await asyncio.to_thread(self._make_room)
         try:
+            await asyncio.to_thread(self._make_room, partial)
             found = await self._receive(partial, parts)
             if found != wanted:
                 why = f"digest mismatch, expected sha256:{wanted}, got sha256:{found}"
@@ -66,6 +68,23 @@ class Blobs:
             return partial.rename(self._directory / wanted)
         finally:
             partial.unlink(missing_ok=True)
+
+    async def skip(self, parts: AsyncIterator[bytes]) -> None:
+        """Read a file that is there: who is not listened to would see a broken connection.
+
+        Raises
+        ------
+        Reject
+            (payload_too_large) if it is larger than any file may be.
+        """
+        size = 0
+        async for part in parts:
+            size += len(part)
+            self._require_size(size)
+
+    def _require_size(self, size: int) -> None:
+        if size > self._max_blob:
+            raise Reject(Code.PAYLOAD_TOO_LARGE, f"A file has at most {self._max_blob:,} bytes.")
 
     async def _receive(self, partial: Path, parts: AsyncIterator[bytes]) -> str:
         hashed, size, held = hashlib.sha256(), 0, bytearray()
@@ -77,10 +96,7 @@ class Blobs:
 
         async for part in parts:
             size += len(part)
-            if size > self._max_blob:
-                raise Reject(
-                    Code.PAYLOAD_TOO_LARGE, f"A file has at most {self._max_blob:,} bytes."
-                )
+            self._require_size(size)
             held += part
             if len(held) >= _AT_ONCE:
                 await asyncio.to_thread(write, bytes(held))
@@ -88,9 +104,10 @@ class Blobs:
         await asyncio.to_thread(write, bytes(held))
         return hashed.hexdigest()
 
-    def _make_room(self) -> None:
-        """Remove what broken uploads left, and old files until one more has room."""
+    def _make_room(self, partial: Path) -> None:
+        """Begin an upload; remove what broken ones left, and old files until it has room."""
         self._directory.mkdir(parents=True, exist_ok=True)
+        partial.touch()  # first, so that of two that begin together each sees the other
         horizon = time.time() - BROKEN_AFTER.total_seconds()
         files: list[tuple[float, int, Path]] = []
         for file in self._directory.iterdir():
@@ -100,9 +117,13 @@ class Blobs:
                     file.unlink()
                 else:
                     files.append((stat.st_mtime, stat.st_size, file))
-        left = sum(size for _, size, _ in files) + self._max_blob - self._max_together
-        for _, size, file in sorted(files):
-            if left > 0 and file.suffix != _PART:
+        whole = sorted(one for one in files if one[2].suffix != _PART)
+        left = (len(files) - len(whole)) * self._max_blob - self._max_together
+        if left > 0:
+            raise Refused(Code.MESH_FULL, "Too many files are being uploaded; try again.")
+        left += sum(size for _, size, _ in whole)
+        for _, size, file in whole:
+            if left > 0:
                 file.unlink(missing_ok=True)
                 left -= size
 

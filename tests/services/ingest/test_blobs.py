@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from services.ingest.blobs import BROKEN_AFTER, Blobs
-from visionmesh.errors import Code, Reject
+from tests.polling import until
+from visionmesh.errors import Code, Refused, Reject
 
 
 async def parts(*pieces: bytes) -> AsyncIterator[bytes]:
@@ -68,6 +70,52 @@ async def test_the_files_used_the_longest_ago_make_room(tmp_path: Path) -> None:
     assert blobs.find(digest(contents[0])), "used now"
     await blobs.store(digest(b"4444"), parts(b"4444"))
     assert [bool(blobs.find(digest(content))) for content in contents] == [True, False, True]
+
+
+async def test_uploads_that_go_on_count_as_whole_files(tmp_path: Path) -> None:
+    blobs, other = (Blobs(directory=tmp_path, max_blob=4, max_together=12) for _ in range(2))
+    old = await blobs.store(digest(b"0000"), parts(b"0000"))
+    going_on = asyncio.Event()
+
+    async def slow(content: bytes) -> AsyncIterator[bytes]:
+        yield content[:1]
+        await going_on.wait()
+        yield content[1:]
+
+    contents = [b"1111", b"2222", b"3333"]
+    uploads = [
+        asyncio.create_task(worker.store(digest(content), slow(content)))
+        for worker, content in zip((blobs, other, blobs), contents, strict=True)
+    ]
+
+    async def begun() -> bool:
+        return sum(name.endswith(".part") for name in os.listdir(tmp_path)) == len(uploads)
+
+    await until(begun)
+    with pytest.raises(Refused) as refused:
+        await other.store(digest(b"4444"), parts(b"4444"))
+    assert refused.value.code is Code.MESH_FULL
+    going_on.set()
+    files = await asyncio.gather(*uploads)
+    assert [file.read_bytes() for file in files] == contents
+    assert not old.exists()
+    assert sorted(os.listdir(tmp_path)) == sorted(file.name for file in files)
+
+
+async def test_a_file_that_is_there_is_read_no_further_than_files_are_long() -> None:
+    blobs = Blobs(directory=Path("nowhere"), max_blob=4)
+    taken = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield b"1"
+
+    await blobs.skip(parts(b"12", b"34"))
+    with pytest.raises(Reject) as refused:
+        await blobs.skip(endless())
+    assert (refused.value.code, taken) == (Code.PAYLOAD_TOO_LARGE, 5)
 
 
 async def test_uploads_of_processes_that_are_gone_are_removed(tmp_path: Path) -> None:
