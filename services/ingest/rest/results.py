@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from fastapi import APIRouter, Request, Response
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
 from pydantic import AwareDatetime, Field
 
 from services.ingest.door import Caller, Right, caller_of
@@ -79,7 +80,7 @@ class Readers:
         Raises
         ------
         Refused
-            (mesh_full) if too many wait already.
+            (mesh_full) if too many wait already; (mesh_unreachable).
         Retry
             (mesh_unreachable).
         """
@@ -89,13 +90,23 @@ class Readers:
         if self._waiting >= WAITING:
             raise Refused(Code.MESH_FULL, "Too many requests wait for results; try again.")
         self._waiting += 1
+        try:
+            return await self._arriving(nc, subject, within)
+        finally:
+            self._waiting -= 1
+
+    async def _arriving(self, nc: Client, subject: str, within: timedelta) -> bytes | None:
         arrived: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
         async def tell(message: Msg) -> None:
             if not arrived.done() and not _is_shadow(message.subject, subject):
                 arrived.set_result(message.data)
 
-        subscription = await nc.subscribe(subject, cb=tell)
+        try:
+            subscription = await nc.subscribe(subject, cb=tell)
+        except NatsError as error:
+            why = f"The NATS server takes no readers of results now: {error!r}."
+            raise Refused(Code.MESH_UNREACHABLE, why) from error
         try:
             # Only now, or it might come between the two.
             if (stored := await _stored(nc, subject)) is not None:
@@ -106,7 +117,6 @@ class Readers:
             )
             return arrived.result() if arrived.done() else None
         finally:
-            self._waiting -= 1
             if nc.is_connected:
                 await subscription.unsubscribe()
 
