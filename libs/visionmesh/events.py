@@ -25,6 +25,7 @@ from visionmesh.contracts import Params, Priority, TensorMeta, Want
 from visionmesh.documents import WIDE, is_wide
 from visionmesh.errors import Code, Reject
 from visionmesh.subjects import is_token, name_fault
+from visionmesh.telemetry.context import format_traceparent, kept_tracestate, parse_traceparent
 
 TYPE = "io.visionmesh.image"
 STRUCTURED = "application/cloudevents+json"
@@ -63,7 +64,7 @@ class Event:
     want: Want = Want.RESULT
 
     def headers(self) -> dict[str, str]:
-        """Return the headers of the binary mode."""
+        """Return the headers of the binary mode; a trace context that is none is left out."""
         headers = {
             "ce-specversion": "1.0",
             "ce-id": header_value(self.id),
@@ -78,10 +79,11 @@ class Event:
         if self.deadline_ns is not None:
             deadline = datetime.fromtimestamp(self.deadline_ns / 1e9, UTC)
             headers["Vm-Deadline"] = deadline.isoformat()
-        if self.traceparent is not None:
-            headers["traceparent"] = self.traceparent
-        if self.tracestate is not None:
-            headers["tracestate"] = self.tracestate
+        if (context := parse_traceparent(self.traceparent)) is not None:
+            # Written anew: those of later versions may be of any length.
+            headers["traceparent"] = format_traceparent(context)
+            if (state := kept_tracestate(self.tracestate)) is not None:
+                headers["tracestate"] = state
         return headers
 
 

@@ -210,3 +210,29 @@ def test_an_event_that_is_refused_keeps_the_id_that_can_be_read(
 ) -> None:
     refused(headers, body)
     assert id_of(headers=headers, body=body) == id
+
+
+TRACED = "-".join(("a" * 32, "b" * 16, "01"))
+
+
+@pytest.mark.parametrize(
+    ("parent", "state", "sent"),
+    [
+        (f"00-{TRACED}", "a=b", (f"00-{TRACED}", "a=b")),
+        (f"01-{TRACED}-" + "x" * 100_000, None, (f"00-{TRACED}", None)),
+        (f"00-{TRACED}", "a=" + "b" * 100_000, (f"00-{TRACED}", None)),
+        ("0" * 100_000, "a=b", (None, None)),
+        (None, "a=b", (None, None)),
+    ],
+    ids=["usual", "later version", "long state", "no context", "state alone"],
+)
+def test_only_a_trace_context_that_is_one_goes_on(
+    parent: str | None, state: str | None, sent: tuple[str | None, str | None]
+) -> None:
+    document = {"id": "1", "traceparent": parent, "tracestate": state, "data_base64": "QUJD"}
+    event = parse(
+        model="cats", source="gate", headers={"Content-Type": STRUCTURED},
+        body=json.dumps(document).encode(),
+    )  # fmt: skip
+    headers = event.headers()
+    assert (headers.get("traceparent"), headers.get("tracestate")) == sent
