@@ -114,7 +114,9 @@ class Admission:
             version = record.choose(reference.id, reference.source, ready=ready)
         for tensor in reference.tensors:
             require_tensor(tensor, image, record.version(version).input)
-        sha256 = await _sha256(image, reference.tensors)
+        # Only results tell it, and what is remembered of them.
+        named = reference.want is not Want.TENSORS
+        sha256 = await _sha256(image, reference.tensors) if named else ""
         reference = reference.model_copy(update={"version": version, "sha256": sha256})
         if any(tensor.name != PIXELS for tensor in reference.tensors):
             await self.sending.until_staffed(reference)
