@@ -26,6 +26,11 @@ PAUSE = timedelta(milliseconds=100)
 AT_ONCE = 16
 """Images of one request."""
 
+_UNLOADED = (
+    "it was unloaded. Load it with POST /v2/repository/models/{}/load, or `visionmesh push` it."
+)
+_NOT_YET = "no infer worker has loaded it yet; try again, or look at `visionmesh ps`."
+
 
 class Gateway:
     """Admits the image of a request and waits for its answer."""
@@ -94,9 +99,9 @@ class Gateway:
             record.version(version)
         self._require_places(model, 1)
         if not self._context.nodes.serving(model):
-            why = self._context.nodes.failure(model) or (
-                "no infer worker has loaded it yet; try again, or look at `visionmesh ps`."
-            )
+            why = self._context.nodes.failure(model) or _NOT_YET
+            if record.parked:
+                why = _UNLOADED.format(model)
             raise Refused(Code.MODEL_NOT_READY, f"The model {model!r} is not ready: {why}")
         return record
 

@@ -182,7 +182,12 @@ async def test_events_wait_for_a_model_that_was_unloaded(
 ) -> None:
     stop = {"model": SEEING, "keep_alive": "0s", "stream": False}
     assert (await http.post("/api/generate", json=stop)).json()["done_reason"] == "unload"
-    assert (await http.post(f"/v1/models/{SEEING}/infer", content=IMAGE)).status_code == 503
+    raw = {"Inference-Header-Content-Length": "0"}
+    for protocol in ("/v1", "/v2"):
+        path = f"{protocol}/models/{SEEING}/infer"
+        refused = await http.post(path, content=IMAGE, headers=raw)
+        assert refused.status_code == 503
+        assert "was unloaded. Load it with POST /v2/repository/models/" in refused.text
     id = await mesh.publish(SEEING, picture(), source="waiting")
 
     consumer = await nc.jetstream().consumer_info("EVENTS", f"ingest_{SEEING}")
