@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
@@ -11,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from services.ingest.forms import retry_after, status_of
+from services.ingest.forms import retry_after, status_of, unforeseen
 from visionmesh.errors import Code, Refused, VisionmeshError
 
 LONGEST_TEXT = 1000
@@ -29,8 +28,6 @@ _CODES = {
 }
 """By HTTP status; what is missing is an input at fault."""
 _LATER = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE})
-
-log = logging.getLogger(__name__)
 
 
 class Places:
@@ -81,11 +78,8 @@ async def telling(context: grpc.aio.ServicerContext, method: str) -> AsyncIterat
         await _abort(context, error)
     except grpc.aio.BaseError:
         raise  # the call has ended already
-    except Exception:
-        # Its text is for the log: it may tell of others' requests.
-        log.exception("%s", method)
-        unforeseen = Refused(Code.INTERNAL, "Something is wrong with the mesh; see its log.")
-        await _abort(context, unforeseen)
+    except Exception as error:
+        await _abort(context, unforeseen(method, error))
 
 
 def code_of(code: Code) -> grpc.StatusCode:
