@@ -175,7 +175,7 @@ class Registry:
             entry = await (await self._bucket.open()).get(name)
         except KeyNotFoundError as error:
             return None, error.entry.revision if error.entry else 0
-        return ModelRecord.model_validate_json(entry.value), entry.revision
+        return _record(name, entry.value), entry.revision
 
     async def _write(self, record: ModelRecord, revision: int) -> bool:
         """Say whether the record was written; it is not if another one came in between."""
@@ -190,20 +190,47 @@ class Registry:
         """Delete the files of ``old`` that no record uses now, and what broken pushes left."""
         await self._artifacts.sweep()
         unclaimed = await self._artifacts.older(_CLAIMED_WITHIN)
-        used = {sha256 for record in await self.list() for sha256 in record.objects}
+        try:
+            used = await self._used()
+        except Refused as error:  # which files it uses only the other release knows
+            log.warning("no file is freed: %s", error.message)
+            return
         for sha256 in (unclaimed | (old.objects if old else set())) - used:
             await self._artifacts.delete(sha256)
 
+    async def _used(self) -> set[str]:
+        used: set[str] = set()
+        async for message in self._bucket.stored():
+            if message.data:
+                used |= _record(_name(message), message.data).objects
+        return used
+
 
 def _change(message: RawStreamMsg) -> Change:
-    name = str(message.subject).removeprefix(f"$KV.{MODELS_BUCKET}.")
+    name = _name(message)
     if not message.data:  # the mark that a removal leaves
         return Change(name=name, record=None)
     try:
-        return Change(name=name, record=ModelRecord.model_validate_json(message.data))
-    except ValidationError as error:  # written by another release: this one does without the model
-        log.error("the record of model %s cannot be read: %s", name, error)
+        return Change(name=name, record=_record(name, message.data))
+    except Refused as error:  # this release does without the model
+        log.error("%s", error.message)
         return Change(name=name, record=None)
+
+
+def _name(message: RawStreamMsg) -> str:
+    return str(message.subject).removeprefix(f"$KV.{MODELS_BUCKET}.")
+
+
+def _record(name: str, value: bytes | None) -> ModelRecord:
+    try:
+        return ModelRecord.model_validate_json(value or b"")
+    except ValidationError as error:
+        why = error.errors()[0]
+        raise Refused(
+            Code.MODEL_INVALID,
+            f"Model {name!r} was pushed by another release of visionmesh, whose record this one "
+            f"cannot read ({'.'.join(map(str, why['loc']))}: {why['msg']}): use the same release.",
+        ) from error
 
 
 def _there(name: str, record: ModelRecord | None) -> ModelRecord:

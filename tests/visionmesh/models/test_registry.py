@@ -18,6 +18,7 @@ from visionmesh.models.artifacts import ArtifactStore, file_sha256
 from visionmesh.models.folder import load_folder
 from visionmesh.models.registry import Change, Registry
 from visionmesh.models.traffic import Sticky
+from visionmesh.subjects import MODELS_BUCKET
 
 
 async def next_of(changes: AsyncIterator[Change | None]) -> Change | None:
@@ -174,3 +175,20 @@ async def test_a_record_under_another_name_shares_the_files(
 
     await registry.push(load_folder(save_folder(tmp_path / "twin", versions=(1,))))
     assert not (await registry.get("twin")).parked, "what is pushed is to be loaded"
+
+
+async def test_the_record_of_another_release_is_told_and_its_files_are_kept(
+    registry: Registry, nc: Client, tmp_path: Path
+) -> None:
+    pushed = await registry.push(load_folder(save_folder(tmp_path / "later", versions=(1,))))
+    bucket = await nc.jetstream().key_value(MODELS_BUCKET)
+    await bucket.put("later", b'{"from": "a later release"}')
+    await registry.push(load_folder(save_folder(tmp_path / "ours", versions=(1, 2))))
+
+    with pytest.raises(Refused, match="another release") as refused:
+        await registry.get("later")
+    assert refused.value.code is Code.MODEL_INVALID
+    assert [record.spec.name for record in await registry.list()] == ["ours"]
+    await registry.remove("ours")
+    assert await registry.list() == ()
+    await registry.fetch(pushed.versions[1].sha256, directory=tmp_path / "cache")
