@@ -87,7 +87,15 @@ def _require_servers(given: Mapping[str, object]) -> None:
 
 
 def mesh_url(nats: str | None, state: Path | None) -> str:
-    """Return where the mesh is: as told, else of the mesh that runs here, else the default."""
+    """Return where the mesh is: as told, else of the mesh that runs here, else the default.
+
+    Raises
+    ------
+    Refused
+        (mesh_unreachable) if none runs from the state folder that is named: another mesh, which
+        happens to be at the default address, is not what was meant.
+    """
+    from visionmesh.errors import Code, Refused
     from visionmesh.state import StateFolder
 
     if nats is not None:
@@ -95,6 +103,12 @@ def mesh_url(nats: str | None, state: Path | None) -> str:
         return nats
     settings = settings_of(None, state_dir=state)
     living = StateFolder(settings.state_dir).living()
+    if living is None and state is not None:
+        raise Refused(
+            Code.MESH_UNREACHABLE,
+            f"No mesh runs from {state}: start it with `visionmesh up`, or name its NATS server "
+            "with --nats.",
+        )
     return living.nats_url if living else settings.nats_url
 
 

@@ -70,6 +70,13 @@ async def test_an_unreachable_mesh_is_one_line(tmp_path: Path) -> None:
     assert finished.out == ""
 
 
+async def test_a_named_mesh_that_does_not_run_is_not_taken_for_another(tmp_path: Path) -> None:
+    finished = await finish(tmp_path, "list")
+    assert finished.status == 1
+    assert finished.err.startswith(f"No mesh runs from {tmp_path}: ")
+    assert finished.err.endswith("[mesh_unreachable]\n")
+
+
 async def test_a_wrong_setting_names_the_field(tmp_path: Path) -> None:
     settings = tmp_path / "mesh.yaml"
     settings.write_text("infer: {replicas: many}")
