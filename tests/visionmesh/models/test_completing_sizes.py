@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from tests.completed import png, run
-from tests.visionmesh.models.test_completing import DETECTORS, assert_same, checks, folder
+from tests.visionmesh.models.completed_models import DETECTORS, assert_same, checks, folder
 from visionmesh.contracts import Params
 from visionmesh.models.completing import Part, complete
 from visionmesh.workbench import Workbench
