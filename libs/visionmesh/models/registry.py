@@ -110,7 +110,7 @@ class Registry:
         records: dict[str, ModelRecord | None] = {}
         with _reaching_mesh():
             async for message in self._bucket.stored():
-                change = _change(message)
+                change = _change(_name(message), message.data)
                 records[change.name] = change.record
         return tuple(record for _, record in sorted(records.items()) if record)
 
@@ -126,11 +126,14 @@ class Registry:
             (unknown_model) if there is none.
         """
         with _reaching_mesh():
-            record, revision = await self._read(require_token("model", name))
-            if record is None:
-                raise _unknown(name)
-            await (await self._bucket.open()).delete(name, last=revision)
-            await self._free(record)
+            bucket = await self._bucket.open()
+            try:
+                entry = await bucket.get(require_token("model", name))
+            except KeyNotFoundError as error:
+                raise _unknown(name) from error
+            await bucket.delete(name, last=entry.revision)
+            change = _change(name, entry.value)
+            await self._free(change.record)
 
     async def watch(self) -> AsyncIterator[Change | None]:
         """Yield every model, then `None`, then each change, for ever and through reconnects.
@@ -140,7 +143,7 @@ class Registry:
         """
         async with aclosing(self._bucket.watch()) as changes:
             async for message in changes:
-                yield None if message is None else _change(message)
+                yield None if message is None else _change(_name(message), message.data)
 
     async def fetch(self, sha256: str, *, directory: Path) -> Path:
         """Return the weights with this hash as a verified file in ``directory``.
@@ -206,12 +209,11 @@ class Registry:
         return used
 
 
-def _change(message: RawStreamMsg) -> Change:
-    name = _name(message)
-    if not message.data:  # the mark that a removal leaves
+def _change(name: str, value: bytes | None) -> Change:
+    if not value:  # the mark that a removal leaves
         return Change(name=name, record=None)
     try:
-        return Change(name=name, record=_record(name, message.data))
+        return Change(name=name, record=_record(name, value))
     except Refused as error:  # this release does without the model
         log.error("%s", error.message)
         return Change(name=name, record=None)
@@ -226,10 +228,11 @@ def _record(name: str, value: bytes | None) -> ModelRecord:
         return ModelRecord.model_validate_json(value or b"")
     except ValidationError as error:
         why = error.errors()[0]
+        what = ".".join(map(str, why["loc"])) or "it"
         raise Refused(
             Code.MODEL_INVALID,
             f"Model {name!r} was pushed by another release of visionmesh, whose record this one "
-            f"cannot read ({'.'.join(map(str, why['loc']))}: {why['msg']}): use the same release.",
+            f"cannot read ({what}: {why['msg']}): use that release, or remove the model.",
         ) from error
 
 

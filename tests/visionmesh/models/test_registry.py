@@ -192,3 +192,6 @@ async def test_the_record_of_another_release_is_told_and_its_files_are_kept(
     await registry.remove("ours")
     assert await registry.list() == ()
     await registry.fetch(pushed.versions[1].sha256, directory=tmp_path / "cache")
+    await registry.remove("later")
+    with pytest.raises(Refused, match="There is no model"):
+        await registry.get("later")
