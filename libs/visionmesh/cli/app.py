@@ -33,6 +33,9 @@ _EXIT_CODES = (
     "2 the command line, a setting or a model folder is wrong; 130 interrupted."
 )
 
+_OURS = ("", "visionmesh", "services")
+"""Modules that cannot be missing: where one is, the installation is broken."""
+
 Command = tuple[str, Callable[..., Any], str]
 
 _RUN: tuple[Command, ...] = (
@@ -142,7 +145,10 @@ def main() -> None:
         failed(error.message, error.code)
         sys.exit(2 if isinstance(error, ConfigurationError) else 1)
     except ModuleNotFoundError as error:
-        failed(f"This needs {error.name}, which is not installed: pip install 'visionmesh[all]'.")
+        package = (error.name or "").partition(".")[0]
+        if package in _OURS:
+            raise
+        failed(f"{error.msg}: pip install 'visionmesh[all]'.")
         sys.exit(2)
     except OSError as error:
         if error.filename is None:
