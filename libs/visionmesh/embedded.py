@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from visionmesh.errors import Code, ConfigurationError
+from visionmesh.hosts import with_port
 from visionmesh.nats_configuration import nats_configuration
 from visionmesh.processes import ChildProcess, Output, discard
 
@@ -45,7 +46,7 @@ class Server(ABC):
 
     @property
     def url(self) -> str:
-        return f"{self.scheme}://{self._host}:{self._port}"
+        return f"{self.scheme}://{with_port(self._host, self._port)}"
 
     @property
     def pid(self) -> int | None:
@@ -157,10 +158,10 @@ class NatsServer(Server):
         configuration = self._folder / "nats.conf"
         for old in self._folder.glob("*.ports"):
             old.unlink()
-        mqtt = None if self.mqtt_port is None else f"{self._mqtt_host}:{self.mqtt_port}"
+        mqtt = None if self.mqtt_port is None else with_port(self._mqtt_host, self.mqtt_port)
         configuration.write_text(
             nats_configuration(
-                listen=f"{self._host}:{self._port or -1}",
+                listen=with_port(self._host, self._port or -1),
                 store=self._folder,
                 mqtt=mqtt,
                 **self._limits,
@@ -221,7 +222,7 @@ class ValkeyServer(Server):
 
 def free_port(host: str = "127.0.0.1") -> int:
     """Return a TCP port that nobody listens on at this moment."""
-    with socket.socket() as probe:
+    with socket.socket(_family(host)) as probe:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
         return port
@@ -229,7 +230,7 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 def require_free(name: str, host: str, port: int) -> None:
     """Raise `ConfigurationError` if ``name`` could not listen on this TCP port."""
-    with socket.socket() as probe:
+    with socket.socket(_family(host)) as probe:
         # As the servers do: a port whose last connections still linger is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -237,10 +238,14 @@ def require_free(name: str, host: str, port: int) -> None:
         except OSError as error:
             raise ConfigurationError(
                 Code.SETTINGS_INVALID,
-                f"{name} cannot listen on {host}:{port}: {error.strerror}. "
+                f"{name} cannot listen on {with_port(host, port)}: {error.strerror}. "
                 "End what listens there, or choose another port "
                 "(--port, --grpc-port, --mqtt-port, --nats-port).",
             ) from error
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def _binary(distribution: str, name: str) -> str:

@@ -15,6 +15,7 @@ from typing import Self
 from visionmesh.bus import Connection, topology
 from visionmesh.context import shm_prefix
 from visionmesh.embedded import NatsServer, Server, ValkeyServer, free_port, require_free
+from visionmesh.hosts import with_port
 from visionmesh.models.folder import load_folder
 from visionmesh.models.registry import Registry
 from visionmesh.processes import ChildProcess, Output
@@ -94,18 +95,18 @@ class LocalMesh:
     @property
     def http_url(self) -> str:
         scheme = "http" if self.settings.ingest.tls is None else "https"
-        return f"{scheme}://{self.settings.host}:{self.settings.ingest.port}"
+        return f"{scheme}://{with_port(self.settings.host, self.settings.ingest.port)}"
 
     @property
     def grpc_url(self) -> str | None:
         port = self.settings.ingest.grpc_port
-        return None if port is None else f"{self.settings.host}:{port}"
+        return None if port is None else with_port(self.settings.host, port)
 
     @property
     def mqtt_url(self) -> str | None:
         """The gateway of the embedded NATS server, if it has one."""
         mqtt = self.settings.ingest.mqtt
-        return None if mqtt.port is None else f"mqtt://{mqtt.host}:{mqtt.port}"
+        return None if mqtt.port is None else f"mqtt://{with_port(mqtt.host, mqtt.port)}"
 
     @property
     def pids(self) -> dict[str, list[int]]:

@@ -14,6 +14,7 @@ import uvloop
 
 from visionmesh.context import Context, open_context
 from visionmesh.errors import Code, Fatal, VisionmeshError
+from visionmesh.hosts import with_port
 from visionmesh.http import App, HttpServer, Tls, status_app
 from visionmesh.settings import IngestSettings, ServiceSettings, Settings, load_settings
 
@@ -65,7 +66,7 @@ async def serve(
             app=worker.app(status), host=settings.host, port=context.own.port, tls=tls
         )
         port = await server.start()
-        url = f"http{'s' if tls else ''}://{settings.host}:{port}"
+        url = f"http{'s' if tls else ''}://{with_port(settings.host, port)}"
         try:
             await context.nodes.start(load=lambda: worker.in_hand)
             await worker.start()

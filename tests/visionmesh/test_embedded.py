@@ -16,7 +16,7 @@ import psutil
 import pytest
 import redis.asyncio
 
-from visionmesh.embedded import NatsServer, Server, ValkeyServer
+from visionmesh.embedded import NatsServer, Server, ValkeyServer, require_free
 from visionmesh.errors import ConfigurationError
 
 
@@ -44,6 +44,29 @@ async def test_nats_stores_what_it_takes_and_refuses_the_rest_at_once(tmp_path: 
         with pytest.raises(nats.errors.MaxPayloadError):
             await jetstream.publish("s", bytes(largest + 1))
         await connection.close()
+
+
+@pytest.fixture
+def loopback_6() -> str:
+    """The loopback address of IPv6, where this host has one."""
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError as error:
+            pytest.skip(f"no IPv6: {error.strerror}")
+    return "::1"
+
+
+async def test_nats_and_its_gateway_listen_by_ipv6(tmp_path: Path, loopback_6: str) -> None:
+    async with NatsServer(
+        store=tmp_path, host=loopback_6, mqtt_host=loopback_6, mqtt_port=0
+    ) as server:
+        connection = await nats.connect(server.url)
+        await connection.close()
+        with socket.create_connection((loopback_6, server.mqtt_port or 0)):
+            pass
+        with pytest.raises(ConfigurationError, match=rf"\[::1\]:{server.mqtt_port}: .*in use"):
+            require_free("MQTT", loopback_6, server.mqtt_port or 0)
 
 
 async def test_nats_keeps_what_was_stored_over_a_restart_on_the_same_port(tmp_path: Path) -> None:

@@ -55,6 +55,14 @@ async def test_a_taken_http_port_is_named(tmp_path: Path) -> None:
             await second.__aenter__()
 
 
+def test_the_urls_of_a_mesh_by_ipv6_can_be_read(tmp_path: Path) -> None:
+    ingest = IngestSettings(port=1, grpc_port=2, mqtt=MqttSettings(host="::1", port=3))
+    mesh = LocalMesh(state=tmp_path, settings=Settings(host="::1", ingest=ingest))
+    assert mesh.http_url == "http://[::1]:1"
+    assert mesh.grpc_url == "[::1]:2"
+    assert mesh.mqtt_url == "mqtt://[::1]:3"
+
+
 @pytest.mark.usefixtures("no_new_children")
 async def test_cameras_come_from_elsewhere_only_where_that_is_told(tmp_path: Path) -> None:
     mqtt = MqttSettings(port=0)

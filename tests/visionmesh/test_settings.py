@@ -43,3 +43,9 @@ def test_an_address_that_is_none_is_named(setting: str, url: str) -> None:
 )
 def test_addresses_of_all_kinds_are_taken(setting: str, url: str) -> None:
     assert getattr(load_with(setting, url), setting) == url
+
+
+@pytest.mark.parametrize("host", ["", "[::1]", "127.0.0.1:1883"])
+def test_cameras_come_to_a_host_and_nothing_else(host: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"setting ingest\.mqtt\.host: .*is no host"):
+        load_with("ingest", {"mqtt": {"host": host}})

@@ -6,9 +6,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from visionmesh.durations import Duration
+from visionmesh.hosts import require_host
 from visionmesh.settings.section import MEBIBYTE, Section, ServiceSettings
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -35,7 +36,7 @@ class MqttSettings(Section):
 
     port: Port | None = None
     """Of the embedded server; `None`: it has no gateway."""
-    host: str = "127.0.0.1"
+    host: Annotated[str, AfterValidator(require_host)] = "127.0.0.1"
     """Where that listens. Cameras show no key: whoever reaches it may publish frames."""
     max_bytes: Annotated[int, Field(ge=MEBIBYTE)] = 1024 * MEBIBYTE
     """Frames that were taken from cameras and are not events yet; cameras wait beyond."""

@@ -20,6 +20,7 @@ from services.ingest.oip.repository import Repository
 from services.ingest.oip.rest import Rest
 from visionmesh.context import Context
 from visionmesh.errors import Code, ConfigurationError
+from visionmesh.hosts import with_port
 from visionmesh.http import GRACE, App
 from visionmesh.settings.ingest import TlsSettings
 
@@ -67,13 +68,13 @@ class OpenInference:
         if port is None:
             return
         self._server = self._build_server()
-        host = _bracketed(self._context.settings.host)
-        bound = self._listen(self._server, f"{host}:{port}")
+        host = self._context.settings.host
+        bound = self._listen(self._server, with_port(host, port))
         await self._server.start()
         for service in ("", SERVICE):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
-        await self._context.nodes.update(grpc=f"{host}:{bound}")
-        log.info("gRPC at %s:%d", host, bound)
+        await self._context.nodes.update(grpc=with_port(host, bound))
+        log.info("gRPC at %s", with_port(host, bound))
 
     async def stop(self) -> None:
         """Accept nothing more, let requests in hand end, cancel those that do not, and close."""
@@ -124,10 +125,6 @@ class OpenInference:
 
 def _milliseconds(duration: timedelta) -> int:
     return duration // timedelta(milliseconds=1)
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def _credentials(tls: TlsSettings) -> grpc.ServerCredentials:
