@@ -16,7 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from services.ingest.door import Door
+from services.ingest.door import Caller, Door
 from services.ingest.gateway import AT_ONCE, Gateway
 from services.ingest.models import Models
 from services.ingest.oip.methods import AHEAD
@@ -71,6 +71,17 @@ class Running:
 
         await until(known)
         return key
+
+    async def revoke(self, key: str) -> None:
+        """Make a key invalid, and return when the door has heard of it."""
+        record = self.ring.find(key)
+        assert record is not None
+        await self.store.revoke(record.id)
+
+        async def known() -> bool:
+            return self.ring.now(record).revoked is not None
+
+        await until(known)
 
 
 @asynccontextmanager
@@ -147,6 +158,37 @@ async def test_who_needs_a_key_is_asked_for_it(local_mesh: LocalMesh) -> None:
             unload = service_pb2.RepositoryModelUnloadRequest(model_name=CLASSIFIER)
             refused = await code_of(stub.RepositoryModelUnload(unload, metadata=right))
             assert refused is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_a_key_is_looked_up_once_and_is_good_until_it_is_revoked(
+    local_mesh: LocalMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up: list[str | None] = []
+    caller = Door.caller
+
+    def counted(self: Door, credentials: str | None, peer_is_local: bool) -> Caller:
+        looked_up.append(credentials)
+        return caller(self, credentials, peer_is_local)
+
+    monkeypatch.setattr(Door, "caller", counted)
+    async with (
+        serving(local_mesh, keys="required") as running,
+        grpc.aio.insecure_channel(running.address) as channel,
+    ):
+        key = await running.key(Right.INFER)
+        shown = [("x-api-key", key)]
+        await infer(channel, shown)
+        assert looked_up == [key]
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        stream = stub.ModelStreamInfer(metadata=shown)
+        for _ in range(2):
+            await stream.write(request(model=CLASSIFIER))
+            assert (await stream.read()).infer_response.model_name == CLASSIFIER
+        assert looked_up == [key, key]
+        await running.revoke(key)
+        await stream.write(request(model=CLASSIFIER))
+        assert (await stream.read()).error_message.endswith("[unauthorized]")
+        stream.cancel()
 
 
 async def test_who_asks_too_often_is_told_when_to_come_again(local_mesh: LocalMesh) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import service_pb2_grpc
 
-from services.ingest.oip.inference import Inference
+from services.ingest.oip.inference import Call, Inference
 from services.ingest.oip.open_calls import OPEN_PLACES
 from tests.mesh.conftest import CLASSIFIER
 from tests.mesh.slow import push_slow
@@ -69,6 +69,20 @@ async def full(channel: grpc.aio.Channel, method: str, metadata: Metadata | None
         return False
 
     await until(refused)
+
+
+@pytest.fixture
+def unforeseen(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A model whose requests end in an error that is none of ours."""
+    name, admit = "unforeseen", Inference.admit
+
+    async def broken(self: Inference, call: Call) -> None:
+        if call.model == name:
+            raise RuntimeError("a secret")
+        await admit(self, call)
+
+    monkeypatch.setattr(Inference, "admit", broken)
+    return name
 
 
 async def test_silent_calls_keep_no_image_out(local_mesh: LocalMesh) -> None:
@@ -129,25 +143,36 @@ async def test_a_stream_that_falls_silent_has_its_answers_first(
 
 
 async def test_what_nobody_foresaw_is_for_the_log_alone(
-    local_mesh: LocalMesh, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    local_mesh: LocalMesh, unforeseen: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def broken(*_: object) -> None:
-        raise RuntimeError("a secret")
-
-    monkeypatch.setattr(Inference, "admit", broken)
     async with (
         serving(local_mesh) as running,
         grpc.aio.insecure_channel(running.address) as channel,
     ):
-        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        asked = request(model=CLASSIFIER)
-        for call in (stub.ModelInfer, lambda asked: stub.ModelStreamInfer([asked]).read()):
-            with caplog.at_level(logging.ERROR), pytest.raises(grpc.aio.AioRpcError) as failed:
-                await call(asked)
-            assert failed.value.code() is grpc.StatusCode.INTERNAL
-            told = failed.value.details() or ""
-            assert told.endswith("[internal]")
-            assert "a secret" not in told
-            assert "a secret" in caplog.text
-            caplog.clear()
-        assert (await stub.ServerLive(service_pb2.ServerLiveRequest())).live
+        with caplog.at_level(logging.ERROR), pytest.raises(grpc.aio.AioRpcError) as failed:
+            await infer(channel, model=unforeseen)
+        assert failed.value.code() is grpc.StatusCode.INTERNAL
+        told = failed.value.details() or ""
+        assert told.endswith("[internal]")
+        assert "a secret" not in told
+        assert "a secret" in caplog.text
+        assert (await infer(channel)).model_name == CLASSIFIER
+
+
+async def test_what_nobody_foresaw_ends_no_stream(
+    local_mesh: LocalMesh, unforeseen: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = [request(model=model) for model in (CLASSIFIER, unforeseen, CLASSIFIER)]
+    asked[1].id = "second"
+    async with (
+        serving(local_mesh) as running,
+        grpc.aio.insecure_channel(running.address) as channel,
+    ):
+        stream = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(asked)
+        with caplog.at_level(logging.ERROR):
+            first, second, third = [answer async for answer in stream]
+    assert first.infer_response.model_name == third.infer_response.model_name == CLASSIFIER
+    assert second.infer_response.id == "second"
+    assert second.error_message.endswith("[internal]")
+    assert "a secret" not in second.error_message
+    assert "a secret" in caplog.text

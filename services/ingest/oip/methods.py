@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 
 from services.ingest.addresses import is_loopback
 from services.ingest.door import Caller, Door
+from services.ingest.forms import unforeseen
 from services.ingest.gateway import Gateway
 from services.ingest.limits import Load, Total
 from services.ingest.oip import describe
@@ -26,7 +27,8 @@ from visionmesh.errors import Reject, VisionmeshError
 from visionmesh.settings import IngestSettings
 from visionmesh.tasks import end
 
-Handle = Callable[[Any, grpc.aio.ServicerContext], Awaitable[Any]]
+Handle = Callable[[Any, grpc.aio.ServicerContext, Caller], Awaitable[Any]]
+"""Takes the request, its call, and who calls."""
 
 AHEAD = 16
 """Requests of one stream that are worked on at once; their answers keep the order."""
@@ -88,29 +90,30 @@ class Methods:
         )
         return grpc.method_handlers_generic_handler(self._messages.service.full_name, handlers)
 
-    def _answering(self, name: str, handle: Handle) -> Handle:
+    def _answering(
+        self, name: str, handle: Handle
+    ) -> Callable[[Any, grpc.aio.ServicerContext], Awaitable[Any]]:
         is_open = name in _OPEN
         places = self._open_places if is_open else self._places
 
         async def answer(_: Any, context: grpc.aio.ServicerContext) -> Any:
             async with telling(context, name):
-                if not is_open:
-                    self._caller(context)
+                caller = Caller() if is_open else self._caller(context)
                 with places.one():
                     request = await read(context, within=self._settings.body_timeout)
                     if request is grpc.aio.EOF:
                         raise fault("The call brought no message.")
                     if isinstance(request, Reject):
                         raise request
-                    return await handle(request, context)
+                    return await handle(request, context, caller)
 
         return answer
 
     async def _streaming(self, _: Any, context: grpc.aio.ServicerContext) -> None:
         async with telling(context, _STREAM):
-            self._caller(context)
+            caller = self._caller(context)
             with self._streams.one():
-                await self._answer_all(context)
+                await self._answer_all(context, caller)
 
     def _coding(self, name: str) -> dict[str, Any]:
         method = self._messages.service.methods_by_name[name]
@@ -120,51 +123,50 @@ class Methods:
             "response_serializer": response.SerializeToString,
         }
 
-    async def _server_live(self, _: Any, context: grpc.aio.ServicerContext) -> Any:
+    async def _server_live(self, *_: Any) -> Any:
         return self._messages.of_document("ServerLiveResponse", {"live": True})
 
-    async def _server_ready(self, _: Any, context: grpc.aio.ServicerContext) -> Any:
+    async def _server_ready(self, *_: Any) -> Any:
         ready = self._inference.ready()
         return self._messages.of_document("ServerReadyResponse", {"ready": ready})
 
-    async def _server_metadata(self, _: Any, context: grpc.aio.ServicerContext) -> Any:
-        self._caller(context)
+    async def _server_metadata(self, *_: Any) -> Any:
         return self._messages.of_document("ServerMetadataResponse", describe.server())
 
-    async def _model_ready(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
-        ready = await self._inference.model_ready(self._call(request, context))
+    async def _model_ready(self, request: Any, _: object, caller: Caller) -> Any:
+        ready = await self._inference.model_ready(_call(request, caller))
         return self._messages.of_document("ModelReadyResponse", {"ready": ready})
 
-    async def _model_metadata(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
-        document = await self._inference.metadata(self._call(request, context))
+    async def _model_metadata(self, request: Any, _: object, caller: Caller) -> Any:
+        document = await self._inference.metadata(_call(request, caller))
         return self._messages.of_document("ModelMetadataResponse", document)
 
-    async def _model_config(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
-        document = await self._inference.config(self._call(request, context))
+    async def _model_config(self, request: Any, _: object, caller: Caller) -> Any:
+        document = await self._inference.config(_call(request, caller))
         return self._messages.of_document("ModelConfigResponse", {"config": document})
 
-    async def _model_statistics(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
-        document = await self._inference.statistics(self._call(request, context))
+    async def _model_statistics(self, request: Any, _: object, caller: Caller) -> Any:
+        document = await self._inference.statistics(_call(request, caller))
         return self._messages.of_document("ModelStatisticsResponse", document)
 
-    async def _index(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
-        models = await self._repository.index(self._caller(context), only_ready=request.ready)
+    async def _index(self, request: Any, _: object, caller: Caller) -> Any:
+        models = await self._repository.index(caller, only_ready=request.ready)
         return self._messages.of_document("RepositoryIndexResponse", {"models": models})
 
-    async def _load(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
-        caller = self._caller(context)
+    async def _load(self, request: Any, _: object, caller: Caller) -> Any:
         await self._repository.load(caller, request.model_name, parameters(request.parameters))
         return self._messages.of_document("RepositoryModelLoadResponse", {})
 
-    async def _unload(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
-        caller = self._caller(context)
+    async def _unload(self, request: Any, _: object, caller: Caller) -> Any:
         await self._repository.unload(caller, request.model_name, parameters(request.parameters))
         return self._messages.of_document("RepositoryModelUnloadResponse", {})
 
-    async def _model_infer(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
+    async def _model_infer(
+        self, request: Any, context: grpc.aio.ServicerContext, caller: Caller
+    ) -> Any:
         load = Load(total=self._total, most=self._settings.max_request_bytes)
         try:
-            call = self._infer_call(request, context)
+            call = _infer_call(request, context, caller)
             await self._inference.admit(call)
             asked = read_request(request)
             load.add(asked.nbytes)
@@ -176,7 +178,7 @@ class Methods:
             load.drop()
         return self._messages.of_answer(answer)
 
-    async def _answer_all(self, context: grpc.aio.ServicerContext) -> None:
+    async def _answer_all(self, context: grpc.aio.ServicerContext, caller: Caller) -> None:
         """Answer each request in turn; what is wrong with one does not end the stream."""
         order: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue()
         places = asyncio.Semaphore(AHEAD)
@@ -187,7 +189,7 @@ class Methods:
             try:
                 while (request := await read(context, within=patience)) is not grpc.aio.EOF:
                     await places.acquire()
-                    task = asyncio.create_task(self._streamed(request, context))
+                    task = asyncio.create_task(self._streamed(request, context, caller))
                     tasks.add(task)
                     order.put_nowait(task)
             finally:
@@ -203,35 +205,21 @@ class Methods:
         finally:
             await end((reading, *tasks))
 
-    async def _streamed(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
+    async def _streamed(
+        self, request: Any, context: grpc.aio.ServicerContext, caller: Caller
+    ) -> Any:
         response = self._messages.type_of("ModelStreamInferResponse")
         told = self._messages.type_of("ModelInferResponse")
         if isinstance(request, Reject):
             return response(error_message=text_of(request))
+        error: VisionmeshError
         try:
-            return response(infer_response=await self._model_infer(request, context))
-        except VisionmeshError as error:
-            return response(error_message=text_of(error), infer_response=told(id=request.id))
-
-    def _call(self, request: Any, context: grpc.aio.ServicerContext) -> Call:
-        return Call(
-            model=request.name,
-            version=request.version,
-            source="grpc",
-            caller=self._caller(context),
-        )
-
-    def _infer_call(self, request: Any, context: grpc.aio.ServicerContext) -> Call:
-        metadata = _metadata(context)
-        return Call(
-            model=request.model_name,
-            version=request.model_version,
-            source="grpc",
-            caller=self._caller(context),
-            deadline_ns=_deadline_ns(context),
-            traceparent=metadata.get("traceparent"),
-            tracestate=metadata.get("tracestate"),
-        )
+            return response(infer_response=await self._model_infer(request, context, caller))
+        except VisionmeshError as refused:
+            error = refused
+        except Exception as unknown:
+            error = unforeseen(_STREAM, unknown)
+        return response(error_message=text_of(error), infer_response=told(id=request.id))
 
     def _caller(self, context: grpc.aio.ServicerContext) -> Caller:
         metadata = _metadata(context)
@@ -250,13 +238,30 @@ def peer_is_local(peer: str) -> bool:
 def _reading(message: Any) -> Callable[[bytes], Any]:
     """Return what reads a message, or tells why it cannot be read as the status of the call."""
 
-    def read(raw: bytes) -> Any:
+    def parse(raw: bytes) -> Any:
         try:
             return message.FromString(raw)
         except DecodeError:
             return fault("The message is none of this method.")
 
-    return read
+    return parse
+
+
+def _call(request: Any, caller: Caller) -> Call:
+    return Call(model=request.name, version=request.version, source="grpc", caller=caller)
+
+
+def _infer_call(request: Any, context: grpc.aio.ServicerContext, caller: Caller) -> Call:
+    metadata = _metadata(context)
+    return Call(
+        model=request.model_name,
+        version=request.model_version,
+        source="grpc",
+        caller=caller,
+        deadline_ns=_deadline_ns(context),
+        traceparent=metadata.get("traceparent"),
+        tracestate=metadata.get("tracestate"),
+    )
 
 
 def _metadata(context: grpc.aio.ServicerContext) -> Mapping[str, str]:
