@@ -12,6 +12,9 @@ from visionmesh.models.folder import WEIGHTS_FILE
 from visionmesh.models.spec import Instance, ModelSpec
 from visionmesh.models.variants import Choice, Precision, Variants
 
+_WORTH = 1.1
+"""How many times as fast an INT8 network must have been: less may be noise, but changes answers."""
+
 
 class Stored(Protocol):
     """A version's files, in the mesh or in a folder."""
@@ -73,8 +76,9 @@ def plain_way(spec: ModelSpec, version: Stored, *, cores: int, why: str) -> Way:
 def choose_way(spec: ModelSpec, version: Stored, *, features: tuple[str, ...], cores: int) -> Way:
     """Return the tuned way if it holds on a CPU with ``features``, else the plain one.
 
-    Of a version that was never tuned it is the INT8 network, if that was faster where it was made,
-    and such a CPU multiplies bytes: others may saturate sums, and were not measured.
+    Of a version that was never tuned it is the INT8 network, if that was right and clearly faster
+    where it was made, and such a CPU multiplies bytes: others may saturate sums, and were not
+    measured.
 
     Threads and copies are those of ``model.yaml`` if it says anything of instances. Otherwise they
     are the measured ones, with more copies on more ``cores`` and fewer on fewer.
@@ -107,8 +111,18 @@ def _untuned_way(spec: ModelSpec, version: Stored, *, features: tuple[str, ...],
     made = variants.for_cpus() if variants and variants.of == version.sha256 else None
     if made is None or not _on_cpus(spec):
         return way
-    if made.faster is None or made.faster <= 1:
-        return replace(way, why="its INT8 network was not faster, and it was not tuned")
+    if made.faster is None:
+        return replace(
+            way,
+            why="the speed of its INT8 network was not measured: run `visionmesh optimize` again",
+        )
+    if not made.right:
+        return replace(way, why="its INT8 network was not found right, and it was not tuned")
+    if made.faster < _WORTH:
+        return replace(
+            way,
+            why=f"its INT8 network was only {made.faster:.2f} times as fast, and it was not tuned",
+        )
     if not multiplies_bytes(features):
         return replace(way, why="this CPU does not multiply the bytes of its INT8 network")
     why = f"its INT8 network was {made.faster:.2f} times as fast where it was made"

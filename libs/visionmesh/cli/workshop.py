@@ -78,7 +78,11 @@ def optimize(
     ] = Ranges.PERCENTILE,
     limit: Limit = 600,
     force: Annotated[
-        bool, typer.Option("--force", help="Promote also what answers differently too often.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Promote also what answers differently too often; workers do not run that.",
+        ),
     ] = False,
     tune: Annotated[
         bool,
@@ -97,7 +101,7 @@ def optimize(
 
     A third of the images calibrates, the others judge. What loses at most 1 % of the accuracy (of
     the equal answers, where the truth is not known) is promoted: `push` takes it along, and workers
-    whose CPU multiplies bytes run an INT8 network that was faster.
+    whose CPU multiplies bytes run an INT8 network that was at least 1.1 times as fast.
     """
     from visionmesh.cli.tuning import tune_and_show
 

@@ -37,6 +37,8 @@ class Artifact(Frozen):
     faster: float | None = None
     """How many times as fast as the FP32 network, one image with one thread of ONNX Runtime, where
     it was made; `None` if that is not known."""
+    right: bool = False
+    """It was found to answer as the FP32 network does; false of what was promoted by force."""
 
 
 class Measured(Frozen):

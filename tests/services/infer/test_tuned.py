@@ -87,7 +87,8 @@ def untuned_folder(root: Path, *, seed: int = 1, content: bytes | None = None) -
         file.write_bytes(content)
     variants = read_variants(file.parent)
     assert variants is not None
-    faster = variants.artifacts[0].model_copy(update={"faster": 2.0, "sha256": file_sha256(file)})
+    judged = {"faster": 2.0, "right": True, "sha256": file_sha256(file)}
+    faster = variants.artifacts[0].model_copy(update=judged)
     write_variants(file.parent, Variants(of=variants.of, artifacts=(faster,)))
     return folder
 
@@ -131,6 +132,7 @@ async def test_a_smaller_network_that_does_not_load_gives_way_to_what_it_was_mad
     folder = untuned_folder(tmp_path, content=b"no network")
     model = await loaded(pool, await registry.push(load_folder(folder)))
     assert (model.way.precision, model.way.plain) == ("fp32", True)
+    assert "does not work here" in model.way.why
     assert await answers_like(pool, 1)
 
 

@@ -105,7 +105,7 @@ def test_instances_that_the_model_names_stay_what_they_are() -> None:
             version_with().model_copy(update={"variants": Variants(of="f", artifacts=(INT8,))}),
             {},
             CPU,
-            "not tuned",
+            "was not measured",
         ),
         (version_with(of="another"), {}, CPU, "another network"),
         (version_with(file="gone.onnx"), {}, CPU, "another network"),
@@ -132,7 +132,7 @@ def quantised(*artifacts: Artifact, of: str = "f") -> VersionRecord:
     return version_with().model_copy(update={"variants": variants})
 
 
-FASTER = INT8.model_copy(update={"faster": 2.5})
+FASTER = INT8.model_copy(update={"faster": 2.5, "right": True})
 FOR_TENSORRT = FASTER.model_copy(update={"scheme": "s8s8", "sha256": "s", "file": "s8.onnx"})
 
 
@@ -153,8 +153,9 @@ def tuned_elsewhere() -> VersionRecord:
 @pytest.mark.parametrize(
     ("version", "features", "why"),
     [
-        (quantised(INT8), VNNI, "not faster"),
-        (quantised(INT8.model_copy(update={"faster": 0.9})), VNNI, "not faster"),
+        (quantised(INT8), VNNI, "speed of its INT8 network was not measured"),
+        (quantised(FASTER.model_copy(update={"faster": 1.05})), VNNI, "only 1.05 times as fast"),
+        (quantised(FASTER.model_copy(update={"right": False})), VNNI, "not found right"),
         (quantised(FASTER), ("avx2",), "does not multiply the bytes"),
         (quantised(FASTER, of="another"), VNNI, "not tuned"),
         (quantised(FOR_TENSORRT), VNNI, "not tuned"),

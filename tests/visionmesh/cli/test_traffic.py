@@ -172,7 +172,7 @@ async def test_a_push_and_show_tell_that_the_int8_network_runs(
     file = save_network(network.with_name("model.int8.onnx"), shape=("n", 3, 32, 32))
     artifact = Artifact(
         file=file.name, precision=Precision.INT8, scheme="u8s8", sha256=file_sha256(file),
-        size_bytes=file.stat().st_size, faster=2.5,
+        size_bytes=file.stat().st_size, faster=2.5, right=True,
     )  # fmt: skip
     write_variants(network.parent, Variants(of=file_sha256(network), artifacts=(artifact,)))
 

@@ -97,7 +97,7 @@ def test_an_int8_network_that_workers_run_untuned_is_examined_once_and_tried_bef
     of = file_sha256(root / "1" / "model.onnx")
 
     def quantised() -> ModelFolder:
-        told = {"precision": Precision.INT8, "scheme": "u8s8", "faster": 2.0}
+        told = {"precision": Precision.INT8, "scheme": "u8s8", "faster": 2.0, "right": True}
         made = artifact(root, "model.int8.onnx").model_copy(update=told)
         write_variants(root / "1", Variants(of=of, artifacts=(made,)))
         return load_folder(root)

@@ -140,7 +140,8 @@ def optimize(
 
     A third of up to ``most`` images below ``images`` calibrates, the others judge. An artefact
     appears in the version's folder and in its ``variants.json`` only if it is right, or ``force``
-    is given. ``said`` is told what is being done.
+    is given; what is not right is noted as such, and workers leave it. ``said`` is told what is
+    being done.
 
     Raises
     ------
@@ -222,6 +223,7 @@ def _artifact(made: Made, file: Path) -> Artifact:
         sha256=file_sha256(file),
         size_bytes=made.size_bytes,
         faster=made.faster,
+        right=made.is_right,
     )
 
 

@@ -64,6 +64,10 @@ def test_what_cannot_be_kept_right_is_not_promoted(tmp_path: Path, images: Path)
     assert {file.name for file in version.iterdir()} == {
         *files, *forced.promoted, VARIANTS_FILE,
     }  # fmt: skip
+    variants = read_variants(version)
+    assert variants is not None
+    assert [one.right for one in variants.artifacts] == [False, False]
+    assert forced.runs.startswith("onnxruntime fp32"), "no worker runs what is only forced"
 
 
 def growing(random: np.random.Generator) -> Kernels:
