@@ -29,6 +29,8 @@ class Catalog:
 
     def __init__(self, *, registry: Registry, failed: asyncio.Future[None]) -> None:
         self.registry = registry
+        self.revision = 0
+        """Of the newest change that was heard, to whatever model."""
         self._failed = failed
         self._models: dict[str, ModelRecord] = {}
         self._listeners: list[Listener] = []
@@ -95,6 +97,7 @@ class Catalog:
             self._models.pop(change.name, None)
         else:
             self._models[change.name] = change.record
+        self.revision = change.revision
         self._news.set()
         for listener in self._listeners:
             await listener(change.name, change.record)

@@ -47,8 +47,11 @@ class NodeRecord(Frozen):
     """Those in memory now."""
     failed: dict[str, str] = Field(default_factory=dict)
     """Why a version cannot be run or decoded here, by `version_key`."""
-    applied: dict[str, str] = Field(default_factory=dict)
-    """Of infer and postprocess: the digest of the record, by model, of which they tell the rest."""
+    applied: dict[str, int] | None = None
+    """Of infer and postprocess: the revision of the record, by model, of which they tell the rest.
+
+    `None`: the worker is of a release that does not tell.
+    """
     heard: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     """Of ingest: the versions that it would give images to, by model."""
     backlog: dict[str, int] = Field(default_factory=dict)
@@ -96,11 +99,15 @@ def versions_of(records: Sequence[NodeRecord], model: str) -> frozenset[int]:
     return found - undecodable_of(records, model)
 
 
-def agreed(records: Iterable[NodeRecord], model: str, digest: str) -> bool:
-    """Say whether a record was applied to all workers that run and decode: see `Nodes.agreed`."""
-    workers = [record for record in records if record.ready and record.stage in _APPLYING]
-    runs = any(record.stage == "infer" for record in workers)
-    return runs and all(record.applied.get(model) == digest for record in workers)
+def agreed(records: Iterable[NodeRecord], model: str, revision: int) -> bool:
+    """Say whether a record was applied by all workers that run and decode: see `Nodes.agreed`."""
+    told = [
+        (record.stage, record.applied.get(model))
+        for record in records
+        if record.ready and record.stage in _APPLYING and record.applied is not None
+    ]
+    runs = any(stage == "infer" for stage, _ in told)
+    return runs and all(applied == revision for _, applied in told)
 
 
 def outdated_of(records: Iterable[NodeRecord], model: str) -> frozenset[int]:

@@ -103,6 +103,7 @@ class Nodes:
             worker=secrets.token_hex(4),
             since=datetime.now(UTC),
             device=device,
+            applied={},
         )
         self._seen: dict[str, tuple[float, NodeRecord]] = {}
         self._versions: dict[str, frozenset[int]] = {}
@@ -168,12 +169,13 @@ class Nodes:
             self._versions[model] = versions_of(self._records(), model)
         return self._versions[model]
 
-    def agreed(self, model: str, digest: str) -> bool:
+    def agreed(self, model: str, revision: int) -> bool:
         """Say whether all workers that run and decode tell what they made of this very record.
 
         What they tell of ``model`` else, its failures among that, may still be of another one.
+        Workers of a release that tells no revisions are not waited for.
         """
-        return agreed(self._records(), model, digest)
+        return agreed(self._records(), model, revision)
 
     def outdated(self, model: str) -> frozenset[int]:
         """Return the versions that run as they were, as what replaced them cannot be loaded."""

@@ -65,8 +65,8 @@ class ModelPool:
         self._timers: dict[tuple[str, int], asyncio.TimerHandle] = {}
         self.failures: dict[tuple[str, int], str] = {}
         """Why a version that should be loaded is not."""
-        self.applied: dict[str, str] = {}
-        """The digest of the record, by model, that everything else tells of."""
+        self.applied: dict[str, int] = {}
+        """The revision of the record, by model, that everything else tells of."""
 
     @property
     def loaded(self) -> tuple[LoadedModel, ...]:
@@ -122,7 +122,7 @@ class ModelPool:
             used = (known.objects for known in self._records.values())
             await self._loader.forget(old.objects.difference(*used))
         if record is not None:
-            self.applied[name] = record.digest
+            self.applied[name] = record.revision
         self._on_change()
 
     def _known(self, name: str) -> list[tuple[str, int]]:

@@ -24,7 +24,7 @@ MAX_TRIES = 3
 PAUSE = timedelta(milliseconds=100)
 """Before the second try, twice as long before the third."""
 AT_ONCE = 16
-"""Images of one request."""
+"""Images of one request that are worked on together, and the most that one by REST names."""
 
 _UNLOADED = (
     "it was unloaded. Load it with POST /v2/repository/models/{}/load, or `visionmesh push` it."
@@ -99,9 +99,10 @@ class Gateway:
             record.version(version)
         self._require_places(model, 1)
         if not self._context.nodes.serving(model):
-            why = self._context.nodes.failure(model) or _NOT_YET
             if record.parked:
                 why = _UNLOADED.format(model)
+            else:
+                why = self._context.nodes.failure(model) or _NOT_YET
             raise Refused(Code.MODEL_NOT_READY, f"The model {model!r} is not ready: {why}")
         return record
 

@@ -53,17 +53,9 @@ class Models:
         nodes = await list_nodes(self._context.connection.client)
         return [version for node in nodes if node.stage == "infer" for version in node.loaded]
 
-    async def load(self, name: str, *, within: timedelta = LOADED_WITHIN) -> ModelRecord:
-        """Undo `unload`, and return when the model is loaded.
-
-        Raises
-        ------
-        Refused
-            (unknown_model); (model_not_ready) if it cannot be loaded, or is not ``within`` that.
-        """
-        record = await self._registry.change(name, _parked(False))
-        await self.wait_until_loaded(record, within=within)
-        return record
+    async def unpark(self, name: str) -> ModelRecord:
+        """Undo `unload`; raise `Refused` (unknown_model, invalid_name, mesh_unreachable)."""
+        return await self._registry.change(name, _parked(False))
 
     async def unload(self, name: str, *, within: timedelta = LOADED_WITHIN) -> ModelRecord:
         """Have all workers unload the model, and return when they have; its events wait then.
@@ -79,29 +71,41 @@ class Models:
         return record
 
     async def wait_until_loaded(
-        self, record: ModelRecord, *, within: timedelta = LOADED_WITHIN
+        self,
+        record: ModelRecord,
+        *,
+        wholly: bool = False,
+        within: timedelta = LOADED_WITHIN,
     ) -> None:
-        """Return when images are answered as ``record`` says, if only by versions in reserve.
+        """Return when images are answered as ``record`` says, or as what came in its place since.
 
+        Versions in reserve are enough unless ``wholly``: then all that it wants must be ready.
         What workers told of an earlier record does not count.
 
         Raises
         ------
         Refused
-            (model_not_ready) if workers cannot load it, or have not ``within`` that.
+            (model_not_ready) if workers cannot load it, or have not ``within`` that, or it was
+            unloaded meanwhile; (unknown_model) if it was removed.
         """
-        name, digest = record.spec.name, record.digest
+        name = record.spec.name
         nodes, catalog = self._context.nodes, self._context.catalog
 
         def applied() -> bool:
             known = catalog.find(name)
-            return known is not None and known.digest == digest and nodes.agreed(name, digest)
+            is_heard = catalog.revision >= record.revision
+            return is_heard and (known is None or nodes.agreed(name, known.revision))
 
         if not await self._until(applied, within):
             why = f"it was not loaded within {within.total_seconds():g} s."
-        elif nodes.versions(name) - nodes.outdated(name):
-            return
+        elif (known := catalog.find(name)) is None:
+            raise Refused(Code.UNKNOWN_MODEL, f"The model {name!r} was removed meanwhile.")
+        elif known.parked:
+            why = "it was unloaded meanwhile."
         else:
+            ready = nodes.versions(name) - nodes.outdated(name)
+            if ready and (not wholly or ready.issuperset(known.wanted)):
+                return
             why = nodes.failure(name) or "no version of it can be run and decoded."
         raise Refused(Code.MODEL_NOT_READY, f"The model {name!r} is not ready: {why}")
 

@@ -38,8 +38,8 @@ class Postprocess(Worker):
         self._stage = Stage(context=context, handler=self._answer_all)
         self._decoders: dict[tuple[str, int], Decoder] = {}
         self._faults: dict[tuple[str, int], str] = {}
-        self._applied: dict[str, str] = {}
-        """The digest of the record of each model, of which the others tell."""
+        self._applied: dict[str, int] = {}
+        """The revision of the record of each model, of which the others tell."""
         self._heatmaps = HeatmapStore(
             context.connection.client, replicas=context.settings.events.replicas
         )
@@ -63,7 +63,7 @@ class Postprocess(Worker):
                 del known[key]
         if record is not None:
             self._load(record)
-            self._applied[name] = record.digest
+            self._applied[name] = record.revision
         else:
             self._applied.pop(name, None)
         failed = {version_key(*key): why for key, why in self._faults.items()}

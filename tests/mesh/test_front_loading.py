@@ -40,11 +40,14 @@ def folder(root: Path, seed: int = 0, **changes: object) -> Path:
     return written
 
 
-async def load(http: httpx.AsyncClient, folder: Path) -> httpx.Response:
-    """Store and load a model by files."""
+async def load(http: httpx.AsyncClient, folder: Path, version: int = 1) -> httpx.Response:
+    """Store and load a model by files, which are those of its first version."""
     files = {
-        f"file:{path}": base64.b64encode((folder / path).read_bytes()).decode()
-        for path in ("model.yaml", "1/model.onnx")
+        f"file:{path}": base64.b64encode((folder / source).read_bytes()).decode()
+        for path, source in (
+            ("model.yaml", "model.yaml"),
+            (f"{version}/model.onnx", "1/model.onnx"),
+        )
     }
     return await http.post(f"/v2/repository/models/{NAME}/load", json={"parameters": files})
 
@@ -105,3 +108,17 @@ async def test_old_weights_that_go_on_are_not_what_was_loaded(
     assert refused.status_code == 503
     assert "abacus" in refused.json()["error"]
     assert await scores(http, image) == pytest.approx(before)
+
+
+async def test_a_version_that_takes_the_place_of_a_broken_one_is_not_what_was_loaded(
+    http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    assert (await load(http, folder(tmp_path))).status_code == 200
+    image = picture()
+    before = await scores(http, image)
+    refused = await load(http, folder(tmp_path, 1, **BROKEN[0]), version=2)
+    assert refused.status_code == 503, refused.text
+    assert "abacus" in refused.json()["error"]
+    assert await scores(http, image) == pytest.approx(before)
+    again = await http.post(f"/v2/repository/models/{NAME}/load")
+    assert again.status_code == 200, "the first version answers"

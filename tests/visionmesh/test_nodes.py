@@ -199,18 +199,19 @@ async def test_a_record_is_agreed_on_when_all_who_run_and_decode_have_applied_it
     join: Join,
 ) -> None:
     here = await join("a", "ingest", ready=True)
-    decoding = await join("b", "postprocess", ready=True, applied={"cats": "new"})
-    first = await join("b", "infer", ready=True, applied={"cats": "old"})
+    decoding = await join("b", "postprocess", ready=True, applied={"cats": 2})
+    first = await join("b", "infer", ready=True, applied={"cats": 1})
     await join("c", "infer", ready=False)
-    assert not here.agreed("cats", "new")
-    await first.update(applied={"cats": "new"})
-    await sees(lambda: here.agreed("cats", "new"))
+    await join("d", "infer", ready=True, applied=None)  # as another release, which tells none
+    assert not here.agreed("cats", 2)
+    await first.update(applied={"cats": 2})
+    await sees(lambda: here.agreed("cats", 2))
     await decoding.update(applied={})
-    await sees(lambda: not here.agreed("cats", "new"))
-    await decoding.update(applied={"cats": "new"})
-    await sees(lambda: here.agreed("cats", "new"))
+    await sees(lambda: not here.agreed("cats", 2))
+    await decoding.update(applied={"cats": 2})
+    await sees(lambda: here.agreed("cats", 2))
     await first.stop()
-    await sees(lambda: not here.agreed("cats", "new"))
+    await sees(lambda: not here.agreed("cats", 2))
 
 
 async def test_what_runs_but_has_failed_is_outdated(join: Join) -> None:

@@ -86,11 +86,8 @@ class ModelRecord(Frozen):
     """What the model is, in a few sentences."""
     parked: bool = False
     """Unloaded by request: no worker keeps it in memory, and its images wait."""
-
-    @property
-    def digest(self) -> str:
-        """Equal digests mean equal records."""
-        return _digest(self.model_dump_json())
+    revision: int = Field(default=0, exclude=True)
+    """Its place among all that the registry has stored, which tells it; 0 if it is not stored."""
 
     @property
     def newest(self) -> int:

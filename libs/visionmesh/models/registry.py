@@ -41,6 +41,8 @@ class Change:
 
     name: str
     record: ModelRecord | None
+    revision: int
+    """Greater than that of every change before, to whatever model."""
 
 
 class Registry:
@@ -71,16 +73,16 @@ class Registry:
         with _reaching_mesh():
             while True:
                 old, revision = await self._read(folder.spec.name)
-                record = await merged(folder, old, files, replace=replace)
+                record = _at(revision, await merged(folder, old, files, replace=replace))
                 for pushed in files.values():
                     for sha256, file in pushed.objects.items():
                         if not await self._artifacts.has(sha256):
                             await self._artifacts.put(sha256, file)
                 if record == old:
                     return record
-                if await self._write(record, revision):
+                if written := await self._write(record):
                     await self._free(old)
-                    return record
+                    return written
 
     async def change(self, name: str, change: Callable[[ModelRecord], ModelRecord]) -> ModelRecord:
         """Replace a model's record by what ``change`` makes of it; return what is stored.
@@ -110,7 +112,7 @@ class Registry:
         records: dict[str, ModelRecord | None] = {}
         with _reaching_mesh():
             async for message in self._bucket.stored():
-                change = _change(_name(message), message.data)
+                change = _change(_name(message), message.data, message.seq)
                 records[change.name] = change.record
         return tuple(record for _, record in sorted(records.items()) if record)
 
@@ -132,7 +134,7 @@ class Registry:
             except KeyNotFoundError as error:
                 raise _unknown(name) from error
             await bucket.delete(name, last=entry.revision)
-            change = _change(name, entry.value)
+            change = _change(name, entry.value, entry.revision)
             await self._free(change.record)
 
     async def watch(self) -> AsyncIterator[Change | None]:
@@ -143,7 +145,10 @@ class Registry:
         """
         async with aclosing(self._bucket.watch()) as changes:
             async for message in changes:
-                yield None if message is None else _change(_name(message), message.data)
+                if message is None:
+                    yield None
+                else:
+                    yield _change(_name(message), message.data, message.seq)
 
     async def fetch(self, sha256: str, *, directory: Path) -> Path:
         """Return the weights with this hash as a verified file in ``directory``.
@@ -164,13 +169,13 @@ class Registry:
         with _reaching_mesh():
             while True:
                 old, revision = await self._read(require_token("model", name))
-                record = make(old)
+                record = _at(revision, make(old))
                 if record == old:
                     return record
-                if await self._write(record, revision):
+                if written := await self._write(record):
                     if old is not None and old.objects != record.objects:
                         await self._free(old)
-                    return record
+                    return written
 
     async def _read(self, name: str) -> tuple[ModelRecord | None, int]:
         """Return the record, if any, and the revision that the next write must name."""
@@ -178,16 +183,16 @@ class Registry:
             entry = await (await self._bucket.open()).get(name)
         except KeyNotFoundError as error:
             return None, error.entry.revision if error.entry else 0
-        return _record(name, entry.value), entry.revision
+        return _at(entry.revision, _record(name, entry.value)), entry.revision
 
-    async def _write(self, record: ModelRecord, revision: int) -> bool:
-        """Say whether the record was written; it is not if another one came in between."""
-        value = record.model_dump_json().encode()
+    async def _write(self, record: ModelRecord) -> ModelRecord | None:
+        """Return the record as it is stored; none if another one came behind its revision."""
+        name, value = record.spec.name, record.model_dump_json().encode()
         try:
-            await (await self._bucket.open()).update(record.spec.name, value, last=revision)
+            bucket = await self._bucket.open()
+            return _at(await bucket.update(name, value, last=record.revision), record)
         except KeyWrongLastSequenceError:
-            return False
-        return True
+            return None
 
     async def _free(self, old: ModelRecord | None) -> None:
         """Delete the files of ``old`` that no record uses now, and what broken pushes left."""
@@ -209,14 +214,18 @@ class Registry:
         return used
 
 
-def _change(name: str, value: bytes | None) -> Change:
-    if not value:  # the mark that a removal leaves
-        return Change(name=name, record=None)
-    try:
-        return Change(name=name, record=_record(name, value))
-    except Refused as error:  # this release does without the model
-        log.error("%s", error.message)
-        return Change(name=name, record=None)
+def _change(name: str, value: bytes | None, revision: int) -> Change:
+    record = None
+    if value:  # else the mark that a removal leaves
+        try:
+            record = _at(revision, _record(name, value))
+        except Refused as error:  # this release does without the model
+            log.error("%s", error.message)
+    return Change(name=name, record=record, revision=revision)
+
+
+def _at(revision: int, record: ModelRecord) -> ModelRecord:
+    return record.model_copy(update={"revision": revision})
 
 
 def _name(message: RawStreamMsg) -> str:

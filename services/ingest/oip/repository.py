@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from services.ingest.door import Caller, Right
@@ -35,16 +35,24 @@ class Repository:
         ]
 
     async def load(self, caller: Caller, model: str, parameters: Mapping[str, Any]) -> None:
-        """Return when the model is loaded.
+        """Store what comes along, and return when the model is loaded: see `store`."""
+        await (await self.store(caller, model, parameters))
 
-        With ``file:<path>`` parameters the model is stored first, from the files of its folder.
+    async def store(
+        self, caller: Caller, model: str, parameters: Mapping[str, Any]
+    ) -> Coroutine[Any, Any, None]:
+        """Undo `unload`, and return what waits until the model is loaded.
+
+        With ``file:<path>`` parameters the model is stored first, from the files of its folder;
+        versions in reserve do not count then.
         """
         caller.require(Right.ADMIN, model)
         require_token("model", model)
         files = _files(parameters)
         if files:
             await self._models.create(model, files)
-        await self._models.load(model)
+        record = await self._models.unpark(model)
+        return self._models.wait_until_loaded(record, wholly=bool(files))
 
     async def unload(self, caller: Caller, model: str, parameters: Mapping[str, Any]) -> None:
         """Return when no worker has the model in memory; its events wait then."""

@@ -107,7 +107,8 @@ class Rest:
         caller.require(Right.ADMIN, model)
         document = await self._document(request)
         parameters = _with_files(binary.object_in(document, "parameters"))
-        loading = self._repository.load(caller, model, parameters)
+        # What has come whole is stored, whoever hangs up.
+        loading = await self._repository.store(caller, model, parameters)
         await while_present(request.receive, loading)
         return Response()
 

@@ -125,7 +125,6 @@ class Recognising:
         caller = caller_of(request.scope)
         name = parse_name(model)
         try:
-            caller.require(Right.INFER, name.model)
             record = await self._awake(request, model)
             loaded = time.monotonic_ns()
             await self._gateway.require(name.model, name.version)
@@ -155,7 +154,8 @@ class Recognising:
         name, record = await find(self._models, model, caller=caller, right=Right.INFER)
         if record.parked:
             caller.require(Right.ADMIN, name.model)
-            return await while_present(request.receive, self._models.load(name.model))
+            record = await self._models.unpark(name.model)
+            await while_present(request.receive, self._models.wait_until_loaded(record))
         return record
 
 

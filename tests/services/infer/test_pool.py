@@ -147,13 +147,13 @@ async def test_the_record_that_was_applied_is_told_once_it_was(
 ) -> None:
     record = await pushed(registry, tmp_path / "trees")
     await pool.apply("trees", record)
-    assert pool.applied == {"trees": record.digest}
-    lost = broken(record, 1)
+    assert pool.applied == {"trees": record.revision}
+    lost = broken(record, 1).model_copy(update={"revision": record.revision + 1})
     applying = asyncio.create_task(pool.apply("trees", lost))
     await asyncio.sleep(0)
     assert pool.applied == {}
     await applying
-    assert pool.applied == {"trees": lost.digest}
+    assert pool.applied == {"trees": lost.revision}
     await pool.apply("trees", None)
     assert pool.applied == {}
 

@@ -120,7 +120,8 @@ async def test_loading_fails_where_nobody_loads(
 ) -> None:
     await models.create(NAME, files)
     assert (await models.unload(NAME)).parked
+    record = await models.unpark(NAME)
     with pytest.raises(Refused) as refused:
-        await models.load(NAME, within=timedelta(milliseconds=10))
+        await models.wait_until_loaded(record, within=timedelta(milliseconds=10))
     assert refused.value.code is Code.MODEL_NOT_READY
     assert not (await models.show(NAME)).parked

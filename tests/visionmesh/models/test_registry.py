@@ -118,18 +118,20 @@ async def test_a_watcher_sees_what_is_there_then_every_change_also_after_a_resta
     pushed = await registry.push(oaks)
     changes = aiter(registry.watch())
 
-    assert await next_of(changes) == Change(name="oaks", record=pushed)
+    assert pushed.revision > 0
+    assert await next_of(changes) == Change(name="oaks", record=pushed, revision=pushed.revision)
     assert await next_of(changes) is None
 
     pushed = await registry.push(pines)
-    assert await next_of(changes) == Change(name="pines", record=pushed)
+    assert await next_of(changes) == Change(name="pines", record=pushed, revision=pushed.revision)
 
     pending = asyncio.ensure_future(next_of(changes))
     await server.stop()
     await server.start()
     other = await nats.connect(server.url)
     await Registry(other).remove("oaks")
-    assert await pending == Change(name="oaks", record=None)
+    revision = pushed.revision + 1
+    assert await pending == Change(name="oaks", record=None, revision=revision)
     await other.close()
 
 
@@ -168,8 +170,9 @@ async def test_a_record_under_another_name_shares_the_files(
         update={"spec": trees.spec.model_copy(update={"name": "twin"}), "parked": True}
     )
 
-    assert await registry.put(twin) == twin
-    assert await registry.get("twin") == twin
+    stored = await registry.put(twin)
+    assert stored == twin.model_copy(update={"revision": trees.revision + 1})
+    assert await registry.get("twin") == stored
     await registry.remove("trees")
     await registry.fetch(twin.versions[1].sha256, directory=tmp_path / "c")
 
