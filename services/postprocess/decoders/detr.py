@@ -72,21 +72,31 @@ class Detr(Detector):
 
     def _pick(self, outputs: Arrays) -> tuple[Array, Array, Activation]:
         """Return boxes, logits and what makes scores of these."""
-        activation = self._parameters.activation
         if self._tensor is not None or len(outputs) == 1:
             output = pick(outputs, self._tensor)
-            if output.ndim != 2:  # noqa: PLR2004 - queries and their values
-                raise misfit(f"detr wants (Q queries, 4 + C values), and sees {output.shape}")
-            boxes, logits = output[:, :BOX], output[:, BOX:]
-            activation = activation or "none"
-        else:
-            boxes, logits = pick_boxes_and_scores(
-                outputs, self._parameters.boxes, self._parameters.scores
-            )
-            activation = activation or ("sigmoid" if self._fits(logits.shape[1]) else "softmax")
-        if not self._fits(logits.shape[1] - (activation == "softmax")):
+            activation = self.activation(output.shape, together=True)
+            return output[:, :BOX], output[:, BOX:], activation
+        boxes, logits = pick_boxes_and_scores(
+            outputs, self._parameters.boxes, self._parameters.scores
+        )
+        return boxes, logits, self.activation(logits.shape, together=False)
+
+    def activation(self, shape: tuple[int, ...], *, together: bool) -> Activation:
+        """Return what makes scores of (Q, C) logits; of (Q, 4 + C), ``together`` with the boxes.
+
+        Raises
+        ------
+        Reject
+            (model_invalid) If that is not the ``shape``, or C does not fit the labels.
+        """
+        if len(shape) != 2:  # noqa: PLR2004 - queries and their values
+            raise misfit(f"detr wants (Q queries, {'4 + ' * together}C values), and sees {shape}")
+        values = shape[1] - BOX * together
+        usual: Activation = "sigmoid" if self._fits(values) else "softmax"
+        activation = self._parameters.activation or ("none" if together else usual)
+        if not self._fits(values - (activation == "softmax")):
             raise misfit(
                 f"detr with {activation} wants {self._class_count} classes"
-                f"{' and no-object' * (activation == 'softmax')}, and sees {logits.shape}"
+                f"{' and no-object' * (activation == 'softmax')}, and sees {values}"
             )
-        return boxes, logits, activation
+        return activation

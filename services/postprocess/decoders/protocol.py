@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -16,6 +16,10 @@ from visionmesh.models.spec import ModelSpec
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
 
+_BOXES = ((4,), (1, 4))
+"""What follows the number of boxes in their shape."""
+_TABLE = 2
+"""Dimensions of boxes and their values."""
 _SLACK = 1e-3
 """What rounding in half precision may add to a score of 1."""
 
@@ -94,13 +98,17 @@ def pick_as(outputs: Arrays, role: str, name: str | None, hints: tuple[str, ...]
 
     ``role`` is the parameter that names it.
     """
+    return outputs[_name_as(outputs, role, name, hints)]
+
+
+def _name_as(names: Collection[str], role: str, name: str | None, hints: tuple[str, ...]) -> str:
     if name is None:
-        found = [key for key in outputs if any(hint in key.lower() for hint in hints)]
+        found = [key for key in names if any(hint in key.lower() for hint in hints)]
         name = found[0] if len(found) == 1 else None
-    if name is not None and name in outputs:
-        return outputs[name]
+    if name is not None and name in names:
+        return name
     raise misfit(
-        f"the network's outputs are {', '.join(outputs) or 'none'}: "
+        f"the network's outputs are {', '.join(names) or 'none'}: "
         f"let output.{role} name the one with the {role}"
     )
 
@@ -108,22 +116,44 @@ def pick_as(outputs: Arrays, role: str, name: str | None, hints: tuple[str, ...]
 def pick_boxes_and_scores(
     outputs: Arrays, boxes: str | None, scores: str | None
 ) -> tuple[Array, Array]:
-    """Return (A, 4) boxes and (A, C) scores: the outputs of these names, else by shape and name."""
+    """Return (A, 4) boxes and (A, C) scores: the outputs that `name_boxes_and_scores` names."""
+    shapes = {name: array.shape for name, array in outputs.items()}
+    boxes, scores = name_boxes_and_scores(shapes, boxes, scores)
+    box = outputs[boxes]
+    return box.reshape(len(box), 4), outputs[scores]
+
+
+def name_boxes_and_scores(
+    shapes: Mapping[str, tuple[int, ...]], boxes: str | None, scores: str | None
+) -> tuple[str, str]:
+    """Return which outputs are the boxes and the scores: those of these names, else by shape and
+    name.
+
+    ``shapes`` are those of one image; sizes that only a run can tell are negative. Boxes are (A, 4)
+    or (A, 1, 4), and scores (A, C).
+
+    Raises
+    ------
+    Reject
+        (model_invalid) If there are no such outputs, or several.
+    """
     if boxes is None:
-        fours = [name for name, array in outputs.items() if array.shape[1:] in ((4,), (1, 4))]
+        fours = [name for name, shape in shapes.items() if shape[1:] in _BOXES]
         boxes = fours[0] if len(fours) == 1 and fours[0] != scores else None
-    box = pick_as(outputs, "boxes", boxes, ("box", "loc"))
-    others = {name: array for name, array in outputs.items() if array is not box}
+    boxes = _name_as(shapes, "boxes", boxes, ("box", "loc"))
+    others = [name for name in shapes if name != boxes]
     if scores is None and len(others) == 1:
-        scores = next(iter(others))
-    score = pick_as(others, "scores", scores, ("score", "logit", "conf", "class", "cls"))
-    if box.shape[1:] == (1, 4):
-        box = box[:, 0]
-    if box.ndim != score.ndim or box.shape[1:] != (4,) or len(box) != len(score):
-        raise misfit(
-            f"boxes must be (A, 4) and scores (A, C), and they are {box.shape} and {score.shape}"
-        )
-    return box, score
+        scores = others[0]
+    scores = _name_as(others, "scores", scores, ("score", "logit", "conf", "class", "cls"))
+    box, score = shapes[boxes], shapes[scores]
+    if box[1:] not in _BOXES or len(score) != _TABLE or _differ(box[0], score[0]):
+        raise misfit(f"boxes must be (A, 4) and scores (A, C), and they are {box} and {score}")
+    return boxes, scores
+
+
+def _differ(size: int, other: int) -> bool:
+    """Say whether two sizes cannot be equal; negative ones may be any."""
+    return size != other and min(size, other) >= 0
 
 
 def misfit(why: str) -> Reject:

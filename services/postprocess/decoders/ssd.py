@@ -88,11 +88,17 @@ class Ssd(Detector):
             raise misfit(f"there are {len(self._priors)} priors for {len(boxes)} boxes")
         scores = activate(values.astype(np.float32, copy=False), self._parameters.activation)
         require_scores(scores)
-        rows, classes, sure = strongest_pairs(scores[:, self._objects(scores.shape[1])], self.floor)
+        rows, classes, sure = strongest_pairs(scores[:, self.labelled(scores.shape[1])], self.floor)
         return to_features(self._corners(boxes[rows].astype(np.float32), rows), sure, classes)
 
-    def _objects(self, columns: int) -> slice:
-        """Return which of the scores' columns are the labels'."""
+    def labelled(self, columns: int) -> slice:
+        """Return which of the scores' ``columns`` are the labels'.
+
+        Raises
+        ------
+        Reject
+            (model_invalid) If there are more or fewer than labels.
+        """
         labels = len(self._spec.labels)
         background = self._parameters.background
         if background is None:

@@ -141,6 +141,41 @@ def test_scores_that_may_have_any_number_of_classes_are_refused(tmp_path: Path) 
         complete(model, BOTH)
 
 
+def test_boxes_may_be_of_any_number_beside_scores_of_a_fixed_one(tmp_path: Path) -> None:
+    model = folder(tmp_path, pairs(120, 3), "ssd")
+    network = onnx.load(model.versions[1])
+    (told,) = (one for one in network.graph.output if one.name == "boxes")
+    told.type.tensor_type.shape.dim[1].dim_param = "any"
+    onnx.save(network, model.versions[1])
+    complete(model, BOTH)
+    assert checks(model) == [("answers", True)]
+
+
+# Four scores a box look like boxes: no one counts classes before the decoder sees them.
+@pytest.mark.parametrize(
+    ("decoder", "labels", "parameters", "told"),
+    [
+        ("ssd", LABELS, {"background": "none"}, "ssd wants 3 classes, and sees 4"),
+        ("ssd", LABELS[:2], {}, "ssd wants 2 classes, and sees 4"),
+        (
+            "detr",
+            LABELS,
+            {"activation": "sigmoid"},
+            "detr with sigmoid wants 3 classes, and sees 4",
+        ),
+        ("detr", LABELS[:2], {}, "detr with softmax wants 2 classes and no-object, and sees 4"),
+    ],
+)
+def test_classes_that_the_decoder_refuses_are_refused(
+    tmp_path: Path, decoder: str, labels: list[str], parameters: dict[str, Any], told: str
+) -> None:
+    model = folder(tmp_path, pairs(60, 4), decoder, spec={"labels": labels}, **parameters)
+    with pytest.raises(ConfigurationError, match=told) as raised:
+        complete(model, BOTH)
+    assert raised.value.code is Code.MODEL_INVALID
+    assert not (tmp_path / "1" / COMPLETE_FILE).exists()
+
+
 def test_a_fixed_batch_stays_fixed(tmp_path: Path) -> None:
     model = folder(tmp_path, DETECTORS["yolox"][0], "yolox", batch=2)
     assert complete(model, BOTH).inputs[0].shape == (2, SIDE, SIDE, 3)

@@ -6,11 +6,10 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
-import numpy as np
 import onnx
 from onnx import TensorProto, checker, helper, shape_inference
 
-from services.postprocess.decoders.protocol import pick_boxes_and_scores
+from services.postprocess.decoders.protocol import name_boxes_and_scores
 from visionmesh.contracts import Frozen, TensorMeta
 from visionmesh.errors import Code, ConfigurationError, Reject
 from visionmesh.models.artifacts import file_sha256
@@ -36,8 +35,6 @@ COMPLETE_FILE = "complete.onnx"
 _Info = tuple[str, int, tuple[int | str | None, ...]]
 """An output's value in the graph, its dtype and its shape."""
 
-_ANY = 8
-"""Stands for a size that only a run can tell."""
 _OLDEST = 13
 """The opset that the operators are written for."""
 
@@ -87,6 +84,8 @@ def complete(
         if Part.POSTPROCESS in wanted:
             _leave(model, spec, signature, resized)
         checker.check_model(model, full_check=True)
+    except Reject as error:
+        raise _impossible(spec, error.message.removesuffix(".")) from error
     except (checker.ValidationError, shape_inference.InferenceError) as error:
         raise _impossible(spec, f"the whole would not be valid: {error}") from error
     made_of = {parts.NETWORK_KEY: file_sha256(weights), parts.SPEC_KEY: spec_digest(spec)}
@@ -198,39 +197,21 @@ def _found(found: Found) -> dict[str, _Info]:
 
 def _decoded(spec: ModelSpec, signature: Signature) -> tuple[int, ...]:
     """Return the places of the outputs that the decoder reads: the boxes' before the scores'."""
-    names = [meta.name for meta in signature.outputs]
-    wanted = spec.output.parameters.get("tensor") or (names[0] if len(names) == 1 else None)
-    decoder = spec.output.decoder
+    shapes = {meta.name: meta.shape for meta in signature.output_images}
+    names, told, decoder = list(shapes), spec.output.parameters, spec.output.decoder
+    wanted = told.get("tensor") or (names[0] if len(names) == 1 else None)
+    chosen: tuple[str, ...]
     if decoder == "ssd" or (decoder == "detr" and wanted is None):
-        return tuple(map(names.index, _boxes_and_scores(spec, signature)))
-    if wanted not in names:
+        chosen = name_boxes_and_scores(shapes, told.get("boxes"), told.get("scores"))
+    elif wanted in names:
+        chosen = (wanted,)
+    else:
         raise _impossible(
             spec, f"its outputs are {', '.join(names)}; let output.tensor name the one to decode"
         )
-    return (names.index(wanted),)
-
-
-def _boxes_and_scores(spec: ModelSpec, signature: Signature) -> tuple[str, str]:
-    """Return the names of the outputs that the decoder chooses, by name and shape."""
-    blank = {
-        meta.name: np.broadcast_to(
-            np.float32(0), [_ANY if size == DYNAMIC else size for size in meta.shape]
-        )
-        for meta in signature.output_images
-    }
-    told = spec.output.parameters
-    try:
-        chosen = pick_boxes_and_scores(blank, told.get("boxes"), told.get("scores"))
-    except Reject as error:
-        raise _impossible(spec, error.message.removesuffix(".")) from error
-    boxes, scores = (
-        next(name for name, array in blank.items() if np.may_share_memory(array, one))
-        for one in chosen
-    )
-    shapes = {meta.name: meta.shape for meta in signature.output_images}
-    if shapes[scores][-1] == DYNAMIC:
-        raise _impossible(spec, f"only a run can tell how many classes {scores} has")
-    return boxes, scores
+    if decoder in ("ssd", "detr") and shapes[chosen[-1]][-1:] == (DYNAMIC,):
+        raise _impossible(spec, f"only a run can tell how many classes {chosen[-1]} has")
+    return tuple(map(names.index, chosen))
 
 
 def _describe(

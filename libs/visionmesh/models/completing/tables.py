@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from services.postprocess.decoders.detr import DetrParameters
+from services.postprocess.decoders.detr import Detr, DetrParameters
 from services.postprocess.decoders.protocol import read_parameters
-from services.postprocess.decoders.ssd import SsdParameters, prior_boxes
+from services.postprocess.decoders.ssd import Ssd, SsdParameters, prior_boxes
 from visionmesh.models.completing.candidates import (
     BOX,
     Candidates,
@@ -30,30 +30,23 @@ def ssd(wiring: Wiring, tables: Sequence[Table], spec: ModelSpec) -> Candidates:
     """Read (B, A, 4) or (B, A, 1, 4) boxes and (B, A, C) scores."""
     parameters = read_parameters(SsdParameters, spec)
     boxes, scores = tables
-    columns = scores.shape[-1]
-    background = parameters.background
-    if background is None:
-        background = "first" if columns == len(spec.labels) + 1 else "none"
-    first = int(background == "first")
-    end = columns - (background == "last")
+    labelled = Ssd(spec).labelled(scores.shape[-1])
     values = activated(wiring, scores.value, parameters.activation)
-    classes = wiring.add("Transpose", wiring.part(values, first, end, axis=2), perm=_BY_CLASS)
+    values = wiring.part(values, labelled.start, labelled.stop, axis=2)
+    classes = wiring.add("Transpose", values, perm=_BY_CLASS)
     return Candidates(_drawn(wiring, boxes, spec, parameters), classes, pairs=True)
 
 
 def detr(wiring: Wiring, tables: Sequence[Table], spec: ModelSpec) -> Candidates:
     """Read (B, Q, 4) boxes and (B, Q, C) logits, or both in one (B, Q, 4 + C)."""
     parameters = read_parameters(DetrParameters, spec)
-    activation = parameters.activation
     if len(tables) == 1:
         (whole,) = tables
         rows = wiring.part(whole.value, 0, BOX, axis=2)
         logits = wiring.part(whole.value, BOX, None, axis=2)
-        activation = activation or "none"
     else:
         rows, logits = _rows(wiring, tables[0]), tables[1].value
-        known = tables[1].shape[-1] == len(spec.labels)
-        activation = activation or ("sigmoid" if known else "softmax")
+    activation = Detr(spec).activation(tables[-1].shape, together=len(tables) == 1)
     scores = activated(wiring, logits, activation)
     if activation == "softmax":  # whose last class is no object
         scores = wiring.part(scores, 0, -1, axis=2)
