@@ -102,7 +102,9 @@ class Library:
         if self._blobs.find(digest):
             await self._blobs.skip(request.stream())
             return Response(status_code=200)
-        await self._blobs.store(digest, request.stream())
+        length = request.headers.get("content-length")
+        nbytes = None if length is None else int(length)
+        await self._blobs.store(digest, request.stream(), nbytes=nbytes)
         return Response(status_code=201)
 
     async def _visible(self, request: Request) -> list[ModelRecord]:
