@@ -6,17 +6,23 @@ import asyncio
 import ipaddress
 import re
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import NamedTuple
 
 import httpx
 
 from services.ingest.addresses import Address, as_address
-from visionmesh.errors import Code, ConfigurationError, Reject
+from visionmesh.errors import Code, ConfigurationError, Refused, Reject
 from visionmesh.settings.ingest import UrlSettings
 
 AT_ONCE = 16
-"""Fetches that go on; others wait, within their time."""
+"""Fetches that go on; others wait for a place."""
+OF_ONE_REQUEST = 4
+"""Of these, those of one request: it leaves places to others."""
+PATIENCE = timedelta(seconds=5)
+"""For a place; who is refused then may come again."""
 MAX_REDIRECTS = 3
 
 _HEADERS = {"User-Agent": "visionmesh", "Accept": "image/*", "Accept-Encoding": "identity"}
@@ -64,6 +70,8 @@ class Urls:
 
     Parameters
     ----------
+    patience
+        How long a fetch waits for a place, beside the time that it has itself.
     resolve
         Returns the addresses of a host; by default the system's resolver.
     transport
@@ -75,12 +83,14 @@ class Urls:
         *,
         settings: UrlSettings,
         max_bytes: int,
+        patience: timedelta = PATIENCE,
         resolve: Resolve | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._allowed = tuple(Allowed.parse(entry) for entry in settings.hosts)
         self._timeout = settings.timeout
         self._max_bytes = max_bytes
+        self._patience = patience
         self._resolve = resolve or _addresses
         self._places = asyncio.Semaphore(AT_ONCE)
         # Not a client, which keeps cookies; nor connections, which were made to another name.
@@ -99,12 +109,32 @@ class Urls:
         Reject
             (url_refused) if it is not allowed, or nothing can be fetched there; (payload_too_large)
             if it is larger than an image may be.
+        Refused
+            (mesh_full) if no place becomes free, as others fetch too much.
         """
+        async with self._place():
+            return await self._in_time(url, count)
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(self._timeout.total_seconds()), self._places:
+            async with asyncio.timeout(self._patience.total_seconds()):
+                await self._places.acquire()
+        except TimeoutError as error:
+            raise Refused(
+                Code.MESH_FULL, "Too many images are being fetched; try again."
+            ) from error
+        try:
+            yield
+        finally:
+            self._places.release()
+
+    async def _in_time(self, url: str, count: Count) -> bytes:
+        seconds = self._timeout.total_seconds()
+        try:
+            async with asyncio.timeout(seconds):
                 return await self._follow(_parse(url), count)
         except TimeoutError as error:
-            seconds = self._timeout.total_seconds()
             raise _refused(f"{_shown(url)} did not arrive within {seconds:g} s.") from error
         except httpx.HTTPError as error:
             why = str(error) or type(error).__name__

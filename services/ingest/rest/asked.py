@@ -13,9 +13,10 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from services.ingest.gateway import AT_ONCE
 from services.ingest.limits import load_of
 from services.ingest.presence import while_present
-from services.ingest.urls import Count, Urls
+from services.ingest.urls import OF_ONE_REQUEST, Count, Urls
 from visionmesh.contracts import Frozen, Params
 from visionmesh.documents import WIDE, is_wide
 from visionmesh.errors import Code, Reject
@@ -23,8 +24,6 @@ from visionmesh.events import Event, parse_deadline, parse_id, parse_params, par
 from visionmesh.subjects import is_token, name_fault
 from visionmesh.tasks import end
 
-AT_ONCE = 16
-"""Images of one request."""
 LARGE = 256 << 10
 """Bytes of JSON from which on reading it would hold up the event loop noticeably."""
 SOURCE = "http"
@@ -72,6 +71,8 @@ async def read_asked(request: Request, urls: Urls) -> Asked:
     Reject
         (invalid_event, empty_body) if a form is none or has no file; (invalid_request) if JSON is
         not as it must be; (url_refused); and what reading the body raises.
+    Refused
+        (mesh_full) if too many images of other requests are being fetched.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
@@ -141,18 +142,22 @@ async def _of_json(request: Request, urls: Urls) -> Asked:
     body = await request.body()
     reading = _read(body) if len(body) < LARGE else await asyncio.to_thread(_read, body)
     named = reading if isinstance(reading, list) else [reading]
-    fetching = _fetched(named, urls, load_of(request.scope).add)
-    images = await while_present(request.receive, fetching)
+    images = [one for one in named if isinstance(one, Image)]
+    if len(images) < len(named):
+        fetching = _fetched(named, urls, load_of(request.scope).add)
+        images = await while_present(request.receive, fetching)
     return Asked(images, several=isinstance(reading, list))
 
 
 async def _fetched(named: Sequence[Image | ImageUrl], urls: Urls, count: Count) -> list[Image]:
-    """Return all images; they are fetched together, so that one's time is that of all."""
+    """Return all images, in their order; the first that cannot be fetched ends the rest."""
+    places = asyncio.Semaphore(OF_ONE_REQUEST)
 
     async def image(one: Image | ImageUrl) -> Image:
         if isinstance(one, Image):
             return one
-        return _image(await urls.fetch(one.url, count=count), one.params)
+        async with places:
+            return _image(await urls.fetch(one.url, count=count), one.params)
 
     fetching = [asyncio.create_task(image(one)) for one in named]
     try:

@@ -8,10 +8,10 @@ from fastapi import APIRouter, Request, Response
 
 from services.ingest.door import Right, caller_of
 from services.ingest.forms import refusal, status_of_reply
-from services.ingest.gateway import Gateway
+from services.ingest.gateway import AT_ONCE, Gateway
 from services.ingest.presence import while_present
 from services.ingest.rest import documents
-from services.ingest.rest.asked import AT_ONCE, Asked, events_of, read_asked
+from services.ingest.rest.asked import Asked, events_of, read_asked
 from services.ingest.rest.pictures import JSON, PICTURES, Pictures, wanted
 from services.ingest.urls import Urls
 from visionmesh.contracts import Frozen, Result

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
 
-from services.ingest.urls import Allowed, Urls, is_public
+from services.ingest.urls import AT_ONCE, Allowed, Urls, is_public
+from tests.polling import until
 from tests.services.ingest.web import LIMIT, PUBLIC, ToThisHost, Web, serving
-from visionmesh.errors import Code, ConfigurationError, Reject
+from visionmesh.errors import Code, ConfigurationError, Refused, Reject
 from visionmesh.settings.ingest import UrlSettings
 
 
@@ -159,6 +161,30 @@ async def test_redirects_end(urls: Urls, web: Web) -> None:
 @pytest.mark.parametrize("path", ["nothing", "gzip", "slow"])
 async def test_what_is_no_answer_in_time_is_refused(urls: Urls, path: str) -> None:
     await refused(urls, f"https://images.example.org/{path}")
+
+
+async def test_who_gets_no_place_is_told_so_and_no_host_is_blamed(web: Web) -> None:
+    urls = Urls(
+        settings=UrlSettings(hosts=("images.example.org",)),
+        max_bytes=LIMIT,
+        patience=timedelta(milliseconds=100),
+        resolve=web.resolve,
+        transport=ToThisHost(web),
+    )
+    slow = "https://images.example.org/slow"
+    others = [asyncio.create_task(urls.fetch(slow, count=ignore)) for _ in range(AT_ONCE)]
+
+    async def all_places_taken() -> bool:
+        return len(web.asked) == AT_ONCE
+
+    await until(all_places_taken)
+    with pytest.raises(Refused) as caught:
+        await urls.fetch("https://images.example.org/image", count=ignore)
+    assert caught.value.code is Code.MESH_FULL
+    web.released.set()
+    assert len(await asyncio.gather(*others)) == AT_ONCE
+    assert await urls.fetch("https://images.example.org/image", count=ignore)
+    await urls.close()
 
 
 async def test_an_image_that_is_too_large_is_not_read_on(urls: Urls) -> None:

@@ -14,13 +14,14 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from services.ingest.forms import handlers, refusal
+from services.ingest.gateway import AT_ONCE
 from services.ingest.limits import Limits
 from services.ingest.presence import Gone
-from services.ingest.rest.asked import AT_ONCE, read_asked
-from services.ingest.urls import Urls
+from services.ingest.rest.asked import read_asked
+from services.ingest.urls import OF_ONE_REQUEST, Urls
 from tests.polling import until
 from tests.services.ingest.web import ToThisHost, Web
-from visionmesh.http import HttpServer
+from visionmesh.http import HttpServer, Message, Scope
 from visionmesh.settings import IngestSettings
 from visionmesh.settings.ingest import UrlSettings
 
@@ -88,21 +89,47 @@ async def test_images_that_are_named_and_those_that_are_held_come_together(
     assert (await http.post("/", json=slow(1)[0])).text == "1 False"
 
 
-async def test_all_images_of_a_request_have_the_time_of_one(
-    http: httpx.AsyncClient, web: Web
-) -> None:
+async def test_a_request_leaves_places_to_others(http: httpx.AsyncClient, web: Web) -> None:
     began = asyncio.get_running_loop().time()
     asking = asyncio.create_task(http.post("/", json=slow(AT_ONCE)))
 
     async def asked() -> bool:
-        return len(web.asked) == AT_ONCE
+        return len(web.asked) == OF_ONE_REQUEST
 
     await until(asked, within=TIMEOUT.total_seconds())
+    other = await http.post("/", json={"url": "https://images.example.org/image"})
+    assert other.text == "1 False"
+    assert len(web.asked) == OF_ONE_REQUEST + 1
     answer = await asking
     took = asyncio.get_running_loop().time() - began
     assert answer.status_code == 422
     assert "did not arrive within 1 s" in answer.json()["error"]["message"]
     assert took < 2 * TIMEOUT.total_seconds()
+
+
+async def test_a_client_of_whom_nothing_is_fetched_is_not_watched(reading: Reading) -> None:
+    received: list[Message] = []
+
+    async def receive() -> Message:
+        body = b'[{"data": "QUJD"}, {"data": "QUJD"}]'
+        received.append({"type": "http.request", "body": body, "more_body": False})
+        return received[-1]
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    sent: list[Message] = []
+    scope: Scope = {
+        "type": "http",
+        "http_version": "2",
+        "method": "POST",
+        "path": "/",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+    }
+    await reading.app(scope, receive, send)
+    assert sent[-1]["body"] == b"2 True"
+    assert len(received) == 1
 
 
 async def test_nothing_more_is_fetched_for_a_client_that_has_gone(
