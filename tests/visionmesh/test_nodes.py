@@ -210,6 +210,10 @@ async def test_a_record_is_agreed_on_when_all_who_run_and_decode_have_applied_it
     await sees(lambda: not here.agreed("cats", 2))
     await decoding.update(applied={"cats": 2})
     await sees(lambda: here.agreed("cats", 2))
+    begun = await join("d", "postprocess", ready=True)
+    await sees(lambda: not here.agreed("cats", 2))
+    await begun.stop()
+    await sees(lambda: here.agreed("cats", 2))
     await first.stop()
     await sees(lambda: not here.agreed("cats", 2))
 
