@@ -126,27 +126,34 @@ def test_outputs_that_nothing_tells_apart_must_be_named(tmp_path: Path) -> None:
     assert checks(model) == [("answers", True)]
 
 
+def loosen(file: Path, outputs: dict[str, tuple[int, ...]], name: str, *, axis: int) -> None:
+    """Let one of the ``outputs``, whose shapes are those of an image, have any size on ``axis``."""
+    network = onnx.load(file)
+    size = outputs[name][axis - 1]
+    all_of_them = helper.make_tensor("kept", TensorProto.BOOL, [size], [True] * size)
+    network.graph.initializer.append(all_of_them)
+    loose = f"some_{name}"
+    network.graph.node.append(helper.make_node("Compress", [name, "kept"], [loose], axis=axis))
+    del network.graph.output[:]
+    for each, sizes in outputs.items():
+        shape: list[int | str] = ["n", *sizes]
+        if each == name:
+            shape[axis] = "any"
+        told = loose if each == name else each
+        network.graph.output.append(helper.make_tensor_value_info(told, TensorProto.FLOAT, shape))
+    onnx.save(network, file)
+
+
 def test_scores_that_may_have_any_number_of_classes_are_refused(tmp_path: Path) -> None:
     model = folder(tmp_path, pairs(4, 3), "ssd")
-    network = onnx.load(model.versions[1])
-    all_of_them = helper.make_tensor("kept", TensorProto.BOOL, [3], [True] * 3)
-    network.graph.initializer.append(all_of_them)
-    network.graph.node.append(helper.make_node("Compress", ["scores", "kept"], ["some"], axis=2))
-    del network.graph.output[:]
-    for name, last in (("boxes", 4), ("some", "c")):
-        shape = ["n", 4, last]
-        network.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
-    onnx.save(network, model.versions[1])
-    with pytest.raises(ConfigurationError, match="how many classes some has"):
+    loosen(model.versions[1], {"boxes": (4, 4), "scores": (4, 3)}, "scores", axis=2)
+    with pytest.raises(ConfigurationError, match="how many classes some_scores has"):
         complete(model, BOTH)
 
 
 def test_boxes_may_be_of_any_number_beside_scores_of_a_fixed_one(tmp_path: Path) -> None:
     model = folder(tmp_path, pairs(120, 3), "ssd")
-    network = onnx.load(model.versions[1])
-    (told,) = (one for one in network.graph.output if one.name == "boxes")
-    told.type.tensor_type.shape.dim[1].dim_param = "any"
-    onnx.save(network, model.versions[1])
+    loosen(model.versions[1], {"boxes": (120, 4), "scores": (120, 3)}, "boxes", axis=1)
     complete(model, BOTH)
     assert checks(model) == [("answers", True)]
 
