@@ -17,7 +17,7 @@ from tests.polling import until
 from visionmesh import subjects
 from visionmesh.bus import Connection
 from visionmesh.context import Context, open_context
-from visionmesh.http import HttpServer, status_app
+from visionmesh.http import HttpServer, Message, Receive, Scope, Send, status_app
 from visionmesh.models.folder import load_folder
 from visionmesh.nodes import Nodes
 from visionmesh.settings import MEBIBYTE, IngestSettings, Settings
@@ -52,6 +52,32 @@ async def context(nats_url: str, connection: Connection, tmp_path: Path) -> Asyn
         yield context
 
 
+class Watched:
+    """An application, whether it listens for the end of its client, and whether it has answered."""
+
+    def __init__(self, app: Limits) -> None:
+        self._app = app
+        self.listens = asyncio.Event()
+        self.answered = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        whole = False
+
+        async def watched() -> Message:
+            nonlocal whole
+            if whole:
+                self.listens.set()
+            message = await receive()
+            whole = not message.get("more_body", False)
+            return message
+
+        async def answer(message: Message) -> None:
+            self.answered = True
+            await send(message)
+
+        await self._app(scope, watched, answer)
+
+
 @pytest.mark.parametrize(
     ("path", "body", "parked"),
     [
@@ -71,11 +97,13 @@ async def test_a_request_ends_with_its_client(
     )
     limits = Ingest(context).app(status_app(metrics=context.metrics, ready=lambda: None))
     assert isinstance(limits, Limits)
-    server = HttpServer(app=limits, host="127.0.0.1", port=0)
+    watched = Watched(limits)
+    server = HttpServer(app=watched, host="127.0.0.1", port=0)
     port = await server.start()
 
-    async def in_hand() -> bool:
-        return limits.bytes_in_hand > 0
+    async def changed() -> bool:
+        unloads = path.endswith("/unload") or "keep_alive" in body
+        return (await context.catalog.registry.get(NAME)).parked is unloads
 
     async def ended() -> bool:
         return limits.bytes_in_hand == 0
@@ -83,9 +111,12 @@ async def test_a_request_ends_with_its_client(
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
             asking = asyncio.create_task(http.post(path, json=body))
-            await until(in_hand)
-            done, _ = await asyncio.wait((asking,), timeout=0.3)
-            assert not done, "it waits"
+            async with asyncio.timeout(10):
+                await watched.listens.wait()
+            await until(changed)
+            await context.connection.client.flush()  # what was told of that has been heard, too
+            assert limits.bytes_in_hand > 0
+            assert not watched.answered, "it waits"
             asking.cancel()
             await until(ended)
     finally:

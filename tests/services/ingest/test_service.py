@@ -16,9 +16,10 @@ from tests.mesh.conftest import CLASSIFIER, write_classifier
 from tests.polling import until
 from tests.services.ingest.web import LIMIT, ToThisHost, serving
 from visionmesh.bus import Connection
-from visionmesh.embedded import NatsServer, free_port
+from visionmesh.embedded import NatsServer
 from visionmesh.models.folder import load_folder
 from visionmesh.models.registry import Registry
+from visionmesh.nodes import list_nodes
 from visionmesh.service import serve
 from visionmesh.settings import MEBIBYTE, IngestSettings, Settings
 from visionmesh.settings.ingest import UrlSettings
@@ -33,9 +34,7 @@ async def served(folder: Path, urls: Urls) -> AsyncIterator[tuple[asyncio.Task[N
     async with NatsServer(store=folder / "nats") as server:
         connection = await Connection.open(server.url, name="test")
         await Registry(connection.client).push(load_folder(write_classifier(folder)))
-        await connection.close()
-        port = free_port()
-        ingest = IngestSettings(port=port, grpc_port=None, arena_bytes=MEBIBYTE)
+        ingest = IngestSettings(port=0, grpc_port=None, arena_bytes=MEBIBYTE)
         settings = Settings(nats_url=server.url, state_dir=folder, shm_dir=folder, ingest=ingest)
         task = asyncio.create_task(
             serve(
@@ -45,12 +44,19 @@ async def served(folder: Path, urls: Urls) -> AsyncIterator[tuple[asyncio.Task[N
                 build=lambda context: Ingest(context, urls=urls),
             )
         )
+
+        async def url() -> str | None:
+            if task.done():
+                task.result()
+            return next((node.http for node in await list_nodes(connection.client)), None)
+
         try:
-            yield task, f"http://127.0.0.1:{port}"
+            yield task, await until(url)
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().remove_signal_handler(number)
             await task
+            await connection.close()
 
 
 async def test_an_image_that_is_being_fetched_when_a_worker_ends_is_stored(tmp_path: Path) -> None:
