@@ -112,7 +112,9 @@ async def test_a_client_of_whom_nothing_is_fetched_is_not_watched(reading: Readi
 
     async def receive() -> Message:
         body = b'[{"data": "QUJD"}, {"data": "QUJD"}]'
-        received.append({"type": "http.request", "body": body, "more_body": False})
+        end: Message = {"type": "http.disconnect"}
+        whole: Message = {"type": "http.request", "body": body, "more_body": False}
+        received.append(end if received else whole)
         return received[-1]
 
     async def send(message: Message) -> None:
