@@ -70,6 +70,13 @@ class Models:
             raise Refused(Code.TIMEOUT, f"Some worker still has {name!r} in memory; look again.")
         return record
 
+    def is_coming(self, record: ModelRecord) -> bool:
+        """Say whether workers have yet to load the model, of which none runs any version."""
+        name = record.spec.name
+        nodes, catalog = self._context.nodes, self._context.catalog
+        is_heard = catalog.revision >= record.revision
+        return not nodes.serving(name) and not (is_heard and nodes.agreed(name, record.revision))
+
     async def wait_until_loaded(
         self,
         record: ModelRecord,

@@ -63,6 +63,8 @@ class Driver:
             "ready": client.is_server_ready(),
             "model_ready": client.is_model_ready(self.model),
             "version_ready": client.is_model_ready(self.model, "1"),
+            "nobody_ready": client.is_model_ready("nobody"),
+            "no_version_ready": client.is_model_ready(self.model, "7"),
             "server": client.get_server_metadata(**as_json),
             "metadata": client.get_model_metadata(self.model, **as_json),
             "index": client.get_model_repository_index(**as_json),

@@ -178,6 +178,7 @@ async def test_server_and_model_are_described(told: Json) -> None:
     described = told["described"]
     states = [described[name] for name in ("live", "ready", "model_ready", "version_ready")]
     assert states == [True] * 4
+    assert [described[name] for name in ("nobody_ready", "no_version_ready")] == [False] * 2
     assert described["server"]["name"] == "visionmesh"
     metadata = described["metadata"]
     inputs = [(one["name"], one["datatype"]) for one in metadata["inputs"]]

@@ -142,6 +142,23 @@ async def test_models_are_made_of_others_and_of_files(
     assert info[f"{info['general.architecture']}.labels"] == ["ant", "bee", "cat", "dog"]
 
 
+async def test_a_model_that_was_made_a_moment_ago_answers(http: httpx.AsyncClient) -> None:
+    try:
+        for path, body in (
+            ("/api/copy", {"source": SEEING, "destination": "just-copied"}),
+            ("/api/create", {"from": SEEING, "model": "just-made", "stream": False}),
+        ):
+            assert (await http.post(path, json=body)).status_code == 200
+            name = body.get("destination") or body["model"]
+            ask = {"model": name, "images": [BASE64], "stream": False}
+            answer = await http.post("/api/generate", json=ask)
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["response"]
+    finally:
+        for name in ("just-copied", "just-made"):
+            await http.request("DELETE", "/api/delete", json={"model": name})
+
+
 async def test_a_model_leaves_the_memory_and_comes_back_with_the_next_image(
     told: dict[str, Any],
 ) -> None:

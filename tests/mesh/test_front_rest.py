@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import cv2
 import httpx
 import numpy as np
@@ -66,6 +68,17 @@ async def test_json_that_is_not_as_it_must_be_is_refused(
     assert code(answer) == (400, "invalid_request")
     assert len(answer.text) < 1000
     assert (await http.post(INFER, content=picture())).status_code == 200
+
+
+@pytest.mark.parametrize("where", ["infer", "events"])
+async def test_a_body_that_is_compressed_as_a_whole_is_refused(
+    http: httpx.AsyncClient, where: str
+) -> None:
+    headers = {"Content-Encoding": "gzip", "Content-Type": "image/png"}
+    url = f"/v1/models/{CLASSIFIER}/{where}"
+    refused = await http.post(url, content=gzip.compress(picture()), headers=headers)
+    assert refused.status_code == 415
+    assert refused.json()["error"]["code"] == "unsupported_media"
 
 
 @pytest.mark.parametrize("url", ["https://example.org/a.jpg", "http://127.0.0.1/", "file:///etc"])

@@ -23,7 +23,7 @@ from services.ingest.oip.messages import Messages, parameters, read_request
 from services.ingest.oip.open_calls import OPEN_PLACES
 from services.ingest.oip.repository import Repository
 from services.ingest.oip.request import fault
-from visionmesh.errors import Reject, VisionmeshError
+from visionmesh.errors import Code, Refused, Reject, VisionmeshError
 from visionmesh.settings import IngestSettings
 from visionmesh.tasks import end
 
@@ -134,7 +134,12 @@ class Methods:
         return self._messages.of_document("ServerMetadataResponse", describe.server())
 
     async def _model_ready(self, request: Any, _: object, caller: Caller) -> Any:
-        ready = await self._inference.model_ready(_call(request, caller))
+        try:
+            ready = await self._inference.model_ready(_call(request, caller))
+        except Refused as error:  # the protocol knows no error here
+            if error.code not in (Code.UNKNOWN_MODEL, Code.UNKNOWN_VERSION):
+                raise
+            ready = False
         return self._messages.of_document("ModelReadyResponse", {"ready": ready})
 
     async def _model_metadata(self, request: Any, _: object, caller: Caller) -> Any:

@@ -149,12 +149,16 @@ class Recognising:
         await while_present(request.receive, self._models.wait_until_loaded(record))
 
     async def _awake(self, request: Request, model: str) -> ModelRecord:
-        """Return a model; load it first if it was unloaded by request and the caller may do so."""
+        """Return a model when it is loaded, if it was made a moment ago.
+
+        One that was unloaded by request is loaded first if the caller may do so.
+        """
         caller = caller_of(request.scope)
         name, record = await find(self._models, model, caller=caller, right=Right.INFER)
         if record.parked:
             caller.require(Right.ADMIN, name.model)
             record = await self._models.unpark(name.model)
+        if self._models.is_coming(record):
             await while_present(request.receive, self._models.wait_until_loaded(record))
         return record
 

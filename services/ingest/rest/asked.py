@@ -69,11 +69,16 @@ async def read_asked(request: Request, urls: Urls) -> Asked:
     Raises
     ------
     Reject
-        (invalid_event, empty_body) if a form is none or has no file; (invalid_request) if JSON is
-        not as it must be; (url_refused); and what reading the body raises.
+        (unsupported_media) if the body is compressed as a whole; (invalid_event, empty_body) if a
+        form is none or has no file; (invalid_request) if JSON is not as it must be;
+        (url_refused); and what reading the body raises.
     Refused
         (mesh_full) if too many images of other requests are being fetched.
     """
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity"):
+        why = f"Send the body as it is, without Content-Encoding {encoding!r}."
+        raise Reject(Code.UNSUPPORTED_MEDIA, why)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         return await _of_form(request)

@@ -21,6 +21,7 @@ _ERRORS = documents.errors(
     Code.INVALID_REQUEST,
     Code.UNKNOWN_MODEL,
     Code.UNSUPPORTED_FORMAT,
+    Code.UNSUPPORTED_MEDIA,
     Code.NOT_AN_IMAGE,
     Code.BROKEN_IMAGE,
     Code.IMAGE_TOO_LARGE,
