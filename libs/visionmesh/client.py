@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Self
 
@@ -65,7 +65,7 @@ class Mesh:
         *,
         source: str = "default",
         id: str | None = None,
-        params: Params | None = None,
+        params: Params | Mapping[str, float] | None = None,
         deadline: datetime | timedelta | None = None,
         priority: Priority = Priority.NORMAL,
         retry_for: timedelta = _NOT_AGAIN,
@@ -96,7 +96,7 @@ class Mesh:
         Reject
             If ``id`` is not valid (invalid_id).
         TypeError, ValueError
-            If ``image`` is something else, or an array of another shape or type.
+            If ``image`` or ``params`` is something else, or an array of another shape or type.
         """
         event = await self._event(
             model,
@@ -119,7 +119,7 @@ class Mesh:
         *,
         source: str = "default",
         id: str | None = None,
-        params: Params | None = None,
+        params: Params | Mapping[str, float] | None = None,
         deadline: datetime | timedelta | None = None,
         priority: Priority = Priority.NORMAL,
         timeout: timedelta = DEFAULT_TIMEOUT,  # noqa: ASYNC109 - of the call as its caller sees it
@@ -172,7 +172,7 @@ class Mesh:
         at_once: int = 32,
         ordered: bool = True,
         source: str = "default",
-        params: Params | None = None,
+        params: Params | Mapping[str, float] | None = None,
         deadline: timedelta | None = None,
         priority: Priority = Priority.NORMAL,
         timeout: timedelta = DEFAULT_TIMEOUT,
@@ -277,7 +277,7 @@ class Mesh:
         image: Picture,
         *,
         source: str,
-        params: Params | None,
+        params: Params | Mapping[str, float] | None,
         deadline: datetime | timedelta | None,
         priority: Priority,
         event_id: str | None = None,
@@ -291,7 +291,7 @@ class Mesh:
             source=subjects.require_token("source", source),
             model=subjects.require_token("model", model),
             image=await encoded(image),
-            params=params or Params(),
+            params=Params.model_validate(params or {}),
             priority=priority,
             deadline_ns=int(deadline.timestamp() * 1e9) if deadline is not None else None,
             traceparent=traceparent,

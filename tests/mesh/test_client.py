@@ -17,7 +17,7 @@ from tests.mesh.conftest import CLASSIFIER, picture
 from visionmesh import BlockingMesh, subjects
 from visionmesh.bus import Connection, topology
 from visionmesh.client import Mesh
-from visionmesh.contracts import Status
+from visionmesh.contracts import Params, Status
 from visionmesh.errors import Code, Refused
 from visionmesh.local import LocalMesh
 from visionmesh.settings import EventsSettings
@@ -70,6 +70,16 @@ async def test_the_first_refusal_ends_many(mesh: Mesh) -> None:
     assert caught.value.code is Code.UNKNOWN_MODEL
 
 
+async def test_parameters_may_be_a_mapping(mesh: Mesh) -> None:
+    image = picture()
+    asked = await mesh.infer(CLASSIFIER, image, params={"top_k": 2})
+    assert asked.classes is not None
+    assert len(asked.classes) == 2
+    assert (await mesh.infer(CLASSIFIER, image, params=Params(top_k=2))).classes == asked.classes
+    with pytest.raises(ValueError, match="topk"):
+        await mesh.infer(CLASSIFIER, image, params={"topk": 2})
+
+
 async def test_the_trace_of_a_caller_goes_on(mesh: Mesh) -> None:
     parent = f"00-{TRACE}-b7ad6b7169203331-01"
     assert (await mesh.infer(CLASSIFIER, picture(), traceparent=parent)).trace_id == TRACE
@@ -88,7 +98,7 @@ async def test_a_full_mesh_is_tried_again_as_long_as_wanted(nats_url: str) -> No
             await mesh.publish("retried", b"second")
         assert caught.value.code is Code.MESH_FULL
         with pytest.raises(Refused) as caught:
-            await mesh.infer("retried", b"second", timeout=timedelta(milliseconds=300))
+            await mesh.infer("retried", b"second", timeout=timedelta(seconds=2))
         assert caught.value.code is Code.MESH_FULL
         patient = asyncio.create_task(
             mesh.publish("retried", b"second", id="x", retry_for=timedelta(seconds=20))
