@@ -155,10 +155,11 @@ class Recognising:
         """
         caller = caller_of(request.scope)
         name, record = await find(self._models, model, caller=caller, right=Right.INFER)
-        if record.parked:
+        is_parked = record.parked
+        if is_parked:
             caller.require(Right.ADMIN, name.model)
             record = await self._models.unpark(name.model)
-        if self._models.is_coming(record):
+        if is_parked or self._models.is_coming(record):
             await while_present(request.receive, self._models.wait_until_loaded(record))
         return record
 
