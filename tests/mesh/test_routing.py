@@ -18,8 +18,6 @@ from visionmesh.models.folder import load_folder
 from visionmesh.models.registry import Registry
 from visionmesh.settings import IngestSettings, PreprocessSettings
 
-NAME = "routed"
-
 
 @pytest.fixture(scope="module")
 async def second(
@@ -59,26 +57,32 @@ async def test_images_are_shared_out_as_the_model_says(
     routing: dict[str, object],
     shares: set[int],
 ) -> None:
+    # A name of its own: a worker that still has the last case's model would seem to be ready.
+    name = f"routed_{routing['policy']}"
     client = await nats.connect(local_mesh.nats_url)
     registry = Registry(client)
-    folder = write_classifier(tmp_path, name=NAME, routing=routing)
+    folder = write_classifier(tmp_path, name=name, routing=routing)
     try:
         await registry.push(load_folder(folder))
 
         async def served() -> bool:
-            serving = [
-                node for node in await mesh.nodes() if node.stage == "infer" and NAME in node.models
+            nodes = await mesh.nodes()
+            serving = [node for node in nodes if node.stage == "infer" and name in node.models]
+            decoding = [
+                node
+                for node in nodes
+                if node.stage == "postprocess" and name in (node.applied or ())
             ]
-            doors = [node for node in await mesh.nodes() if NAME in node.heard]
-            return len(serving) == 2 and bool(doors)
+            doors = [node for node in nodes if name in node.heard]
+            return len(serving) == len(decoding) == 2 and bool(doors)
 
         await until(served)
-        before = await computed(mesh, NAME)
-        results = await asyncio.gather(*(mesh.infer(NAME, picture()) for _ in range(20)))
+        before = await computed(mesh, name)
+        results = await asyncio.gather(*(mesh.infer(name, picture()) for _ in range(20)))
         assert {result.status for result in results} == {"ok"}
-        after = await computed(mesh, NAME)
+        after = await computed(mesh, name)
         counts = {after[node] - before[node] for node in after}
         assert counts == shares
     finally:
-        await registry.remove(NAME)
+        await registry.remove(name)
         await client.close()
