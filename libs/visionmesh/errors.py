@@ -59,6 +59,7 @@ class Code(StrEnum):
     METHOD_NOT_ALLOWED = "method_not_allowed"
     TOO_MANY_ATTEMPTS = "too_many_attempts"
     SETTINGS_INVALID = "settings_invalid"
+    DEVICE_MISSING = "device_missing"
     INTERNAL = "internal"
 
 

@@ -1,0 +1,26 @@
+/* What CUDA offers to kernels, for a C compiler (C11): the threads run one after the other. */
+
+#include <math.h>
+#include <stdint.h>
+
+#define KERNEL void
+#define DEVICE static inline
+
+struct emulated_index { unsigned x, y, z; };
+static _Thread_local struct emulated_index threadIdx, blockIdx, blockDim, gridDim;
+
+DEVICE uint16_t half_of(float value) {
+    union { _Float16 half; uint16_t bits; } both = { .half = (_Float16)value };
+    return both.bits;
+}
+
+DEVICE float float_of(uint16_t bits) {
+    union { uint16_t bits; _Float16 half; } both = { .bits = bits };
+    return (float)both.half;
+}
+
+DEVICE int atomicAdd(int *counter, int more) {
+    int before = *counter;
+    *counter = before + more;
+    return before;
+}

@@ -1,0 +1,56 @@
+"""A device by its name: ``cuda``, ``cuda:1``, ``cuda:GPU-…``, ``cuda:MIG-…``, ``emulated``."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from visionmesh.errors import Code, ConfigurationError
+from visionmesh.gpu.gpu import DeviceInfo, Gpu
+
+KINDS = ("cuda", "emulated")
+
+
+def is_gpu(device: str) -> bool:
+    """Say whether ``device`` names a GPU, here or elsewhere."""
+    return device.partition(":")[0] in KINDS
+
+
+@cache
+def open_gpu(device: str) -> Gpu:
+    """Return the GPU that ``device`` names; the same object each time.
+
+    Raises
+    ------
+    ConfigurationError
+        (device_missing) if it is not in this machine, or cannot be used here; the text says why.
+    """
+    kind, _, which = device.partition(":")
+    if kind == "emulated":
+        from visionmesh.gpu.emulated import EmulatedGpu  # noqa: PLC0415 - wants a C compiler
+
+        return EmulatedGpu(index=int(which or 0))
+    if kind != "cuda":
+        raise ConfigurationError(
+            Code.DEVICE_MISSING, f"{device!r} is no GPU: use cuda, cuda:<index> or cuda:<uuid>."
+        )
+    return _open_cuda(which)
+
+
+def _open_cuda(which: str) -> Gpu:
+    try:
+        from visionmesh.gpu import cuda  # noqa: PLC0415 - CuPy is only where GPUs are
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            Code.DEVICE_MISSING, f"GPUs want CuPy ({error}): pip install 'visionmesh[gpu]'."
+        ) from error
+    found = cuda.devices()
+    for info in found:
+        if which in ("", str(info.index), info.uuid):
+            return cuda.CudaGpu(info)
+    raise ConfigurationError(
+        Code.DEVICE_MISSING, f"There is no GPU {which!r} here; there is {_list(found)}."
+    )
+
+
+def _list(found: tuple[DeviceInfo, ...]) -> str:
+    return ", ".join(f"{info.index} ({info.uuid}, {info.name})" for info in found)

@@ -1,0 +1,92 @@
+"""The emulated GPU runs kernels as a GPU would, and shares its memory as one does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from visionmesh.errors import Code, ConfigurationError
+from visionmesh.gpu import GpuError, open_gpu
+from visionmesh.gpu.gpu import GpuMemoryError
+
+SOURCE = """
+KERNEL scale(const float *from, uint16_t *to, int *seen, int count, float factor) {
+    int at = blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= count) return;
+    to[at] = half_of(from[at] * factor + OFFSET);
+    atomicAdd(seen, 1);
+}
+"""
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "scale.cu"
+    path.write_text(SOURCE)
+    return path
+
+
+def test_a_kernel_runs_for_every_thread_of_its_grid(source: Path) -> None:
+    gpu = open_gpu("emulated")
+    values = np.linspace(-3, 70000, 1000, dtype=np.float32)
+    halves, seen = np.zeros(1000, np.float16), np.zeros(1, np.int32)
+    kernel = gpu.kernel(source, "scale", OFFSET="0.25f")
+    with gpu.stream() as stream:
+        kernel((8,), (128,), (values, halves, seen, np.int32(1000), np.float32(0.5)))
+        stream.synchronize()
+    with np.errstate(over="ignore"):
+        expected = (values * np.float32(0.5) + np.float32(0.25)).astype(np.float16)
+    np.testing.assert_array_equal(halves, expected)
+    assert seen[0] == 1000
+
+
+def test_a_kernel_that_does_not_compile_names_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "bad.cu"
+    path.write_text("KERNEL bad(int count) {\n    counts = 1;\n}\n")
+    with pytest.raises(GpuError, match=r"bad\.cu:2"):
+        open_gpu("emulated").kernel(path, "bad")
+
+
+def test_shared_memory_is_seen_by_another_process_and_gone_with_its_owner() -> None:
+    owner = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "from visionmesh.gpu import open_gpu\n"
+            "shared = open_gpu('emulated').share(4096)\n"
+            "shared.array[:] = 7\n"
+            "print(shared.handle.hex(), flush=True)\n"
+            "input()",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with owner:
+        assert owner.stdout is not None
+        handle = bytes.fromhex(owner.stdout.readline())
+        gpu = open_gpu("emulated")
+        opened = gpu.open_shared(handle, 4096)
+        assert (opened.array == 7).all()
+        owner.kill()
+        owner.wait()
+        with pytest.raises(GpuError, match="gone"):
+            gpu.open_shared(handle, 4096)
+        opened.close()
+
+
+def test_more_memory_than_there_is_is_refused() -> None:
+    gpu = open_gpu("emulated")
+    with pytest.raises(GpuMemoryError):
+        gpu.share(gpu.free_bytes + 1)
+
+
+@pytest.mark.parametrize("name", ["tpu", "cuda:77"])
+def test_a_device_that_is_not_here_is_refused(name: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        open_gpu(name)
+    assert caught.value.code is Code.DEVICE_MISSING
