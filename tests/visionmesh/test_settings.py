@@ -49,3 +49,11 @@ def test_addresses_of_all_kinds_are_taken(setting: str, url: str) -> None:
 def test_cameras_come_to_a_host_and_nothing_else(host: str) -> None:
     with pytest.raises(ConfigurationError, match=r"setting ingest\.mqtt\.host: .*is no host"):
         load_with("ingest", {"mqtt": {"host": host}})
+
+
+@pytest.mark.parametrize("stage", ["preprocess", "postprocess"])
+def test_a_stage_that_uses_a_gpu_names_one(stage: str) -> None:
+    for device in ("cpu", "cuda", "cuda:1", "cuda:MIG-5c2d", "emulated"):
+        assert getattr(load_with(stage, {"device": device}), stage).device == device
+    with pytest.raises(ConfigurationError, match=rf"setting {stage}\.device: .*'gpu' is no device"):
+        load_with(stage, {"device": "gpu"})

@@ -19,11 +19,12 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from visionmesh.durations import Duration
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.settings.ingest import IngestSettings
-from visionmesh.settings.section import MEBIBYTE, Section, ServiceSettings
+from visionmesh.settings.section import MEBIBYTE, Device, DeviceSettings, Section, ServiceSettings
 from visionmesh.settings.servers import require_server
 
 __all__ = [
     "MEBIBYTE",
+    "DeviceSettings",
     "EventsSettings",
     "InferSettings",
     "IngestSettings",
@@ -38,18 +39,21 @@ __all__ = [
 ]
 
 
-class PreprocessSettings(ServiceSettings):
+class PreprocessSettings(DeviceSettings):
+    device: Device = "cpu"
+    """Where JPEGs are decoded and pictures resized."""
     threads: Annotated[int, Field(ge=1, le=64)] = 2
     max_pixels: Annotated[int, Field(ge=1)] = 200_000_000
     """Of the original; a picture that says it has more is refused before it is unpacked."""
 
 
-class InferSettings(ServiceSettings):
+class InferSettings(DeviceSettings):
     """Nothing besides what all have; models say how many engines they want."""
 
 
-class PostprocessSettings(ServiceSettings):
-    """Nothing besides what all have."""
+class PostprocessSettings(DeviceSettings):
+    device: Device = "cpu"
+    """Where boxes are decoded."""
 
 
 class EventsSettings(Section):

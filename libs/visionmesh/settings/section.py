@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from visionmesh.gpu.opening import is_gpu
 
 MEBIBYTE = 1 << 20
+
+
+def require_device(device: str) -> str:
+    """Return the name of a device; raise `ValueError` if it is none."""
+    if device != "cpu" and not is_gpu(device):
+        raise ValueError(f"{device!r} is no device; one is cpu, cuda, cuda:1, cuda:<uuid>")
+    return device
+
+
+Device = Annotated[str, AfterValidator(require_device)]
+"""Where a service works: ``cpu``, or a GPU as `visionmesh.gpu.open_gpu` takes it."""
 
 
 class Section(BaseModel):
@@ -25,3 +38,11 @@ class ServiceSettings(Section):
         64 * MEBIBYTE
     )
     nice: Annotated[int, Field(ge=0, le=19, description="niceness of the process")] = 0
+
+
+class DeviceSettings(ServiceSettings):
+    """What the services have that may work on a GPU."""
+
+    device_arena_bytes: Annotated[
+        int, Field(ge=MEBIBYTE, description="of a GPU's memory, for what the process writes")
+    ] = 256 * MEBIBYTE
