@@ -9,10 +9,18 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests import gpu_device as devices
 from tests.containers import nats_container, valkey_container, wants_containers
+from tests.gpu_device import gpu, gpu_device
 from visionmesh.bus import Connection, Publisher, topology
 from visionmesh.embedded import NatsServer, ValkeyServer
 from visionmesh.settings import EventsSettings
+
+__all__ = ["gpu", "gpu_device"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    devices.mark(items)
 
 
 @pytest.fixture(scope="session")
