@@ -170,6 +170,10 @@ class CudaGpu:
         module.compile()
         return module
 
+    def address(self, array: DeviceArray) -> int:
+        pointer: int = array.data.ptr
+        return pointer
+
     def pinned(self, nbytes: int) -> NDArray[np.uint8]:
         with self._device, _told():
             memory = cupy.cuda.alloc_pinned_memory(nbytes)

@@ -19,6 +19,10 @@ DEVICE float float_of(uint16_t bits) {
     return (float)both.half;
 }
 
+/* Products that are rounded before anything is added to them; nothing is fused here anyway. */
+DEVICE float __fmul_rn(float a, float b) { return a * b; }
+DEVICE double __dmul_rn(double a, double b) { return a * b; }
+
 DEVICE int atomicAdd(int *counter, int more) {
     int before = *counter;
     *counter = before + more;

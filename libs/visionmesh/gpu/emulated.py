@@ -112,6 +112,10 @@ class EmulatedGpu:
 
         return call
 
+    def address(self, array: DeviceArray) -> int:
+        pointer: int = array.ctypes.data
+        return pointer
+
     def pinned(self, nbytes: int) -> NDArray[np.uint8]:
         return np.zeros(nbytes, np.uint8)
 
@@ -178,6 +182,7 @@ def _compile(source: Path, defines: tuple[tuple[str, object], ...]) -> ctypes.CD
     flags = [
         "-std=gnu11",
         "-O2",
+        "-ffp-contract=off",
         "-fPIC",
         "-shared",
         *(f"-D{key}={value}" for key, value in defines),

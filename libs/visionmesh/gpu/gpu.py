@@ -113,6 +113,9 @@ class Gpu(Protocol):
         they may use besides is in ``cuda.h`` and ``emulated.h`` of this package.
         """
 
+    def address(self, array: DeviceArray) -> int:
+        """Return where ``array`` begins, for a kernel that takes a table of pointers."""
+
     def pinned(self, nbytes: int) -> NDArray[np.uint8]:
         """Return page-locked memory of the host, ``(nbytes,) uint8``: copies need no detour."""
 

@@ -44,6 +44,37 @@ def test_a_kernel_runs_for_every_thread_of_its_grid(source: Path) -> None:
     assert seen[0] == 1000
 
 
+POINTERS = """
+KERNEL square(const uint64_t *rows, double *sums, int count) {
+    const double *row = (const double *)rows[blockIdx.x];
+    double sum = 0;
+    for (int i = 0; i < count; i++) sum += __dmul_rn(row[i], row[i]);
+    sums[blockIdx.x] = sum;
+}
+"""
+
+
+def test_a_kernel_reads_arrays_that_lie_apart(tmp_path: Path) -> None:
+    path = tmp_path / "square.cu"
+    path.write_text(POINTERS)
+    gpu = open_gpu("emulated")
+    rows = [gpu.xp.full(5, value, np.float64) for value in (1, 2, 3)]
+    table, sums = np.array([gpu.address(row) for row in rows], np.uint64), np.empty(3)
+    gpu.kernel(path, "square")((3,), (1,), (table, sums, np.int32(5)))
+    assert sums.tolist() == [5, 20, 45]
+
+
+def test_products_are_rounded_before_they_are_added_to(tmp_path: Path) -> None:
+    path = tmp_path / "rounded.cu"
+    path.write_text(
+        "KERNEL rounded(const double *x, double *y) {\n    *y = __dmul_rn(x[0], x[0]) - x[1];\n}\n"
+    )
+    value = np.array([1 + 2.0**-30, (1 + 2.0**-30) ** 2])
+    left = np.full(1, np.nan)
+    open_gpu("emulated").kernel(path, "rounded")((1,), (1,), (value, left))
+    assert left[0] == 0  # fused, the lost 2^-60 would be left
+
+
 def test_a_kernel_that_does_not_compile_names_its_line(tmp_path: Path) -> None:
     path = tmp_path / "bad.cu"
     path.write_text("KERNEL bad(int count) {\n    counts = 1;\n}\n")
