@@ -87,14 +87,17 @@ async def test_nats_keeps_what_was_stored_over_a_restart_on_the_same_port(tmp_pa
 
 
 async def test_valkey_forgets_the_least_recently_used_when_it_is_full(tmp_path: Path) -> None:
-    async with ValkeyServer(directory=tmp_path, max_memory_bytes=4 << 20) as server:
-        client = redis.asyncio.from_url(server.url)
+    async with (
+        ValkeyServer(directory=tmp_path, max_memory_bytes=4 << 20) as server,
+        redis.asyncio.from_url(server.url) as client,
+    ):
         for number in range(100):
             await client.set(f"key{number}", bytes(100_000))
-        assert await client.exists("key0") == 0
+        # Which ones go is drawn among a few of the oldest.
+        assert await client.dbsize() < 50
         assert await client.exists("key99") == 1
         assert (await client.info("memory"))["used_memory"] < 5 << 20
-        await client.aclose()
+        assert (await client.config_get("maxmemory-policy"))["maxmemory-policy"] == "allkeys-lru"
 
 
 @both
