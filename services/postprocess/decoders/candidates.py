@@ -129,23 +129,37 @@ class Detector:
         self._columns = frozenset(columns)
         self._shapes = shapes
         self._overlap = overlap
-        self._nms = nms or spec.output.nms
+        self.nms = nms or spec.output.nms
+        """How boxes that cover each other are suppressed."""
         self._class_confidence = _class_confidence(spec)
         self._class_count = str(len(spec.labels) or "C")
         """For a sentence that says what does not fit."""
         self.floor = min(parameters.floor, spec.output.confidence, *self._class_confidence.values())
 
     def answer(
-        self, features: Arrays, params: Params, placement: Placement, width: int, height: int
+        self,
+        features: Arrays,
+        params: Params,
+        placement: Placement,
+        width: int,
+        height: int,
+        *,
+        kept: Array | None = None,
     ) -> Answer:
         """Return the detections: sure enough, not covered by better ones, in the original's pixels.
 
         Suppression sees the boxes as the network drew them; only then are they clipped to the
         image, and dropped if less than a hundredth of a pixel is left. Sorted by score; equal ones
-        keep the network's order.
+        keep the network's order. ``kept`` are the candidates that suppression left with these
+        ``params``, best first, where that is known already.
         """
         self._check_features(features)
-        chosen = self._choose(features, params, placement, width, height)
+        if kept is None:
+            survivors = self._suppress(features, params)
+        else:
+            survivors = kept, features["scores"][kept]
+        limit = params.max_detections or self._spec.output.max_detections
+        chosen = _place(features, survivors, placement, (width, height), limit)
         details = self.details(features, chosen, placement, width, height)
         found = zip(
             chosen.classes.tolist(),
@@ -180,25 +194,11 @@ class Detector:
         labels = len(self._spec.labels)
         return scores == labels if labels else scores > 0
 
-    def _choose(
-        self, features: Arrays, params: Params, placement: Placement, width: int, height: int
-    ) -> Chosen:
-        output = self._spec.output
-        scores, classes = features["scores"], features["classes"]
-        least = self._least(params, classes)
-        sure = np.flatnonzero(scores >= least)
-        iou = output.iou if params.iou is None else params.iou
-        kept, scores = self._suppress(
-            features[self._shapes][sure], scores[sure], classes[sure], least[sure], iou
-        )
-        rows = sure[kept]
-        placed = unplace(features["boxes"][rows], placement)
-        placed = np.clip(placed, 0, (width, height) * 2).round(_BOX_DECIMALS)
-        limit = params.max_detections or output.max_detections
-        inside = np.flatnonzero((placed[:, 2:] > placed[:, :2]).all(axis=1))[:limit]
-        return Chosen(rows[inside], scores[inside], classes[rows[inside]], placed[inside])
+    def iou(self, params: Params) -> float:
+        """Return how much of a box a better one may cover."""
+        return self._spec.output.iou if params.iou is None else params.iou
 
-    def _least(self, params: Params, classes: Array) -> Array:
+    def least(self, params: Params, classes: Array) -> Array:
         """Return the least score of each box, in its own precision; the producer's word is last."""
         if params.confidence is not None:
             return np.full(len(classes), params.confidence, np.float32)
@@ -207,24 +207,24 @@ class Detector:
             least[classes == index] = confidence
         return least
 
-    def _suppress(
-        self, shapes: Array, scores: Array, classes: Array, least: Array, iou: float
-    ) -> tuple[Array, Array]:
-        """Return the indices of the boxes that stay, best first, and their scores."""
-        match self._nms:
-            case "soft":
-                return soften(
-                    shapes, scores, classes, least=least, sigma=self._sigma, overlap=self._overlap
-                )
-            case "none":
-                kept = ranking(scores)
-            case "agnostic":
-                kept = suppress(
-                    shapes, scores, np.zeros_like(classes), iou=iou, overlap=self._overlap
-                )
-            case _:
-                kept = suppress(shapes, scores, classes, iou=iou, overlap=self._overlap)
-        return kept, scores[kept]
+    def _suppress(self, features: Arrays, params: Params) -> tuple[Array, Array]:
+        """Return the candidates that are sure enough and stay, best first, and their scores."""
+        least = self.least(params, features["classes"])
+        sure = np.flatnonzero(features["scores"] >= least)
+        shapes, scores, classes = (
+            features[name][sure] for name in (self._shapes, "scores", "classes")
+        )
+        if self.nms == "soft":
+            kept, scores = soften(
+                shapes, scores, classes, least=least[sure], sigma=self._sigma, overlap=self._overlap
+            )
+            return sure[kept], scores
+        if self.nms == "none":
+            kept = ranking(scores)
+        else:
+            rivals = np.zeros_like(classes) if self.nms == "agnostic" else classes
+            kept = suppress(shapes, scores, rivals, iou=self.iou(params), overlap=self._overlap)
+        return sure[kept], scores[kept]
 
     def _check_features(self, features: Arrays) -> None:
         """Raise `FeaturesError` unless ``features`` are candidates of this detector."""
@@ -241,6 +241,22 @@ class Detector:
         labels = self._spec.labels
         if labels and count and classes.max() >= len(labels):
             raise FeaturesError(f"the features know more classes than {self._spec.name!r}")
+
+
+def _place(
+    features: Arrays,
+    kept: tuple[Array, Array],
+    placement: Placement,
+    size: tuple[int, int],
+    limit: int,
+) -> Chosen:
+    """Return the first ``limit`` of those ``kept`` that lie in an original of this ``size``."""
+    rows, scores = kept
+    placed = unplace(features["boxes"][rows], placement)
+    placed = np.clip(placed, 0, size * 2).round(_BOX_DECIMALS)
+    inside = np.flatnonzero((placed[:, 2:] > placed[:, :2]).all(axis=1))[:limit]
+    classes = features["classes"][rows[inside]]
+    return Chosen(rows[inside], scores[inside], classes, placed[inside])
 
 
 def unplace(boxes: Array, placement: Placement) -> Array:

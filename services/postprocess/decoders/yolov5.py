@@ -39,18 +39,23 @@ class YoloV5(Detector):
     def __init__(self, spec: ModelSpec) -> None:
         parameters = read_parameters(SizedParameters, spec)
         super().__init__(spec, parameters)
-        self._scale = frame(spec.input, normalized=parameters.normalized)
+        self.scale = frame(spec.input, normalized=parameters.normalized)
+        """What takes the boxes' values to input pixels, (4,) float32."""
 
     def reduce(self, outputs: Arrays) -> dict[str, Array]:
+        found = objects(self.output(outputs), self.floor)
+        boxes = found.values[:, :BOX] * self.scale
+        return to_features(corners(boxes[:, :2], boxes[:, 2:]), found.scores, found.classes)
+
+    def output(self, outputs: Arrays) -> Array:
+        """Return the one to decode; raise `Reject` (model_invalid) if its shape is not as above."""
         output = pick(outputs, self._tensor)
         if output.ndim != 2 or not self._fits(output.shape[1] - HEAD):  # noqa: PLR2004 - boxes, values
             raise misfit(
                 f"yolov5 wants (A boxes, {HEAD} + {self._class_count} values) for these labels, "
                 f"and sees {output.shape}"
             )
-        found = objects(output, self.floor)
-        boxes = found.values[:, :BOX] * self._scale
-        return to_features(corners(boxes[:, :2], boxes[:, 2:]), found.scores, found.classes)
+        return output
 
 
 class Objects(NamedTuple):

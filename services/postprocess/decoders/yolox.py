@@ -41,20 +41,21 @@ class YoloX(Detector):
     def __init__(self, spec: ModelSpec) -> None:
         parameters = read_parameters(_Parameters, spec)
         super().__init__(spec, parameters)
-        self._cells, self._strides = _grid(spec.input, parameters.strides)
+        self.cells, self.strides = _grid(spec.input, parameters.strides)
+        """Column and row of each prediction, (A, 2) float32, and its stride, (A, 1) float32."""
 
     def reduce(self, outputs: Arrays) -> dict[str, Array]:
-        output = pick(outputs, self._tensor)
-        self._check(output)
-        found = objects(output, self.floor)
-        strides = self._strides[found.rows]
+        found = objects(self.output(outputs), self.floor)
+        strides = self.strides[found.rows]
         with np.errstate(over="ignore"):  # an infinite size is refused with the features
             sizes = np.exp(found.values[:, 2:BOX]) * strides
-        centers = (found.values[:, :2] + self._cells[found.rows]) * strides
+        centers = (found.values[:, :2] + self.cells[found.rows]) * strides
         return to_features(corners(centers, sizes), found.scores, found.classes)
 
-    def _check(self, output: Array) -> None:
-        cells = len(self._cells)
+    def output(self, outputs: Arrays) -> Array:
+        """Return the one to decode; raise `Reject` (model_invalid) if its shape is not as above."""
+        output = pick(outputs, self._tensor)
+        cells = len(self.cells)
         if (
             output.ndim != 2  # noqa: PLR2004 - cells and their values
             or output.shape[0] != cells
@@ -64,6 +65,7 @@ class YoloX(Detector):
                 f"yolox wants ({cells} cells, {HEAD} + {self._class_count} values) for this input "
                 f"size, these strides and these labels, and sees {output.shape}"
             )
+        return output
 
 
 def _grid(size: InputSpec, strides: tuple[int, ...]) -> tuple[Array, Array]:
