@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,18 +15,26 @@ from prometheus_client import CollectorRegistry
 from visionmesh.bus import Connection, Publisher, topology
 from visionmesh.cache import Cache
 from visionmesh.catalog import Catalog
-from visionmesh.contracts import Reference
-from visionmesh.errors import Fatal
-from visionmesh.handover import Handover, Outputs, hand_over, size_of
+from visionmesh.contracts import Reference, TensorMeta
+from visionmesh.device_memory import DeviceMemory
+from visionmesh.errors import ConfigurationError, Fatal
+from visionmesh.gpu import Gpu, open_gpu
+from visionmesh.handover import Handover, Outputs, handed, lay_out, size_of
 from visionmesh.models.registry import Registry
 from visionmesh.nodes import Nodes
 from visionmesh.outbox import Outbox
 from visionmesh.routing import Router
-from visionmesh.settings import ServiceSettings, Settings
+from visionmesh.settings import (
+    DeviceSettings,
+    PostprocessSettings,
+    PreprocessSettings,
+    ServiceSettings,
+    Settings,
+)
 from visionmesh.settlement import Settlement
 from visionmesh.telemetry.metrics import Metrics
 from visionmesh.telemetry.tracing import Tracing
-from visionmesh.tensors import InlineArena, Reader, Reading, ShmArena, Slot, reap
+from visionmesh.tensors import DeviceArena, InlineArena, Reader, Reading, ShmArena, Slot, reap
 from visionmesh.trail import Trail
 
 ARENA_PATIENCE = timedelta(seconds=10)
@@ -35,6 +44,19 @@ LEASE = timedelta(seconds=60)
 """After this long a payload that nobody released may be overwritten when room is short."""
 HEAD_ROOM = 64 << 10
 """Of a message, for the reference besides an inline payload."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Near:
+    """A wish to leave a payload in the memory of a GPU, where its readers can read it there."""
+
+    gpu: Gpu
+    stage: str
+    """Of the readers."""
+    model: str | None = None
+    """Only those that serve it are meant."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -58,6 +80,9 @@ class Context:
     tracing: Tracing
     arena: ShmArena
     inline: InlineArena
+    gpu: Gpu | None
+    """That of the setting ``device``; `None` if it is the CPU, or cannot be used here."""
+    devices: DeviceMemory
     reader: Reader
     failed: asyncio.Future[None]
     """Raises what made this worker unfit."""
@@ -67,22 +92,54 @@ class Context:
         if not self.failed.done():
             self.failed.set_exception(error)
 
-    def room_now(self, lane: str, nbytes: int) -> Slot | None:
+    def room_now(self, lane: str, nbytes: int, near: Near | None = None) -> Slot | None:
         """Return a slot as `room` does, or `None` where one would have to be waited for."""
-        return self._arena(lane).reserve(nbytes)
+        return self._arena(lane, nbytes, near).reserve(nbytes)
 
-    async def room(self, lane: str, nbytes: int) -> Slot:
-        """Return a slot of ``nbytes`` in the arena that readers of ``lane`` can resolve."""
-        return await self._arena(lane).acquire(nbytes, timeout=ARENA_PATIENCE)
+    async def room(self, lane: str, nbytes: int, near: Near | None = None) -> Slot:
+        """Return a slot of ``nbytes`` in the arena that readers of ``lane`` can resolve.
 
-    def _arena(self, lane: str) -> ShmArena | InlineArena:
-        # What others may read, too, travels with its message.
-        return self.arena if lane == self.settings.node else self.inline
+        With ``near`` it is in the memory of that GPU (`Slot.device`) if all of them read from it.
+        """
+        return await self._arena(lane, nbytes, near).acquire(nbytes, timeout=ARENA_PATIENCE)
 
-    async def hand_over(self, reference: Reference, outputs: Outputs) -> Handover:
+    def stays(self, lane: str, near: Near | None) -> bool:
+        """Say whether what is `near` a GPU may stay there for the readers of ``lane``."""
+        return (
+            near is not None
+            and lane == self.settings.node
+            and self.nodes.all_read(near.gpu.info.uuid, stage=near.stage, model=near.model)
+            and self.devices.arena(near.gpu) is not None
+        )
+
+    def _arena(
+        self, lane: str, nbytes: int, near: Near | None
+    ) -> ShmArena | DeviceArena | InlineArena:
+        if lane != self.settings.node:
+            # What others may read, too, travels with its message.
+            return self.inline
+        if near is not None and self.stays(lane, near):
+            arena = self.devices.arena(near.gpu)
+            if arena is not None and nbytes <= arena.capacity:
+                return arena
+        return self.arena
+
+    async def lay_out(
+        self, outputs: Outputs, slot: Slot, gpu: Gpu | None = None
+    ) -> tuple[TensorMeta, ...]:
+        """Write a network's outputs, which may be in the memory of ``gpu``, into ``slot``."""
+        return (
+            lay_out(outputs, slot)
+            if gpu is None
+            else await self.devices.lay_out(gpu, outputs, slot)
+        )
+
+    async def hand_over(
+        self, reference: Reference, outputs: Outputs, gpu: Gpu | None = None
+    ) -> Handover:
         """Put a network's outputs where the caller's worker can read them."""
         with await self.room(reference.home, size_of(outputs)) as slot:
-            return hand_over(outputs, slot)
+            return handed(await self.lay_out(outputs, slot, gpu), slot)
 
     def read(self, reference: Reference, payloads: memoryview) -> Reading:
         """Resolve where the payload of ``reference`` lies; raise `Miss` if it is gone."""
@@ -141,6 +198,19 @@ async def open_context(settings: Settings, *, stage: str, stream: str) -> AsyncI
             stage=stage,
             max_attempts=settings.events.max_attempts,
         )
+        gpu = await asyncio.to_thread(_open_gpu, own)
+        arena = _open_arena(settings, stage, metrics, stack)
+        devices = DeviceMemory(
+            directory=settings.shm_dir,
+            prefix=f"{shm_prefix(settings)}{stage}-",
+            size=own.device_arena_bytes if isinstance(own, DeviceSettings) else 0,
+            lease=LEASE,
+            nodes=nodes,
+            metrics=metrics,
+        )
+        stack.push_async_callback(devices.close)
+        if gpu is not None:
+            await devices.read([gpu])
         yield Context(
             stage=stage,
             stream=stream,
@@ -156,9 +226,11 @@ async def open_context(settings: Settings, *, stage: str, stream: str) -> AsyncI
             cache=cache,
             metrics=metrics,
             tracing=tracing,
-            arena=_open_arena(settings, stage, metrics, stack),
+            arena=arena,
             inline=InlineArena(max_bytes=connection.max_payload - HEAD_ROOM),
-            reader=Reader(directory=settings.shm_dir),
+            gpu=gpu,
+            devices=devices,
+            reader=Reader(directory=settings.shm_dir, on_refused=devices.refuse),
             failed=failed,
         )
 
@@ -190,3 +262,14 @@ def _open_arena(
     stack.callback(arena.close)
     metrics.watch_arena(used=lambda: arena.used_bytes, capacity=arena.capacity)
     return arena
+
+
+def _open_gpu(own: ServiceSettings) -> Gpu | None:
+    """Return the GPU that a service is to work on, if it is told one that can be used."""
+    if not isinstance(own, PreprocessSettings | PostprocessSettings) or own.device == "cpu":
+        return None
+    try:
+        return open_gpu(own.device)
+    except ConfigurationError as error:
+        log.warning("going on without %s: %s", own.device, error)
+        return None

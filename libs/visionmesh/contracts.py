@@ -65,6 +65,18 @@ class ShmLocation(Frozen):
     length: int
 
 
+class CudaLocation(Frozen):
+    """Bytes in a GPU's memory: valid as a `ShmLocation` is, and while their owner lives."""
+
+    kind: Literal["cuda"]
+    """Never left out: nothing else tells it from a `ShmLocation`."""
+    arena: str
+    """The slab under /dev/shm that tells the device, and its memory's handle."""
+    slot: int
+    generation: int
+    length: int
+
+
 class InlineLocation(Frozen):
     """Bytes in the body of the message that carries the reference."""
 
@@ -72,7 +84,7 @@ class InlineLocation(Frozen):
     length: int
 
 
-Location = ShmLocation | InlineLocation
+Location = ShmLocation | CudaLocation | InlineLocation
 
 
 class TensorMeta(Frozen):

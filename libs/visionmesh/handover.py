@@ -6,7 +6,7 @@ on one node, else in the body of the reply, behind the result.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionmesh.contracts import Frozen, InlineLocation, Location, TensorMeta
-from visionmesh.tensors import Reader, Slot, arrays, describe, plan
+from visionmesh.gpu.copier import AnyArray, Copier
+from visionmesh.tensors import Reader, Slot, arrays, describe, device_arrays, plan
 
 TENSORS_HEADER = "Vm-Tensors"
 """On the reply to a request that wants tensors: how long its result is, and where they lie."""
 
-Outputs = Mapping[str, NDArray[Any]]
+Outputs = Mapping[str, AnyArray]
+"""By name, on the host or on a device."""
 
 
 class _Head(Frozen):
@@ -51,17 +53,50 @@ def size_of(outputs: Outputs) -> int:
     return plan(describe(outputs))[1]
 
 
-def lay_out(outputs: Outputs, slot: Slot) -> tuple[TensorMeta, ...]:
-    """Write ``outputs`` into ``slot``; return what its reader must know."""
-    metas = describe(outputs)
-    for target, array in zip(arrays(slot.view, metas).values(), outputs.values(), strict=True):
-        np.copyto(target, array)
+def lay_out(outputs: Outputs, slot: Slot, copier: Copier | None = None) -> tuple[TensorMeta, ...]:
+    """Write ``outputs`` into ``slot``; return what its reader must know.
+
+    If either may be in a GPU's memory, ``copier`` is one of that GPU.
+    """
+    (metas,) = lay_out_all([(outputs, slot)], copier)
     return metas
 
 
-def hand_over(outputs: Outputs, slot: Slot) -> Handover:
+def lay_out_all(
+    jobs: Sequence[tuple[Outputs, Slot]], copier: Copier | None = None
+) -> list[tuple[TensorMeta, ...]]:
+    """Do what `lay_out` does for several slots; a device is waited for once.
+
+    Raises
+    ------
+    Retry, Fatal
+        If the device fails: see `visionmesh.gpu.failures`.
+    """
+    described = [describe(outputs) for outputs, _ in jobs]
+    pairs = [
+        pair
+        for (outputs, slot), metas in zip(jobs, described, strict=True)
+        for pair in zip(outputs.values(), _targets(slot, metas).values(), strict=True)
+    ]
+    if copier is not None:
+        copier.copy(pairs)
+    else:
+        for array, target in pairs:
+            np.copyto(target, array)
+    return described
+
+
+def _targets(slot: Slot, metas: Sequence[TensorMeta]) -> dict[str, AnyArray]:
+    return arrays(slot.view, metas) if slot.device is None else device_arrays(slot.device, metas)
+
+
+def hand_over(outputs: Outputs, slot: Slot, copier: Copier | None = None) -> Handover:
     """Lay ``outputs`` out in ``slot`` and commit it."""
-    metas = lay_out(outputs, slot)
+    return handed(lay_out(outputs, slot, copier), slot)
+
+
+def handed(metas: tuple[TensorMeta, ...], slot: Slot) -> Handover:
+    """Commit ``slot``, in which outputs were laid out."""
     location = slot.commit()
     payload = bytes(slot.view) if isinstance(location, InlineLocation) else b""
     return Handover(metas, location, payload)

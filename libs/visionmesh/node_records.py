@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from pydantic import ConfigDict, Field
 
 from visionmesh.contracts import Frozen
+from visionmesh.gpu.listing import GpuListing
 from visionmesh.routing import Place
 
 _APPLYING = frozenset({"infer", "postprocess"})
@@ -26,6 +27,8 @@ class LoadedVersion(Frozen):
     """Of the engine; each works on one batch at a time."""
     memory_bytes: int
     """By how much the worker grew when it was loaded."""
+    device_memory: dict[str, int] = Field(default_factory=dict)
+    """How many bytes of a GPU it took, by the GPU's UUID."""
     since: datetime
     why: str = ""
     """Why it is run this way."""
@@ -56,7 +59,13 @@ class NodeRecord(Frozen):
     """Of ingest: the versions that it would give images to, by model."""
     backlog: dict[str, int] = Field(default_factory=dict)
     """Milliseconds that the engines need for what waits for them, by model."""
+    asleep: dict[str, str] = Field(default_factory=dict)
+    """Why a version sleeps until its next image, by `version_key`."""
     device: str = "cpu"
+    devices: tuple[str, ...] = ()
+    """UUIDs of the GPUs from whose memory it reads what other workers put there."""
+    gpus: tuple[GpuListing, ...] = ()
+    """Those that the worker may use, as they were some seconds ago."""
     load: float = 0.0
     """Images in hand."""
     http: str | None = None
@@ -139,6 +148,20 @@ def places_of(records: Iterable[NodeRecord], model: str) -> dict[str, Place]:
         )
         for node, there in workers.items()
     }
+
+
+def all_read(
+    records: Iterable[NodeRecord], uuid: str, *, node: str, stage: str, model: str | None
+) -> bool:
+    """Say whether all who may take an image read from the memory of a GPU: see `Nodes.all_read`."""
+    takers = [
+        record
+        for record in records
+        if (record.stage, record.node) == (stage, node)
+        and record.ready
+        and (model is None or model in record.models)
+    ]
+    return bool(takers) and all(uuid in record.devices for record in takers)
 
 
 def least_backlog(records: Iterable[NodeRecord], model: str) -> timedelta:

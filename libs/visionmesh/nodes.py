@@ -23,6 +23,7 @@ from visionmesh.node_records import (
     LoadedVersion,
     NodeRecord,
     agreed,
+    all_read,
     least_backlog,
     outdated_of,
     places_of,
@@ -108,7 +109,8 @@ class Nodes:
         self._seen: dict[str, tuple[float, NodeRecord]] = {}
         self._versions: dict[str, frozenset[int]] = {}
         self._staffed: dict[str, bool] = {}
-        """What `versions` and `staffed` return, until something is heard."""
+        self._all_read: dict[tuple[str, str, str | None], bool] = {}
+        """What `versions`, `staffed` and `all_read` return, until something is heard."""
         self._load: Callable[[], float] = lambda: 0.0
         self._listeners: list[Callable[[], None]] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -143,6 +145,18 @@ class Nodes:
             ):
                 return self._node
         return ANY_LANE
+
+    def all_read(self, uuid: str, *, stage: str, model: str | None = None) -> bool:
+        """Say whether all workers of ``stage`` on this node read from the memory of a GPU.
+
+        With ``model`` those that serve it; only who takes an image of it must be able to read it.
+        """
+        key = (uuid, stage, model)
+        if key not in self._all_read:
+            self._all_read[key] = all_read(
+                self._records(), uuid, node=self._node, stage=stage, model=model
+            )
+        return self._all_read[key]
 
     def serving(self, model: str) -> bool:
         """Say whether an infer worker anywhere has ``model`` loaded and warm."""
@@ -256,6 +270,7 @@ class Nodes:
     def _hear(self, key: str, record: NodeRecord | None) -> None:
         self._versions.clear()
         self._staffed.clear()
+        self._all_read.clear()
         if record is None:
             self._seen.pop(key, None)
         else:

@@ -5,7 +5,7 @@ Whatever runs on a GPU is written against `Gpu`, of which there are two kinds: `
 """
 
 from visionmesh.gpu.gpu import DeviceInfo, Event, Gpu, GpuError, Kernel, SharedMemory, Stream
-from visionmesh.gpu.opening import open_gpu
+from visionmesh.gpu.opening import gpu_of, open_gpu
 
 __all__ = [
     "DeviceInfo",
@@ -15,5 +15,6 @@ __all__ = [
     "Kernel",
     "SharedMemory",
     "Stream",
+    "gpu_of",
     "open_gpu",
 ]

@@ -15,9 +15,8 @@ def is_gpu(device: str) -> bool:
     return device.partition(":")[0] in KINDS
 
 
-@cache
 def open_gpu(device: str) -> Gpu:
-    """Return the GPU that ``device`` names; the same object each time.
+    """Return the GPU that ``device`` names; the same object each time, by whatever name.
 
     Raises
     ------
@@ -25,15 +24,26 @@ def open_gpu(device: str) -> Gpu:
         (device_missing) if it is not in this machine, or cannot be used here; the text says why.
     """
     kind, _, which = device.partition(":")
-    if kind == "emulated":
-        from visionmesh.gpu.emulated import EmulatedGpu  # noqa: PLC0415 - wants a C compiler
-
-        return EmulatedGpu(index=int(which or 0))
+    if kind == "emulated" and (which or "0").isdecimal():
+        return _emulated(int(which or 0))
     if kind != "cuda":
         raise ConfigurationError(
             Code.DEVICE_MISSING, f"{device!r} is no GPU: use cuda, cuda:<index> or cuda:<uuid>."
         )
     return _open_cuda(which)
+
+
+def gpu_of(uuid: str) -> Gpu:
+    """Return the GPU whose `DeviceInfo` has this ``uuid``, as `open_gpu` does."""
+    kind, _, index = uuid.partition("-")
+    return open_gpu(f"emulated:{index}" if kind == "EMULATED" else f"cuda:{uuid}")
+
+
+@cache
+def _emulated(index: int) -> Gpu:
+    from visionmesh.gpu.emulated import EmulatedGpu  # noqa: PLC0415 - only who asks for one
+
+    return EmulatedGpu(index=index)
 
 
 def _open_cuda(which: str) -> Gpu:

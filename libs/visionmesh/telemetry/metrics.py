@@ -101,6 +101,14 @@ class WorkerTable:
         self.arena_capacity = gauge(
             "visionmesh_arena_capacity_bytes", "Bytes of the shared memory that a stage writes to."
         )
+        on_device = partial(Gauge, labelnames=(*_STAGE, "device"), registry=registry)
+        self.device_arena_used = on_device(
+            "visionmesh_device_arena_used_bytes", "Bytes of a GPU's memory that hold an image."
+        )
+        self.device_arena_capacity = on_device(
+            "visionmesh_device_arena_capacity_bytes",
+            "Bytes of a GPU's memory that a stage writes to, by the GPU's UUID.",
+        )
         self.in_flight = gauge("visionmesh_in_flight", "Images that a stage holds.")
         self.redeliveries = counter(
             "visionmesh_redeliveries", "Images that were sent back, to be tried again.", _STAGE
@@ -216,6 +224,11 @@ class Metrics:
         """Have ``used`` asked at every scrape for how full the stage's own arena is, in bytes."""
         self._table.arena_used.labels(self._stage).set_function(used)
         self._table.arena_capacity.labels(self._stage).set(capacity)
+
+    def watch_device_arena(self, *, used: Callable[[], int], capacity: int, device: str) -> None:
+        """Do the same for an arena in the memory of the GPU with the UUID ``device``."""
+        self._table.device_arena_used.labels(self._stage, device).set_function(used)
+        self._table.device_arena_capacity.labels(self._stage, device).set(capacity)
 
     def watch_spans(self, dropped: Callable[[], int]) -> None:
         """Have ``dropped`` asked at every scrape for how many records were lost so far."""

@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Protocol, Self
 
 from visionmesh.contracts import Location
+from visionmesh.gpu.gpu import DeviceArray
 
 
 class Slot(Protocol):
@@ -19,7 +20,14 @@ class Slot(Protocol):
 
     @property
     def view(self) -> memoryview:
-        """The writable bytes, exactly as many as were asked for."""
+        """The writable bytes, exactly as many as were asked for; none in a GPU's memory."""
+
+    @property
+    def device(self) -> DeviceArray | None:
+        """The same in a GPU's memory, ``(nbytes,) uint8``; `None` if it is the host's.
+
+        What writes there must be finished before the slot is committed or discarded.
+        """
 
     def commit(self) -> Location:
         """Publish what was written; the view must not be written to any more."""
@@ -55,7 +63,14 @@ class Reading(Protocol):
 
     @property
     def view(self) -> memoryview:
-        """The read-only bytes, where they lie."""
+        """The read-only bytes, where they lie; a copy of what lies in a GPU's memory."""
+
+    @property
+    def device(self) -> DeviceArray | None:
+        """The bytes where they lie in a GPU's memory, ``(nbytes,) uint8``, never to be written to.
+
+        `None` if they are in the host's. What uses them must be finished before `check`.
+        """
 
     def check(self) -> None:
         """Raise `Miss` if the bytes may have changed since the reading began.

@@ -14,6 +14,8 @@ class InlineSlot:
 
     __slots__ = ("view",)
 
+    device = None
+
     def __init__(self, nbytes: int) -> None:
         self.view = memoryview(bytearray(nbytes))
 
@@ -67,6 +69,8 @@ class InlineReading:
     """A payload in the body of a message."""
 
     __slots__ = ("view",)
+
+    device = None
 
     def __init__(self, *, location: InlineLocation, body: memoryview) -> None:
         """Find the payload in ``body``; raise `Miss` if the body ends before it does."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from visionmesh.contracts import TensorMeta
 from visionmesh.errors import Code, Reject
+from visionmesh.gpu.gpu import DeviceArray
 
 ALIGNMENT = 64
 MAX_DIMENSIONS = 8
@@ -24,7 +25,7 @@ _DTYPES = {
 }
 
 
-def describe(arrays: Mapping[str, NDArray[Any]]) -> tuple[TensorMeta, ...]:
+def describe(arrays: Mapping[str, NDArray[Any] | DeviceArray]) -> tuple[TensorMeta, ...]:
     """Return what is to be said of ``arrays`` so that a reader finds them in a payload."""
     return tuple(
         TensorMeta(name=name, dtype=array.dtype.name, shape=array.shape)
@@ -63,6 +64,25 @@ def arrays(view: memoryview, metas: Sequence[TensorMeta]) -> dict[str, NDArray[A
         meta.name: np.frombuffer(
             view, dtype=_DTYPES[meta.dtype], count=math.prod(meta.shape), offset=offset
         ).reshape(meta.shape)
+        for meta, offset in zip(metas, offsets, strict=True)
+    }
+
+
+def device_arrays(memory: DeviceArray, metas: Sequence[TensorMeta]) -> dict[str, DeviceArray]:
+    """Return the arrays that lie in ``memory``, ``(nbytes,) uint8`` of a GPU, without copying.
+
+    Raises
+    ------
+    Reject
+        If the metas are not valid or say more than ``memory`` holds.
+    """
+    offsets, total = plan(metas)
+    if total > memory.nbytes:
+        raise _invalid(f"{memory.nbytes} bytes cannot hold arrays of {total}")
+    return {
+        meta.name: memory[offset : offset + _nbytes(meta)]
+        .view(_DTYPES[meta.dtype])
+        .reshape(meta.shape)
         for meta, offset in zip(metas, offsets, strict=True)
     }
 

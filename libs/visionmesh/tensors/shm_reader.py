@@ -6,43 +6,33 @@ from pathlib import Path
 
 from visionmesh.contracts import ShmLocation
 from visionmesh.errors import Miss
-from visionmesh.tensors.slab import Slab, is_at, open_slab
+from visionmesh.tensors.mapped import MappedSlabs, SlabReading
+from visionmesh.tensors.slab import Slab
 
 
-class ShmReading:
+class ShmReading(SlabReading):
     """One payload where its writer put it."""
 
-    __slots__ = ("_generation", "_slab", "_slot", "view")
+    __slots__ = ("view",)
+
+    device = None
 
     def __init__(self, *, slab: Slab, location: ShmLocation) -> None:
-        self._slab = slab
-        self._slot = location.slot
-        self._generation = location.generation
+        super().__init__(slab=slab, location=location)
         begin = location.slot * slab.slot_bytes
         self.view = slab.data[begin : begin + location.length].toreadonly()
-
-    def check(self) -> None:
-        """Raise `Miss` if the bytes may have changed since the reading began."""
-        if self._slab.generations[self._slot] != self._generation:
-            raise Miss("The arena needed the room while the payload was being read.")
-
-    def release(self) -> None:
-        """Let the writer use the room again; a second release changes nothing."""
-        if self._slab.generations[self._slot] == self._generation:
-            self._slab.released[self._slot] = self._generation
 
 
 class ShmReader:
     """Resolves references to the arenas in ``directory``; mappings are kept for the next time."""
 
     def __init__(self, *, directory: Path) -> None:
-        self._directory = directory
-        self._slabs: dict[str, Slab] = {}
+        self._slabs = MappedSlabs(directory=directory)
 
     @property
     def arenas(self) -> frozenset[str]:
         """The arenas that are mapped at this moment."""
-        return frozenset(self._slabs)
+        return self._slabs.names
 
     def read(self, location: ShmLocation) -> ShmReading:
         """Return the payload at ``location``.
@@ -52,37 +42,7 @@ class ShmReader:
         Miss
             If the arena is gone, or its slot no longer holds this payload.
         """
-        slab = self._slabs.get(location.arena)
-        if slab is None or not _holds(slab, location):
-            slab = self._look_again(location.arena)
-            if slab is None:
-                raise Miss(f"There is no arena {location.arena!r} on this host any more.")
-            if not _holds(slab, location):
-                raise Miss(f"The arena {location.arena} has given the room to something else.")
+        slab = self._slabs.find(location)
+        if slab.elsewhere:
+            raise Miss(f"The arena {location.arena} is none of shared memory.")
         return ShmReading(slab=slab, location=location)
-
-    def _look_again(self, arena: str) -> Slab | None:
-        """Forget the arenas that were removed or replaced, then map ``arena`` if it exists."""
-        # Their memory goes back to the system with the last view of it.
-        self._slabs = {
-            name: slab
-            for name, slab in self._slabs.items()
-            if is_at(self._directory / name, slab.inode)
-        }
-        if arena not in self._slabs and "/" not in arena:
-            slab = open_slab(self._directory / arena)
-            if slab is not None:
-                self._slabs[arena] = slab
-        return self._slabs.get(arena)
-
-
-def _holds(slab: Slab, location: ShmLocation) -> bool:
-    """Say whether the payload lies there; nothing of the reference is taken on trust."""
-    slot, generation = location.slot, location.generation
-    return (
-        0 <= slot < slab.slots
-        and generation > 0
-        and slab.generations[slot] == generation
-        and slab.released[slot] != generation
-        and slab.lengths[slot] == location.length
-    )

@@ -1,14 +1,15 @@
-"""The file behind a shared-memory arena: its layout, its owner's lock, and the reaper.
+"""The file behind an arena: its layout, its owner's lock, and the reaper.
 
 A slab is one file, mapped by its writer and by every reader. Words are native 64-bit::
 
-    file header   magic, owner's pid, number of slots, bytes per slot
+    file header   magic, owner's pid, number of slots, bytes per slot, bytes of `elsewhere`
     generations   one word per slot: of the payload that begins here, 0 if none does
     released      one word per slot: the last generation that a reader gave back
     lengths       one word per slot: of the payload, in bytes
     leases        one word per slot: CLOCK_MONOTONIC in nanoseconds, which is the same clock in
                   all processes of a host
-    data          slots, one behind the other, from the next page on
+    data          slots, one behind the other, from the next page on; if there are bytes of
+                  `elsewhere`, those are here instead, and say where the slots are
 
 The writer stores everything but ``released``. No word needs an atomic exchange: a generation is
 never used twice, so a release that comes too late names a payload that is gone and frees nothing.
@@ -16,7 +17,9 @@ Words are stored and loaded whole and in the order of the code, as x86-64 does i
 
 The owner holds an exclusive `flock` on the file for as long as it lives. The kernel drops the lock
 with the process, so a slab without a lock is an orphan; unlike a process id, a lock can neither be
-reused nor mean another process in another container.
+reused nor mean another process in another container. Who only asks whether the owner lives must not
+take that lock, as the next one who asks would take him for the owner. So the owner holds a lock of
+the other kind, too, that of an open file description (`fcntl`), which tells without being taken.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ import fcntl
 import glob
 import mmap
 import os
+import struct
+import weakref
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,9 +40,12 @@ _MAGIC = int.from_bytes(b"vmslab-1", "little")
 _WORD = 8
 _HEADER_WORDS = 8
 _COLUMNS = 4
+_WHOLE_FILE = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+"""A ``struct flock`` as 64-bit Linux has it: type, whence, start, length, pid."""
+_NO_LOCK = struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Slab:
     """One mapped slab; the mapping lives as long as anything refers to it."""
 
@@ -51,9 +59,22 @@ class Slab:
     lengths: memoryview
     leases: memoryview
     data: memoryview
+    elsewhere: bytes
+    """Where the slots are, in the words of the owner; empty: in `data`."""
+    descriptor: int
+    """Of the file."""
+
+    @property
+    def orphan(self) -> bool:
+        """Whether the owner is dead, or has let go of it."""
+        told = fcntl.fcntl(self.descriptor, fcntl.F_OFD_GETLK, _WHOLE_FILE)
+        (kind,) = struct.unpack_from("h", told)
+        return bool(kind == fcntl.F_UNLCK)
 
 
-def create_slab(path: Path, *, slots: int, slot_bytes: int) -> tuple[Slab, int]:
+def create_slab(
+    path: Path, *, slots: int, slot_bytes: int, elsewhere: bytes = b""
+) -> tuple[Slab, int]:
     """Create the slab at ``path``; return it and the descriptor that holds the owner's lock.
 
     All pages are allocated at once: a full /dev/shm is an error here and not a bus error later.
@@ -64,20 +85,24 @@ def create_slab(path: Path, *, slots: int, slot_bytes: int) -> tuple[Slab, int]:
     ConfigurationError
         If a living process has this name, or there is not enough shared memory.
     """
-    size = _size(slots, slot_bytes)
+    size = _size(slots, slot_bytes, len(elsewhere))
     with ExitStack() as undo:
         # The file gets its name only when it is complete and locked: nobody ever sees half a slab.
         descriptor = os.open(path.parent, os.O_TMPFILE | os.O_RDWR, 0o600)
         undo.callback(os.close, descriptor)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _WHOLE_FILE)
         _allocate(descriptor, size, path)
         mapped = memoryview(mmap.mmap(descriptor, size))
         header = mapped[: _HEADER_WORDS * _WORD].cast("Q")
         header[0], header[1], header[2], header[3] = _MAGIC, os.getpid(), slots, slot_bytes
+        header[4] = len(elsewhere)
+        begin = _data_offset(slots)
+        mapped[begin : begin + len(elsewhere)] = elsewhere
         remove_orphan(path)
         _give_name(descriptor, path)
         undo.pop_all()
-    return _slab(mapped, os.fstat(descriptor).st_ino), descriptor
+    return _slab(mapped, descriptor), descriptor
 
 
 def open_slab(path: Path) -> Slab | None:
@@ -89,23 +114,27 @@ def open_slab(path: Path) -> Slab | None:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     except (FileNotFoundError, IsADirectoryError):
         return None
-    try:
+    with ExitStack() as undo:
+        undo.callback(os.close, descriptor)
         size = os.fstat(descriptor).st_size
         if size == 0 or size % mmap.PAGESIZE:
             return None
         mapped = memoryview(mmap.mmap(descriptor, size))
-        magic, _, slots, slot_bytes = mapped[: 4 * _WORD].cast("Q")
-        if magic != _MAGIC or size != _size(slots, slot_bytes):
+        magic, _, slots, slot_bytes, elsewhere = mapped[: 5 * _WORD].cast("Q")
+        if magic != _MAGIC or size != _size(slots, slot_bytes, elsewhere):
             return None
-        return _slab(mapped, os.fstat(descriptor).st_ino)
-    finally:
-        os.close(descriptor)
+        slab = _slab(mapped, descriptor)
+        undo.pop_all()
+    # Whoever still reads from a slab that was forgotten may ask for its owner.
+    weakref.finalize(slab, os.close, descriptor).atexit = False
+    return slab
 
 
 def remove_slab(path: Path, descriptor: int) -> None:
     """Remove the owner's own slab and let go of its lock."""
     path.unlink(missing_ok=True)
     # A mapping keeps a duplicate of the descriptor, and so the lock, while anybody holds a view.
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _NO_LOCK)
     fcntl.flock(descriptor, fcntl.LOCK_UN)
     os.close(descriptor)
 
@@ -160,19 +189,21 @@ def _data_offset(slots: int) -> int:
     return -(-used // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
-def _size(slots: int, slot_bytes: int) -> int:
-    return _data_offset(slots) + slots * slot_bytes
+def _size(slots: int, slot_bytes: int, elsewhere: int) -> int:
+    data = -(-elsewhere // mmap.PAGESIZE) * mmap.PAGESIZE or slots * slot_bytes
+    return _data_offset(slots) + data
 
 
-def _slab(mapped: memoryview, inode: int) -> Slab:
+def _slab(mapped: memoryview, descriptor: int) -> Slab:
     words = mapped.cast("Q")
-    _, owner, slots, slot_bytes = words[:4]
+    _, owner, slots, slot_bytes, elsewhere = words[:5]
+    data = mapped[_data_offset(slots) :]
     generations, released, lengths, leases = (
         words[begin : begin + slots]
         for begin in range(_HEADER_WORDS, _HEADER_WORDS + _COLUMNS * slots, slots)
     )
     return Slab(
-        inode=inode,
+        inode=os.fstat(descriptor).st_ino,
         owner=owner,
         slots=slots,
         slot_bytes=slot_bytes,
@@ -180,7 +211,9 @@ def _slab(mapped: memoryview, inode: int) -> Slab:
         released=released,
         lengths=lengths,
         leases=leases,
-        data=mapped[_data_offset(slots) :],
+        data=data,
+        elsewhere=bytes(data[:elsewhere]),
+        descriptor=descriptor,
     )
 
 

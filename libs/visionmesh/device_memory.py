@@ -1,0 +1,144 @@
+"""A worker's part in the memory of GPUs: what it shares with others, and what it reads there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from visionmesh.coalescer import Coalescer
+from visionmesh.contracts import TensorMeta
+from visionmesh.errors import ConfigurationError
+from visionmesh.gpu import Gpu, GpuError
+from visionmesh.gpu.copier import Copier
+from visionmesh.gpu.failures import lost
+from visionmesh.gpu.gpu import GpuLostError
+from visionmesh.handover import Outputs, lay_out_all
+from visionmesh.nodes import Nodes
+from visionmesh.telemetry.metrics import Metrics
+from visionmesh.tensors import DeviceArena, Slot
+
+MAX_AT_ONCE = 256
+"""Images that are laid out together: more than any batch has."""
+
+log = logging.getLogger(__name__)
+
+_Job = tuple[Outputs, Slot]
+_Metas = tuple[TensorMeta, ...]
+
+
+class DeviceMemory:
+    """The arenas of one worker on GPUs, opened when something is first to be put there.
+
+    Where a device has no such arena, for lack of memory or because memory cannot be shared here
+    (containers that do not share IPC, some slices of GPUs, Jetson), that is said once, and the
+    payloads go through the memory of the host.
+    """
+
+    def __init__(
+        self,
+        *,
+        directory: Path,
+        prefix: str,
+        size: int,
+        lease: timedelta,
+        nodes: Nodes,
+        metrics: Metrics,
+    ) -> None:
+        self._directory = directory
+        self._prefix = prefix
+        self._size = size
+        self._lease = lease
+        self._nodes = nodes
+        self._metrics = metrics
+        self._arenas: dict[str, DeviceArena | None] = {}
+        self._lines: dict[str, Coalescer[_Job, _Metas]] = {}
+        self._read: frozenset[str] = frozenset()
+        self._refused: set[str] = set()
+        self._telling: set[asyncio.Task[None]] = set()
+
+    async def read(self, gpus: Iterable[Gpu]) -> None:
+        """Tell the other workers that this one reads from the memory of ``gpus``."""
+        self._read = frozenset(gpu.info.uuid for gpu in gpus)
+        await self._tell()
+
+    def refuse(self, uuid: str, why: str) -> None:
+        """Tell them that the memory of a device cannot be mapped here after all."""
+        log.warning(
+            "what others put into the memory of %s cannot be mapped here, "
+            "and is to come through that of the host: %s", uuid, why,
+        )  # fmt: skip
+        self._refused.add(uuid)
+        task = asyncio.get_running_loop().create_task(self._tell(), name="tell devices")
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
+    async def _tell(self) -> None:
+        await self._nodes.update(devices=tuple(sorted(self._read - self._refused)))
+
+    def arena(self, gpu: Gpu) -> DeviceArena | None:
+        """Return this worker's arena on ``gpu``; `None` if there can be none.
+
+        Raises
+        ------
+        Fatal
+            If the device is lost to this process.
+        """
+        uuid = gpu.info.uuid
+        if uuid not in self._arenas:
+            self._arenas[uuid] = self._open(gpu)
+        return self._arenas[uuid]
+
+    def _open(self, gpu: Gpu) -> DeviceArena | None:
+        try:
+            arena = DeviceArena(
+                gpu=gpu,
+                directory=self._directory,
+                name=f"{self._prefix}{secrets.token_hex(4)}",
+                size=self._size,
+                lease=self._lease,
+            )
+        except GpuLostError as error:
+            raise lost(error) from error
+        except (GpuError, ConfigurationError) as error:
+            log.warning(
+                "the memory of %s cannot be shared with other workers, "
+                "payloads go through that of the host: %s", gpu.info.uuid, error,
+            )  # fmt: skip
+            return None
+        self._metrics.watch_device_arena(
+            used=lambda: arena.used_bytes, capacity=arena.capacity, device=gpu.info.uuid
+        )
+        return arena
+
+    async def lay_out(self, gpu: Gpu, outputs: Outputs, slot: Slot) -> tuple[TensorMeta, ...]:
+        """Write ``outputs`` into ``slot``, either of which may be in the memory of ``gpu``.
+
+        What is asked for in one turn of the event loop is waited for together. Nothing is copied
+        after a cancelled call.
+        """
+        line = self._lines.get(gpu.info.uuid)
+        if line is None:
+            line = self._lines[gpu.info.uuid] = _line(Copier(gpu))
+        return await line.submit((outputs, slot))
+
+    async def close(self) -> None:
+        """Give everything back; references to it miss from now on."""
+        for line in self._lines.values():
+            await line.close()
+        for arena in self._arenas.values():
+            if arena is not None:
+                arena.close()
+        if self._telling:
+            await asyncio.wait(self._telling)
+
+
+def _line(copier: Copier) -> Coalescer[_Job, _Metas]:
+    async def copy(jobs: Sequence[_Job]) -> Sequence[_Metas]:
+        # In one go: a slot whose writer was cancelled is given back before it or after.
+        return lay_out_all(jobs, copier)
+
+    return Coalescer(process=copy, max_items=MAX_AT_ONCE)

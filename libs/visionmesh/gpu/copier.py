@@ -1,0 +1,54 @@
+"""Copies between the memory of the host and that of a GPU, several at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visionmesh.gpu.failures import device_failures
+from visionmesh.gpu.gpu import DeviceArray, Gpu
+
+AnyArray = NDArray[Any] | DeviceArray
+
+
+class Copier:
+    """Copies on a stream of its own; may be used by any thread."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+        self._stream = gpu.stream()
+
+    def copy(self, pairs: Iterable[tuple[AnyArray, AnyArray]]) -> None:
+        """Copy each source into its target, of the same shape and dtype; return when all is done.
+
+        Either may be on the host or on the device. Targets must be contiguous. What wrote the
+        sources must be finished.
+
+        Raises
+        ------
+        Retry, Fatal
+            If the device fails: see `device_failures`.
+        """
+        with device_failures(), self._stream as stream:
+            kept = []
+            try:
+                # Sources that were made contiguous must last until they are copied.
+                kept = [self._enqueue(source, target) for source, target in pairs]
+            finally:
+                stream.synchronize()
+                del kept
+
+    def _enqueue(self, source: AnyArray, target: AnyArray) -> AnyArray:
+        from_host, to_host = isinstance(source, np.ndarray), isinstance(target, np.ndarray)
+        if from_host == to_host:
+            target[...] = source
+        elif from_host:
+            source = np.ascontiguousarray(source)
+            self.gpu.upload(source, target)
+        else:
+            source = self.gpu.xp.ascontiguousarray(source)
+            self.gpu.download(source, target)
+        return source
