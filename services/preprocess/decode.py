@@ -93,10 +93,13 @@ class Envelope(NamedTuple):
         Where ``target`` (height, width) is at most half the original, both sides may be smaller
         than the original, but not than ``target``.
         """
-        orientation = self.header.orientation
-        if target is not None and swaps_sides(orientation):
+        return turn(self.unpack_stored(color, target), self.header.orientation)
+
+    def unpack_stored(self, color: Color, target: Size | None) -> Pixels:
+        """Do what `unpack` does with an upright ``target``, but do not turn the picture."""
+        if target is not None and swaps_sides(self.header.orientation):
             target = target[1], target[0]
-        return turn(self.format.unpack(self.data, self.header, color, target), orientation)
+        return self.format.unpack(self.data, self.header, color, target)
 
 
 def recognise(data: Data) -> Format:

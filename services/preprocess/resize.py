@@ -31,6 +31,15 @@ class Plan(NamedTuple):
     x: int
     y: int
 
+    def placement(self, original: tuple[int, int]) -> Placement:
+        """Return the same in terms of an ``original`` of (width, height)."""
+        return Placement(
+            scale_x=self.width / original[0],
+            scale_y=self.height / original[1],
+            offset_x=self.x,
+            offset_y=self.y,
+        )
+
 
 def _letterbox(width: int, height: int, spec: InputSpec) -> Plan:
     across, down = _scaled(width, height, spec, by_width=_is_wider(width, height, spec))
@@ -113,30 +122,38 @@ def draw(
         if place.width < width:
             out[:, : place.x] = pad
             out[:, right:] = pad
-    return Placement(
-        scale_x=place.width / original[0],
-        scale_y=place.height / original[1],
-        offset_x=place.x,
-        offset_y=place.y,
-    )
+    return place.placement(original)
 
 
 def _draw_covering(pixels: Pixels, place: Plan, out: Pixels) -> None:
     height, width = out.shape[:2]
-    top, down, y = _band(pixels.shape[0], place.height, -place.y, height)
-    left, across, x = _band(pixels.shape[1], place.width, -place.x, width)
-    scale_y, scale_x = place.height / pixels.shape[0], place.width / pixels.shape[1]
-    part = pixels[top : top + down, left : left + across]
-    size = max(x + width, round(across * scale_x)), max(y + height, round(down * scale_y))
-    resized = cv2.resize(part, size, interpolation=cv2.INTER_LINEAR)
+    down = side(pixels.shape[0], place.height, place.y, height)
+    across = side(pixels.shape[1], place.width, place.x, width)
+    part = pixels[down.first : down.first + down.count, across.first : across.first + across.count]
+    resized = cv2.resize(part, (across.size, down.size), interpolation=cv2.INTER_LINEAR)
+    y, x = -down.at, -across.at
     out[:] = resized[y : y + height, x : x + width].reshape(out.shape)
 
 
-def _band(stored: int, scaled: int, cut: int, wanted: int) -> tuple[int, int, int]:
-    """Return first and number of the source lines that are needed, and the cut within them."""
+class Side(NamedTuple):
+    """Along one axis: ``count`` pixels from ``first`` become ``size``, from ``at`` on."""
+
+    first: int
+    count: int
+    size: int
+    at: int
+    """In input pixels; negative if what comes before is cut off."""
+
+
+def side(stored: int, scaled: int, at: int, wanted: int) -> Side:
+    """Return how ``stored`` pixels become ``scaled`` of which ``wanted`` are seen, from -``at`` on.
+
+    Of a picture that overhangs very far only the part that is needed is resized.
+    """
     if scaled <= wanted * _MOST_OVERHANG:
-        return 0, stored, cut
+        return Side(0, stored, scaled, at)
     scale = scaled / stored
-    first = max(0, floor(cut / scale) - 1)
-    last = min(stored, ceil((cut + wanted) / scale) + 1)
-    return first, last - first, round(cut - first * scale)
+    first = max(0, floor(-at / scale) - 1)
+    count = min(stored, ceil((wanted - at) / scale) + 1) - first
+    cut = round(-at - first * scale)
+    return Side(first, count, max(cut + wanted, round(count * scale)), -cut)
