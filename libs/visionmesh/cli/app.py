@@ -16,6 +16,7 @@ from visionmesh.cli import (
     completing,
     dead,
     demo,
+    devices,
     images,
     importing,
     keys,
@@ -43,6 +44,7 @@ _RUN: tuple[Command, ...] = (
     ("down", lifecycle.down, "visionmesh down"),
     ("serve", lifecycle.serve, "visionmesh serve infer --nats nats://10.0.0.5:4222"),
     ("ps", lifecycle.ps, "visionmesh ps --json"),
+    ("devices", devices.devices, "visionmesh devices"),
     ("demo", demo.demo, "visionmesh demo --seconds 20"),
 )
 _MODELS: tuple[Command, ...] = (

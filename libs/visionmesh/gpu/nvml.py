@@ -177,5 +177,5 @@ class Nvml:
 
 def read_once() -> tuple[RawGpu, ...]:
     """Return every GPU of this machine as it is now; raise `NoNvml` if nobody can tell."""
-    with closing(Nvml()) as nvml:
-        return nvml.read()
+    with closing(Nvml()) as driver:
+        return driver.read()
