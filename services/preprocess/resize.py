@@ -129,17 +129,17 @@ def _draw_covering(pixels: Pixels, place: Plan, out: Pixels) -> None:
     height, width = out.shape[:2]
     down = side(pixels.shape[0], place.height, place.y, height)
     across = side(pixels.shape[1], place.width, place.x, width)
-    part = pixels[down.first : down.first + down.count, across.first : across.first + across.count]
+    part = pixels[down.first : down.first + down.used, across.first : across.first + across.used]
     resized = cv2.resize(part, (across.size, down.size), interpolation=cv2.INTER_LINEAR)
     y, x = -down.at, -across.at
     out[:] = resized[y : y + height, x : x + width].reshape(out.shape)
 
 
 class Side(NamedTuple):
-    """Along one axis: ``count`` pixels from ``first`` become ``size``, from ``at`` on."""
+    """Along one axis: ``used`` pixels from ``first`` become ``size``, from ``at`` on."""
 
     first: int
-    count: int
+    used: int
     size: int
     at: int
     """In input pixels; negative if what comes before is cut off."""

@@ -180,7 +180,7 @@ def _row(fit: Fit, *, own: bool = False) -> tuple[object, ...]:
 
 def _axis(along: Side) -> tuple[float, int, int, int, int]:
     # Divided twice, as OpenCV does: the result may differ in its last bit.
-    return (1 / (along.size / along.count), *along)
+    return (1 / (along.size / along.used), *along)
 
 
 def _turned(stored: Stored) -> tuple[int, int, int]:
