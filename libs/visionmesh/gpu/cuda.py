@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ctypes
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 import cupy
 import numpy as np
@@ -27,12 +30,15 @@ from visionmesh.gpu.gpu import (
 )
 
 _PRELUDE = Path(__file__).with_name("cuda.h")
-_NO_DRIVER = (runtime.cudaErrorNoDevice, runtime.cudaErrorInsufficientDriver)
-_OUT_OF_MEMORY = runtime.cudaErrorMemoryAllocation
+_OUT_OF_MEMORY = 2
+_INSUFFICIENT_DRIVER = 35
+_NO_DEVICE = 100
+_NOT_READY = 600
 _LOST = frozenset({214, 219, 220, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 999})
 """Errors after which the runtime says that the process must be ended to use the device again:
 uncorrectable memory, NVLink and containment errors, illegal addresses and instructions, timeouts,
 destroyed contexts, failed launches, unknown ones (CUDA Runtime API, enum cudaError)."""
+_UUID_BYTES = 16
 
 
 @contextmanager
@@ -42,6 +48,8 @@ def _told() -> Iterator[None]:
         yield
     except cupy.cuda.memory.OutOfMemoryError as error:
         raise GpuMemoryError(str(error)) from error
+    except cupy.cuda.compiler.CompileException as error:
+        raise GpuError(str(error)) from error
     except (runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError) as error:
         if error.status == _OUT_OF_MEMORY:
             raise GpuMemoryError(str(error)) from error
@@ -54,7 +62,7 @@ def devices() -> tuple[DeviceInfo, ...]:
     try:
         count = runtime.getDeviceCount()
     except runtime.CUDARuntimeError as error:
-        if error.status in _NO_DRIVER:
+        if error.status in (_INSUFFICIENT_DRIVER, _NO_DEVICE):
             return ()
         raise GpuError(str(error)) from error
     return tuple(_info(index) for index in range(count))
@@ -68,11 +76,25 @@ def _info(index: int) -> DeviceInfo:
     return DeviceInfo(
         kind="cuda",
         index=index,
-        uuid=f"{'MIG' if sliced else 'GPU'}-{UUID(bytes=bytes(found['uuid']))}",
+        uuid=f"{'MIG' if sliced else 'GPU'}-{_uuid(index)}",
         name=name.decode(),
         memory_bytes=found["totalGlobalMem"],
         capability=(found["major"], found["minor"]),
     )
+
+
+def _uuid(index: int) -> UUID:
+    """Ask the driver: CuPy's own ends at the first byte of zero, and is a slice's GPU's."""
+    driver, device = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
+    found = (ctypes.c_ubyte * _UUID_BYTES)()
+    for status in (
+        driver.cuInit(0),
+        driver.cuDeviceGet(ctypes.byref(device), index),
+        driver.cuDeviceGetUuid_v2(found, device),
+    ):
+        if status:
+            raise GpuError(f"The driver does not tell the UUID of device {index}: error {status}.")
+    return UUID(bytes=bytes(found))
 
 
 class _Event:
@@ -81,9 +103,12 @@ class _Event:
 
     @property
     def done(self) -> bool:
+        # CuPy's own takes a failure for work that goes on.
+        status = runtime.eventQuery(self._event.ptr)
         with _told():
-            finished: bool = self._event.done
-        return finished
+            if status not in (0, _NOT_READY):
+                raise runtime.CUDARuntimeError(status)
+        return bool(status == 0)
 
     def synchronize(self) -> None:
         with _told():
@@ -129,20 +154,50 @@ class CudaStream:
             self.raw.synchronize()
 
 
+class _Kernel:
+    def __init__(self, kernel: Any) -> None:
+        self._kernel = kernel
+
+    def __call__(
+        self, grid: tuple[int, ...], block: tuple[int, ...], args: Sequence[Any], /
+    ) -> None:
+        with _told():
+            self._kernel(grid, block, tuple(args))
+
+
+class _Allocation:
+    """What the arrays in it keep alive; with the last of them it is given back."""
+
+    def __init__(self, *, index: int, pointer: int, give_back: Callable[[int], None]) -> None:
+        self.close = weakref.finalize(self, _give_back, index, pointer, give_back)
+        # The driver takes it all back when the process ends, in whatever order.
+        self.close.atexit = False
+
+
+def _give_back(index: int, pointer: int, give_back: Callable[[int], None]) -> None:
+    with cupy.cuda.Device(index), _told():
+        give_back(pointer)
+
+
 class _Shared:
     """One plain allocation: what a pool gives out is a part of one, whose handle it would share."""
 
-    def __init__(self, *, index: int, pointer: int, nbytes: int, handle: bytes, own: bool) -> None:
-        self._index, self._pointer, self._own = index, pointer, own
+    def __init__(self, *, array: Any, handle: bytes, close: Callable[[], object]) -> None:
+        self.array = array
         self.handle = handle
-        memory = cupy.cuda.UnownedMemory(pointer, nbytes, self, index)
-        self.array = cupy.ndarray((nbytes,), cupy.uint8, cupy.cuda.MemoryPointer(memory, 0))
+        self._close = close
 
     def close(self) -> None:
-        pointer, self._pointer = self._pointer, 0
-        if pointer:
-            with cupy.cuda.Device(self._index), _told():
-                (runtime.free if self._own else runtime.ipcCloseMemHandle)(pointer)
+        self._close()
+
+
+def _shared(
+    index: int, pointer: int, nbytes: int, handle: bytes, give_back: Callable[[int], None]
+) -> _Shared:
+    allocation = _Allocation(index=index, pointer=pointer, give_back=give_back)
+    memory = cupy.cuda.UnownedMemory(pointer, nbytes, allocation, index)
+    array = cupy.ndarray((nbytes,), cupy.uint8, cupy.cuda.MemoryPointer(memory, 0))
+    return _Shared(array=array, handle=handle, close=allocation.close)
 
 
 class CudaGpu:
@@ -154,14 +209,16 @@ class CudaGpu:
         self.info = info
         self._device = cupy.cuda.Device(info.index)
         self._module = cache(self._compile)
+        self._own: WeakValueDictionary[bytes, _Shared] = WeakValueDictionary()
+        """What this process shares: CUDA lets nobody open a handle of his own."""
 
     def stream(self) -> Stream:
         return CudaStream(self.info.index)
 
     def kernel(self, source: Path, name: str, **defines: int | float | str) -> Kernel:
         with self._device, _told():
-            found: Kernel = self._module(source, tuple(sorted(defines.items()))).get_function(name)
-        return found
+            module = self._module(source, tuple(sorted(defines.items())))
+            return _Kernel(module.get_function(name))
 
     def _compile(self, source: Path, defines: tuple[tuple[str, object], ...]) -> Any:
         options = ("-std=c++17", *(f"-D{key}={value}" for key, value in defines))
@@ -195,16 +252,17 @@ class CudaGpu:
             except runtime.CUDARuntimeError:
                 runtime.free(pointer)
                 raise
-        return _Shared(
-            index=self.info.index, pointer=pointer, nbytes=nbytes, handle=handle, own=True
-        )
+        shared = _shared(self.info.index, pointer, nbytes, handle, runtime.free)
+        self._own[handle] = shared
+        return shared
 
     def open_shared(self, handle: bytes, nbytes: int) -> SharedMemory:
+        own = self._own.get(handle)
+        if own is not None:
+            return _Shared(array=own.array[:nbytes], handle=handle, close=lambda: None)
         with self._device, _told():
             pointer = runtime.ipcOpenMemHandle(handle)
-        return _Shared(
-            index=self.info.index, pointer=pointer, nbytes=nbytes, handle=handle, own=False
-        )
+        return _shared(self.info.index, pointer, nbytes, handle, runtime.ipcCloseMemHandle)
 
     @property
     def free_bytes(self) -> int:

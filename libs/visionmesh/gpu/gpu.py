@@ -90,7 +90,10 @@ class SharedMemory(Protocol):
         """64 bytes by which another process on this host opens it."""
 
     def close(self) -> None:
-        """Free it, or let go of it; its arrays must not be used any more."""
+        """Free it, or let go of it; its arrays must not be used any more.
+
+        Without this it is let go of with the last of its arrays.
+        """
 
 
 class Gpu(Protocol):
@@ -137,7 +140,7 @@ class Gpu(Protocol):
         """
 
     def open_shared(self, handle: bytes, nbytes: int) -> SharedMemory:
-        """Map what another process shares; raise `GpuError` if it is gone or out of reach."""
+        """Map what a process, this one too, shares; raise `GpuError` if it is gone or cannot be."""
 
     @property
     def free_bytes(self) -> int:
