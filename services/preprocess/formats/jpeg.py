@@ -6,6 +6,7 @@ Source of the markers: ITU-T T.81, annex B.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import Final
 
 import imagecodecs
@@ -29,8 +30,16 @@ _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """SOF0 to SOF15; the three between are tables."""
 _BARE: Final = frozenset((0x01, *range(0xD0, 0xD8)))
 """TEM and RST0 to RST7 have no length."""
-_APP1, _END, _SCAN, _MARK = 0xE1, 0xD9, 0xDA, 0xFF
+_USUAL_FRAMES: Final = (0xC0, 0xC2)
+"""Baseline, progressive."""
+_USUAL_COMPONENTS: Final = (1, 3)
+_COMPONENT_BYTES: Final = 3
+_APP1, _APP14, _END, _SCAN, _MARK = 0xE1, 0xEE, 0xD9, 0xDA, 0xFF
 _EXIF: Final = b"Exif\0\0"
+_ADOBE: Final = b"Adobe"
+_ADOBE_BYTES: Final = 12
+"""The last one tells how colours are coded (Adobe Technical Note 5116, section 18)."""
+_YCBCR: Final = 1
 _END_OF_IMAGE: Final = b"\xff\xd9"
 _TRAILER: Final = 64
 """Bytes at the end among which the end mark must be; some cameras pad."""
@@ -43,22 +52,54 @@ _LEAST_REDUCTION: Final = 2.0
 
 def read_header(data: Data) -> Header:
     """Return size and EXIF orientation, by the markers up to the frame header."""
-    position, orientation = 2, 1
-    for _ in range(_MOST_SEGMENTS):
-        mark, marker, length = _SEGMENT.unpack_from(data, position)
-        if mark != _MARK or marker in (_END, _SCAN):
-            break
+    orientation = 1
+    for marker, begin, length in _segments(data):
         if marker in _FRAMES:
-            bits, height, width = _FRAME.unpack_from(data, position + 4)
+            bits, height, width = _FRAME.unpack_from(data, begin)
             if bits != _BITS:
                 raise unsupported(f"A JPEG of {bits} bits", "send 8 bits, or PNG or TIFF of 16")
             return Header(width, height, orientation)
         if marker == _APP1 and orientation == 1:
-            block = data[position + 4 : position + 2 + length]
+            block = data[begin : begin + length]
             if bytes(block[:6]) == _EXIF:
                 orientation = exif_orientation(block[6:])
-        position += 1 if marker == _MARK else 2 if marker in _BARE else 2 + length
     raise broken("JPEG", "no frame header")
+
+
+def _segments(data: Data) -> Iterator[tuple[int, int, int]]:
+    """Yield the markers up to the first scan, and where their contents begin and how long they are.
+
+    Raises `struct.error` where the data ends.
+    """
+    position = 2
+    for _ in range(_MOST_SEGMENTS):
+        mark, marker, length = _SEGMENT.unpack_from(data, position)
+        if mark != _MARK or marker in (_END, _SCAN):
+            return
+        yield marker, position + 4, length - 2
+        position += 1 if marker == _MARK else 2 if marker in _BARE else 2 + length
+
+
+def is_usual(data: Data) -> bool:
+    """Say whether any decoder makes the same of a JPEG that has a frame header.
+
+    That is one of grey or YCbCr, by Huffman's codes, sequential or progressive, and with its end:
+    others take colours for what they are not, or say nothing of what is missing.
+    """
+    for marker, begin, length in _segments(data):
+        if marker == _APP14 and bytes(data[begin : begin + 5]) == _ADOBE:
+            if length < _ADOBE_BYTES or data[begin + _ADOBE_BYTES - 1] != _YCBCR:
+                return False
+        elif marker in _FRAMES:
+            components = data[begin + _FRAME.size]
+            ids = bytes(data[begin + _FRAME.size + 1 : begin + length : _COMPONENT_BYTES])
+            usual = marker in _USUAL_FRAMES and components in _USUAL_COMPONENTS and ids != b"RGB"
+            return usual and _has_end(data)
+    return False
+
+
+def _has_end(data: Data) -> bool:
+    return _END_OF_IMAGE in bytes(data[-_TRAILER:])
 
 
 def unpack(data: Data, header: Header, color: Color, target: Size | None) -> Pixels:
@@ -82,7 +123,7 @@ def unpack(data: Data, header: Header, color: Color, target: Size | None) -> Pix
 
 def _unpack_unusual(data: Data, color: Color) -> Pixels:
     # This decoder does not tell of an early end.
-    if _END_OF_IMAGE not in bytes(data[-_TRAILER:]):
+    if not _has_end(data):
         raise broken("JPEG", "it ends early")
     try:
         samples = imagecodecs.jpeg8_decode(data)  # type: ignore[arg-type] # any buffer does
