@@ -20,7 +20,8 @@ from visionmesh.models.folder import load_folder
 from visionmesh.models.registry import Registry
 from visionmesh.processes import ChildProcess, Output
 from visionmesh.readiness import until_ready
-from visionmesh.settings import IngestSettings, ServiceSettings, Settings
+from visionmesh.replicas import replicas_of
+from visionmesh.settings import IngestSettings, Settings
 from visionmesh.state import MeshRecord, RunningProcess, StateFolder, end_leftovers
 from visionmesh.supervisor import Keeper, LogFiles, Restartable, child_environment
 from visionmesh.tensors import reap
@@ -230,27 +231,18 @@ class LocalMesh:
 
     async def _start_services(self) -> None:
         for service in SERVICES:
-            section: ServiceSettings = getattr(self.settings, service)
-            for number in range(1, section.replicas + 1):
+            for replica in replicas_of(self.settings, service):
                 keeper = self._keeper(
                     ChildProcess(
-                        name=service if section.replicas == 1 else f"{service}-{number}",
+                        name=replica.name,
                         command=[sys.executable, "-m", f"services.{service}"],
-                        environment=child_environment(self._replica_settings(service, number)),
+                        environment={**child_environment(replica.settings), **replica.environment},
                         output=self._output,
                     )
                 )
                 await keeper.start()
                 self._services[service].append(keeper)
         self._write_record()
-
-    def _replica_settings(self, service: str, number: int) -> Settings:
-        """Only the first replica can have the port that was asked for."""
-        if number == 1:
-            return self.settings
-        section = getattr(self.settings, service)
-        others = {"port": 0} | ({"grpc_port": 0} if service == "ingest" else {})
-        return self.settings.model_copy(update={service: section.model_copy(update=others)})
 
     def _write_record(self) -> None:
         me = RunningProcess.of("mesh", os.getpid())

@@ -138,6 +138,7 @@ def serve(
     ] = None,
 ) -> None:
     """Be one service, as a container runs it."""
+    from visionmesh.replicas import sole_replica
     from visionmesh.supervisor import child_environment
 
     settings = options.settings_of(file, nats_url=nats, redis_url=redis)
@@ -145,7 +146,10 @@ def serve(
         section = getattr(settings, service).model_copy(update={"port": port})
         settings = settings.model_copy(update={service: section})
     command = [sys.executable, "-m", f"services.{service}"]
-    os.execve(sys.executable, command, child_environment(settings))
+    replica = sole_replica(settings, service)
+    os.execve(
+        sys.executable, command, {**child_environment(replica.settings), **replica.environment}
+    )
 
 
 def ps(

@@ -43,6 +43,10 @@ class ServiceSettings(Section):
 class DeviceSettings(ServiceSettings):
     """What the services have that may work on a GPU."""
 
+    devices: Annotated[
+        tuple[Device, ...],
+        Field(description="a process for each under `visionmesh up`, which sees that one only"),
+    ] = ()
     device_arena_bytes: Annotated[
         int, Field(ge=MEBIBYTE, description="of a GPU's memory, for what the process writes")
     ] = 256 * MEBIBYTE
