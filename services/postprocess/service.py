@@ -6,9 +6,12 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 from services.postprocess.decoders import Arrays, Decoder, load_decoder
 from services.postprocess.features import FeaturesError, pack, unpack
+from services.postprocess.gpu import Reduced
+from services.postprocess.gpu.bundles import Bundles
 from visionmesh import subjects
 from visionmesh.context import Context
 from visionmesh.contracts import Answer, CacheInfo, ImageInfo, Reference, Result, Want
@@ -40,6 +43,7 @@ class Postprocess(Worker):
         self._faults: dict[tuple[str, int], str] = {}
         self._applied: dict[str, int] = {}
         """The revision of the record of each model, of which the others tell."""
+        self._bundles = Bundles(gpu=context.gpu, count=self._count) if context.gpu else None
         self._heatmaps = HeatmapStore(
             context.connection.client, replicas=context.settings.events.replicas
         )
@@ -57,10 +61,15 @@ class Postprocess(Worker):
     async def stop(self) -> None:
         await self._stage.stop()
 
+    def _count(self, model: str, outcome: str, images: int) -> None:
+        self._context.metrics.model(model).device(outcome, images)
+
     async def _model_changed(self, name: str, record: ModelRecord | None) -> None:
         for known in (self._decoders, self._faults):
             for key in [key for key in known if key[0] == name]:
                 del known[key]
+        if self._bundles is not None:
+            self._bundles.forget(name)
         if record is not None:
             self._load(record)
             self._applied[name] = record.revision
@@ -68,6 +77,9 @@ class Postprocess(Worker):
             self._applied.pop(name, None)
         failed = {version_key(*key): why for key, why in self._faults.items()}
         await self._context.nodes.update(failed=failed, applied=dict(self._applied))
+        if self._bundles is not None:
+            own = {key: decoder for key, decoder in self._decoders.items() if key[0] == name}
+            await self._bundles.load(own)
 
     def _load(self, record: ModelRecord) -> None:
         name = record.spec.name
@@ -80,15 +92,18 @@ class Postprocess(Worker):
 
     async def _answer_all(self, items: Sequence[Item]) -> AsyncIterator[Sequence[Ended]]:
         ended: list[Ended] = []
+        began = time.time_ns()
+        reduced = await self._bundles.reduce(items) if self._bundles is not None else {}
         for item in items:
             try:
-                ended.append((item, await self._answer(item)))
+                ended.append((item, await self._answer(item, reduced.get(id(item)), began)))
             except (Reject, Retry) as error:
                 ended.append((item, error))
+            began = time.time_ns()
         yield ended
 
-    async def _answer(self, item: Item) -> Done:
-        reference, began = item.reference, time.time_ns()
+    async def _answer(self, item: Item, reduced: Reduced | None, began: int) -> Done:
+        reference = item.reference
         record = self._context.catalog.admitted(reference.model, reference.version)
         decoder = self._decoders.get((reference.model, reference.version))
         if decoder is None:
@@ -96,9 +111,11 @@ class Postprocess(Worker):
         keys = (reference.result_key, reference.features_key)
         remembers = reference.result_key is not None and keys == cache_keys(reference, record)
         if record.spec.task in _SLOW:
-            answer, features = await asyncio.to_thread(self._decode, item, decoder, keep=remembers)
+            answer, features = await asyncio.to_thread(
+                self._decode, item, decoder, reduced, keep=remembers
+            )
         else:
-            answer, features = self._decode(item, decoder, keep=remembers)
+            answer, features = self._decode(item, decoder, reduced, keep=remembers)
         item.trail.step(SpanName.DECODE_OUTPUTS, began, time.time_ns())
         if answer.heatmap is not None:
             # Before anybody, the cache included, hears of it.
@@ -113,14 +130,20 @@ class Postprocess(Worker):
         item.reading.check()
         return Done(result, handover)
 
-    def _decode(self, item: Item, decoder: Decoder, *, keep: bool) -> tuple[Answer, bytes | None]:
+    def _decode(
+        self, item: Item, decoder: Decoder, reduced: Reduced | None, *, keep: bool
+    ) -> tuple[Answer, bytes | None]:
         """Return the answer, and the features for the cache where they are new and wanted."""
         reference = item.reference
         assert reference.placement is not None
-        features = self._features(item, decoder)
+        if reduced is None:
+            features = self._features(item, decoder)
+            reduced = Reduced(features, partial(decoder.answer, features))
+        else:
+            item.reading.check()
         try:
-            answer = decoder.answer(
-                features, reference.params, reference.placement, reference.width, reference.height
+            answer = reduced.answer(
+                reference.params, reference.placement, reference.width, reference.height
             )
         except FeaturesError as error:
             raise Retry(str(error)) from error
@@ -129,7 +152,7 @@ class Postprocess(Worker):
         head = FeaturesHead(
             width=reference.width, height=reference.height, placement=reference.placement
         )
-        return answer, join_features(head, pack(features))
+        return answer, join_features(head, pack(reduced.features))
 
     def _features(self, item: Item, decoder: Decoder) -> Arrays:
         """Return the cached features, or those in the engine's outputs."""

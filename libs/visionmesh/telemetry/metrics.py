@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 
 from prometheus_client import (
@@ -16,6 +16,9 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from visionmesh.gpu.listing import GpuListing
+from visionmesh.telemetry.gpus import GpuCollector
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """From a small model on a GPU to the longest that anyone waits for one image."""
@@ -64,6 +67,11 @@ class ModelTable:
             "visionmesh_engine_seconds",
             "From an image's place in the queue of a version's engines to the network's outputs.",
             _VERSION,
+        )
+        self.device = counter(
+            "visionmesh_device_images",
+            "Images that lay in a GPU's memory, by what became of them: worked on there, or not.",
+            (*_MODEL, "outcome"),
         )
         self.shadow = counter(
             "visionmesh_shadow",
@@ -160,6 +168,10 @@ class ModelMetrics:
             self._engines[version] = observe
         observe(seconds)
 
+    def device(self, outcome: str, images: int) -> None:
+        """Count images in a GPU's memory: ``reduced`` there, or brought ``home`` as they were."""
+        self._table.device.labels(self._stage, self._model, outcome).inc(images)
+
     def shadowed(self, version: int, outcome: str, agreement: float | None = None) -> None:
         """Count an image for a shadow: ``compared`` (with its agreement), ``skipped``, ``lost``."""
         self._table.shadow.labels(self._model, version, outcome).inc()
@@ -229,6 +241,10 @@ class Metrics:
         """Do the same for an arena in the memory of the GPU with the UUID ``device``."""
         self._table.device_arena_used.labels(self._stage, device).set_function(used)
         self._table.device_arena_capacity.labels(self._stage, device).set(capacity)
+
+    def watch_gpus(self, gpus: Callable[[], Sequence[GpuListing]]) -> None:
+        """Have ``gpus`` asked at every scrape for those that the process may use."""
+        self._registry.register(GpuCollector(gpus))
 
     def watch_spans(self, dropped: Callable[[], int]) -> None:
         """Have ``dropped`` asked at every scrape for how many records were lost so far."""

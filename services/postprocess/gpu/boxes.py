@@ -8,6 +8,7 @@ at most 1,000 candidates of 28 bytes, all images' in one copy.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -112,13 +113,6 @@ class BoxReducer:
             workspace.stream.synchronize()
             return [self._reduced(host, image) for image in range(len(heads))]
 
-    def answer(
-        self, reduced: Reduced, params: Params, placement: Placement, width: int, height: int
-    ) -> Answer:
-        return self._decoder.answer(
-            reduced.features, params, placement, width, height, kept=reduced.kept
-        )
-
     def _fill(self, host: Arrays, heads: Sequence[DeviceArray], params: Sequence[Params]) -> None:
         """Write what the kernels must know of each image."""
         host["outputs"][:] = [self._workspaces.gpu.address(head) for head in heads]
@@ -183,7 +177,7 @@ class BoxReducer:
         except Reject:
             return None
         kept = host["kept"][image, : state[_KEPT]].astype(np.intp) if self._suppresses else None
-        return Reduced(features, kept)
+        return Reduced(features, partial(self._decoder.answer, features, kept=kept))
 
 
 def _arrays(images: int, boxes: int, classes: int) -> tuple[TensorMeta, ...]:

@@ -65,7 +65,7 @@ def agree(
             np.testing.assert_allclose(
                 reduced.features[name], values, rtol=0, atol=rounding if name == "boxes" else 0
             )
-        answer = reducer.answer(reduced, wish, PLACEMENT, 1280, 960)
+        answer = reduced.answer(wish, PLACEMENT, 1280, 960)
         expected = decoder.answer(wanted, wish, PLACEMENT, 1280, 960)
         if rounding:
             reference.agree(reference.found(answer), reference.found(expected))
