@@ -127,7 +127,12 @@ class CudaStream:
         self._device = cupy.cuda.Device(index)
         with self._device, _told():
             self.raw = cupy.cuda.Stream(non_blocking=True)
-            """CuPy's own; its ``ptr`` is the ``cudaStream_t``."""
+            """CuPy's own."""
+
+    @property
+    def pointer(self) -> int:
+        pointer: int = self.raw.ptr
+        return pointer
 
     def __enter__(self) -> Self:
         self._device.__enter__()
@@ -231,6 +236,9 @@ class CudaGpu:
         pointer: int = array.data.ptr
         return pointer
 
+    def holds(self, array: DeviceArray | NDArray[Any]) -> bool:
+        return isinstance(array, cupy.ndarray) and array.device.id == self.info.index
+
     def pinned(self, nbytes: int) -> NDArray[np.uint8]:
         with self._device, _told():
             memory = cupy.cuda.alloc_pinned_memory(nbytes)
@@ -263,6 +271,11 @@ class CudaGpu:
         with self._device, _told():
             pointer = runtime.ipcOpenMemHandle(handle)
         return _shared(self.info.index, pointer, nbytes, handle, runtime.ipcCloseMemHandle)
+
+    def trim(self) -> None:
+        with self._device, _told():
+            cupy.get_default_memory_pool().free_all_blocks()
+            cupy.get_default_pinned_memory_pool().free_all_blocks()
 
     @property
     def free_bytes(self) -> int:

@@ -13,7 +13,8 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from shutil import which
@@ -51,6 +52,8 @@ class _Done:
 
 
 class _Stream:
+    pointer = 0
+
     def __enter__(self) -> Self:
         return self
 
@@ -70,15 +73,13 @@ class _Stream:
 class _Shared:
     """A file without a name, which others find through its owner's descriptors."""
 
-    def __init__(self, *, descriptor: int, nbytes: int, handle: bytes) -> None:
-        self._descriptor = descriptor
+    def __init__(self, *, array: DeviceArray, handle: bytes, close: Callable[[], object]) -> None:
+        self.array = array
         self.handle = handle
-        self.array: DeviceArray = np.frombuffer(mmap.mmap(descriptor, nbytes), np.uint8)
+        self._close = close
 
     def close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
+        self._close()
 
 
 class EmulatedGpu:
@@ -96,6 +97,8 @@ class EmulatedGpu:
             capability=(9, 0),
         )
         self._shared = 0
+        self._ends: dict[int, int] = {}
+        """Where that which is shared ends, by where it begins."""
         self._library = cache(_compile)
 
     def stream(self) -> Stream:
@@ -116,6 +119,10 @@ class EmulatedGpu:
         pointer: int = array.ctypes.data
         return pointer
 
+    def holds(self, array: DeviceArray | NDArray[Any]) -> bool:
+        address = self.address(array)
+        return any(begin <= address < end for begin, end in tuple(self._ends.items()))
+
     def pinned(self, nbytes: int) -> NDArray[np.uint8]:
         return np.zeros(nbytes, np.uint8)
 
@@ -134,7 +141,7 @@ class EmulatedGpu:
         os.truncate(descriptor, nbytes)
         handle = f"/proc/{os.getpid()}/fd/{descriptor}".encode().ljust(_HANDLE_BYTES, b"\0")
         self._shared += nbytes
-        return _Shared(descriptor=descriptor, nbytes=nbytes, handle=handle)
+        return self._map(descriptor, nbytes, handle, own=True)
 
     def open_shared(self, handle: bytes, nbytes: int) -> SharedMemory:
         try:
@@ -144,7 +151,24 @@ class EmulatedGpu:
         if os.fstat(descriptor).st_size < nbytes:
             os.close(descriptor)
             raise GpuError("the handle names something else")
-        return _Shared(descriptor=descriptor, nbytes=nbytes, handle=handle)
+        return self._map(descriptor, nbytes, handle, own=False)
+
+    def _map(self, descriptor: int, nbytes: int, handle: bytes, *, own: bool) -> _Shared:
+        mapped = mmap.mmap(descriptor, nbytes)
+        array = np.frombuffer(mapped, np.uint8)
+        begin = self.address(array)
+        self._ends[begin] = begin + nbytes
+        close = weakref.finalize(mapped, self._let_go, begin, descriptor, nbytes if own else 0)
+        close.atexit = False
+        return _Shared(array=array, handle=handle, close=close)
+
+    def _let_go(self, begin: int, descriptor: int, freed: int) -> None:
+        os.close(descriptor)
+        del self._ends[begin]
+        self._shared -= freed
+
+    def trim(self) -> None:
+        """Do nothing: freed arrays leave nothing."""
 
     @property
     def free_bytes(self) -> int:

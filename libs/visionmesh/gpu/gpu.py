@@ -55,6 +55,10 @@ class Event(Protocol):
 class Stream(Protocol):
     """Work in its order; inside its ``with`` block the thread's copies and kernels go here."""
 
+    @property
+    def pointer(self) -> int:
+        """The ``cudaStream_t``, for other libraries that enqueue work; 0 if emulated."""
+
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> None: ...
@@ -119,6 +123,12 @@ class Gpu(Protocol):
     def address(self, array: DeviceArray) -> int:
         """Return where ``array`` begins, for a kernel that takes a table of pointers."""
 
+    def holds(self, array: DeviceArray | NDArray[Any]) -> bool:
+        """Say whether kernels on this device can read ``array`` where it lies.
+
+        Of the emulated device that is what it shares with others: all else is the host's.
+        """
+
     def pinned(self, nbytes: int) -> NDArray[np.uint8]:
         """Return page-locked memory of the host, ``(nbytes,) uint8``: copies need no detour."""
 
@@ -141,6 +151,9 @@ class Gpu(Protocol):
 
     def open_shared(self, handle: bytes, nbytes: int) -> SharedMemory:
         """Map what a process, this one too, shares; raise `GpuError` if it is gone or cannot be."""
+
+    def trim(self) -> None:
+        """Give back to the device what freed arrays have left in this process for the next ones."""
 
     @property
     def free_bytes(self) -> int:

@@ -58,9 +58,9 @@ def _open_cuda(which: str) -> Gpu:
         if which in ("", str(info.index), info.uuid):
             return cuda.CudaGpu(info)
     raise ConfigurationError(
-        Code.DEVICE_MISSING, f"There is no GPU {which!r} here; there is {_list(found)}."
+        Code.DEVICE_MISSING, f"There is no GPU {which} here; the driver tells {_list(found)}."
     )
 
 
 def _list(found: tuple[DeviceInfo, ...]) -> str:
-    return ", ".join(f"{info.index} ({info.uuid}, {info.name})" for info in found)
+    return ", ".join(f"{info.index} ({info.uuid}, {info.name})" for info in found) or "of none"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from visionmesh.errors import Code, ConfigurationError
-from visionmesh.gpu import GpuError, open_gpu
+from visionmesh.gpu import GpuError, gpu_of, open_gpu
 from visionmesh.gpu.gpu import GpuMemoryError
 
 SOURCE = """
@@ -110,13 +110,43 @@ def test_shared_memory_is_seen_by_another_process_and_gone_with_its_owner() -> N
         opened.close()
 
 
+def test_what_is_shared_is_told_from_the_memory_of_the_host() -> None:
+    gpu = open_gpu("emulated")
+    shared = gpu.share(4096)
+    opened = gpu.open_shared(shared.handle, 4096)
+    assert gpu.holds(shared.array)
+    assert gpu.holds(opened.array[100:200].reshape(10, 10))
+    assert not gpu.holds(np.zeros(4096, np.uint8))
+    opened.close()
+    assert not gpu.holds(opened.array)
+    assert gpu.holds(shared.array)
+    shared.close()
+
+
 def test_more_memory_than_there_is_is_refused() -> None:
     gpu = open_gpu("emulated")
     with pytest.raises(GpuMemoryError):
         gpu.share(gpu.free_bytes + 1)
 
 
-@pytest.mark.parametrize("name", ["tpu", "cuda:77"])
+def test_shared_memory_is_free_again_with_the_last_array_in_it() -> None:
+    gpu = open_gpu("emulated")
+    before = gpu.free_bytes
+    part = gpu.share(4096).array[10:20]
+    assert gpu.free_bytes == before - 4096
+    part[:] = 1
+    del part
+    assert gpu.free_bytes == before
+
+
+def test_one_device_is_one_object_by_any_of_its_names() -> None:
+    gpu = open_gpu("emulated")
+    assert open_gpu("emulated:0") is gpu
+    assert gpu_of(gpu.info.uuid) is gpu
+    assert open_gpu("emulated:1") is not gpu
+
+
+@pytest.mark.parametrize("name", ["tpu", "cuda:77", "emulated:x"])
 def test_a_device_that_is_not_here_is_refused(name: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         open_gpu(name)

@@ -3,69 +3,31 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from tests.visionmesh.tensors.peers import Peers, peers
 from visionmesh.contracts import ShmLocation
 from visionmesh.errors import Miss
 from visionmesh.tensors import ShmArena, ShmReader, reap
 
 SHM = Path("/dev/shm")
 SLOT = 4096
-PEER = Path(__file__).with_name("peer.py")
-
-
-class Peer:
-    """A second process that answers a line with a line."""
-
-    def __init__(self, *arguments: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, PEER, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def hear(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline()
-
-    def ask(self, line: str) -> str:
-        assert self.process.stdin is not None
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-        return self.hear()
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.communicate()
-
-
-StartPeer = Callable[..., Peer]
 
 
 @pytest.fixture
-def start(prefix: str) -> Iterator[StartPeer]:
-    with ExitStack() as stack:
-        stack.callback(reap, SHM, prefix=prefix)
-
-        def start(*arguments: str) -> Peer:
-            peer = Peer(*arguments)
-            stack.callback(peer.kill)
-            return peer
-
+def start(prefix: str) -> Iterator[Peers]:
+    with peers("peer.py") as start:
         yield start
+    reap(SHM, prefix=prefix)
 
 
 def test_a_payload_crosses_between_processes_and_is_freed_by_its_reader(
-    prefix: str, start: StartPeer
+    prefix: str, start: Peers
 ) -> None:
     with ShmArena(
         directory=SHM,
@@ -84,7 +46,7 @@ def test_a_payload_crosses_between_processes_and_is_freed_by_its_reader(
         assert arena.used_bytes == 0
 
 
-def test_a_killed_reader_leaves_the_payload_to_its_lease(prefix: str, start: StartPeer) -> None:
+def test_a_killed_reader_leaves_the_payload_to_its_lease(prefix: str, start: Peers) -> None:
     with ShmArena(
         directory=SHM, name=prefix + "a", size=SLOT, slot_bytes=SLOT, lease=timedelta(0)
     ) as arena:
@@ -100,7 +62,7 @@ def test_a_killed_reader_leaves_the_payload_to_its_lease(prefix: str, start: Sta
 
 
 def test_a_killed_writer_leaves_what_it_committed_until_it_is_reaped(
-    prefix: str, start: StartPeer
+    prefix: str, start: Peers
 ) -> None:
     peer = start("write", prefix + "a")
     location = ShmLocation.model_validate_json(peer.ask(b"kept".hex()))
@@ -117,7 +79,7 @@ def test_a_killed_writer_leaves_what_it_committed_until_it_is_reaped(
         ShmReader(directory=SHM).read(location)
 
 
-def test_the_next_writer_of_a_name_replaces_a_killed_one(prefix: str, start: StartPeer) -> None:
+def test_the_next_writer_of_a_name_replaces_a_killed_one(prefix: str, start: Peers) -> None:
     peer = start("write", prefix + "a")
     old = ShmLocation.model_validate_json(peer.ask(b"old".hex()))
     peer.kill()
@@ -130,7 +92,7 @@ def test_the_next_writer_of_a_name_replaces_a_killed_one(prefix: str, start: Sta
 
 
 def test_the_reaper_takes_the_dead_and_spares_the_living_and_the_strangers(
-    prefix: str, start: StartPeer
+    prefix: str, start: Peers
 ) -> None:
     dead, living = start("write", prefix + "x-dead"), start("write", prefix + "x-living")
     other = start("write", prefix + "y-dead")
@@ -146,7 +108,7 @@ def test_the_reaper_takes_the_dead_and_spares_the_living_and_the_strangers(
     assert reap(SHM, prefix=prefix) == 1
 
 
-def test_a_writer_that_ends_well_leaves_nothing(prefix: str, start: StartPeer) -> None:
+def test_a_writer_that_ends_well_leaves_nothing(prefix: str, start: Peers) -> None:
     peer = start("write", prefix + "a")
     peer.ask("00")
     peer.process.communicate()
@@ -154,7 +116,7 @@ def test_a_writer_that_ends_well_leaves_nothing(prefix: str, start: StartPeer) -
     assert list(SHM.glob(prefix + "*")) == []
 
 
-def test_no_torn_payload_is_ever_believed(prefix: str, start: StartPeer) -> None:
+def test_no_torn_payload_is_ever_believed(prefix: str, start: Peers) -> None:
     """A writer overwrites the only slot as fast as it can while we copy from it."""
     nbytes = 64 * SLOT
     peer = start("churn", prefix + "a", str(nbytes))
