@@ -32,6 +32,11 @@ class Worker(Protocol):
     def in_hand(self) -> int:
         """Images that it works on."""
 
+    @property
+    def unfit(self) -> str | None:
+        """Why it should get no work now, though it may get better."""
+        return None
+
     def app(self, status: App) -> App:
         """Return what HTTP serves: ``status``, or more around it."""
         return status
@@ -60,7 +65,7 @@ async def serve(
         worker = build(context)
         context.metrics.watch_in_flight(lambda: worker.in_hand)
         unready: str | None = "the models are being read"
-        status = status_app(metrics=context.metrics, ready=lambda: unready)
+        status = status_app(metrics=context.metrics, ready=lambda: unready or worker.unfit)
         tls = _tls(context.own)
         server = HttpServer(
             app=worker.app(status), host=settings.host, port=context.own.port, tls=tls

@@ -117,6 +117,11 @@ class WorkerTable:
             "visionmesh_device_arena_capacity_bytes",
             "Bytes of a GPU's memory that a stage writes to, by the GPU's UUID.",
         )
+        self.decoded = counter(
+            "visionmesh_decoded",
+            "Images by where they were decoded on behalf of a GPU, and why not there.",
+            ("where", "why"),
+        )
         self.in_flight = gauge("visionmesh_in_flight", "Images that a stage holds.")
         self.redeliveries = counter(
             "visionmesh_redeliveries", "Images that were sent back, to be tried again.", _STAGE
@@ -220,6 +225,10 @@ class Metrics:
         if child is None:
             child = self._cache[outcome] = self._table.cache.labels(outcome)
         child.inc(times)
+
+    def decoded(self, where: str, why: str = "") -> None:
+        """Count an image that was decoded on the ``device``, or on the ``host`` and why there."""
+        self._table.decoded.labels(where, why).inc()
 
     def watch_queue(self, messages: Callable[[], int], *, model: str, lane: str) -> None:
         """Have ``messages`` asked at every scrape for how many wait in a lane.

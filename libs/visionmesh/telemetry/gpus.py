@@ -1,0 +1,46 @@
+"""The metrics of GPUs, as NVML last told them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from visionmesh.gpu.listing import GpuListing
+
+_LABELS = ("gpu", "name")
+
+
+class GpuCollector(Collector):
+    """Gauges for each GPU that the process may use, ``gpu`` being its UUID, and for its slices."""
+
+    def __init__(self, gpus: Callable[[], Sequence[GpuListing]]) -> None:
+        self._gpus = gpus
+
+    def collect(self) -> Iterator[Metric]:
+        total = _gauge("memory_total_bytes", "Bytes of memory that a GPU has.")
+        used = _gauge("memory_used_bytes", "Bytes of a GPU's memory in use, by any process.")
+        busy = _gauge("utilization_ratio", "Share of the time in which a GPU ran something.")
+        temperature = _gauge("temperature_celsius", "A GPU's temperature.")
+        healthy = _gauge("healthy", "1, or 0 if a GPU must not be used.")
+        for gpu in self._gpus():
+            for device, name in (
+                (gpu, gpu.name),
+                *((part, f"{gpu.name} MIG {part.profile}") for part in gpu.slices),
+            ):
+                _add(total, device.uuid, name, device.memory_total)
+                _add(used, device.uuid, name, device.memory_used)
+            _add(busy, gpu.uuid, gpu.name, gpu.utilization)
+            _add(temperature, gpu.uuid, gpu.name, gpu.temperature)
+            _add(healthy, gpu.uuid, gpu.name, gpu.healthy)
+        yield from (total, used, busy, temperature, healthy)
+
+
+def _gauge(name: str, text: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"visionmesh_gpu_{name}", text, labels=_LABELS)
+
+
+def _add(gauge: GaugeMetricFamily, uuid: str, name: str, value: float | None) -> None:
+    if value is not None:
+        gauge.add_metric((uuid, name), float(value))
