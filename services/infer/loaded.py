@@ -39,6 +39,8 @@ class LoadedModel:
         self.way = loaded.way
         self.memory = loaded.memory
         """By how many bytes the process grew for it."""
+        self.device_memory = loaded.device_memory
+        """How many bytes of each GPU it took, by the GPU's UUID."""
         self.since = datetime.now(UTC)
         self.last_used = time.monotonic()
         self._writer = PixelWriter(spec.input)
@@ -64,6 +66,7 @@ class LoadedModel:
             precision=self.way.precision,
             copies=self.engines,
             memory_bytes=self.memory,
+            device_memory=dict(self.device_memory),
             since=self.since,
             why=self.way.why,
         )

@@ -6,16 +6,18 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from services.infer.cores import usable_cores
 from services.infer.engines import Engine, open_engines
+from services.infer.memory import Meter, NoRoom
 from services.infer.ways import Way, choose_way, plain_way
 from visionmesh.cpu import cpu_features
 from visionmesh.errors import ConfigurationError, Refused
+from visionmesh.gpu.gpu import GpuMemoryError
 from visionmesh.models.artifacts import forget_files
 from visionmesh.models.record import ModelRecord
 from visionmesh.models.registry import Registry
@@ -36,6 +38,8 @@ class Loaded:
     engines: tuple[Engine, ...]
     memory: int
     """By how many bytes the process grew for them."""
+    device_memory: Mapping[str, int] = field(default_factory=dict)
+    """How many bytes they took of each GPU that they run on, by its UUID."""
 
 
 class Loader:
@@ -58,6 +62,8 @@ class Loader:
             (model_invalid) if it cannot be loaded or warmed; nothing is kept of it then.
         Refused, Retry
             If its file cannot be had.
+        NoRoom
+            If a GPU has too little free memory; nothing is kept of it then either.
         """
         spec, stored = record.spec_of(version), record.version(version)
         cores = usable_cores()
@@ -75,6 +81,7 @@ class Loader:
         weights = await self._registry.fetch(way.sha256, directory=self._directory)
         async with self._alone:
             before = _resident_bytes()
+            meter = await asyncio.to_thread(Meter, [one.instance.device for one in way.copies])
             engines: list[Engine] = []
             try:
                 for copies in way.copies:
@@ -90,11 +97,14 @@ class Loader:
                     )
                     engines.extend(await opened)
                 await asyncio.get_running_loop().run_in_executor(self._quiet, _warm, engines)
-            except BaseException:
+            except BaseException as error:
                 close_all(engines)
+                if isinstance(error, GpuMemoryError):
+                    raise NoRoom(str(error), gpus=meter.gpus) from error
                 raise
             memory = max(_resident_bytes() - before, 0)
-        return Loaded(way=way, engines=tuple(engines), memory=memory)
+            device_memory = await asyncio.to_thread(meter.taken)
+        return Loaded(way=way, engines=tuple(engines), memory=memory, device_memory=device_memory)
 
     async def forget(self, hashes: Iterable[str]) -> None:
         """Delete the files of versions that the mesh does not have any more from this node."""

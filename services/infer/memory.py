@@ -1,0 +1,50 @@
+"""What versions take of a GPU's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from datetime import timedelta
+
+from visionmesh.errors import Code, ConfigurationError, Retry
+from visionmesh.gpu import Gpu, open_gpu
+from visionmesh.gpu.opening import is_gpu
+
+_NOT_YET = timedelta(milliseconds=500)
+"""When to deliver an image again for whose model there was no room."""
+
+
+class NoRoom(Retry):
+    """A GPU has too little free memory for a version: others may give way, or it has to wait."""
+
+    def __init__(self, message: str, *, gpus: Collection[str]) -> None:
+        super().__init__(message, delay=_NOT_YET, code=Code.MODEL_NOT_READY)
+        self.gpus = frozenset(gpus)
+        """The UUIDs of those that it may be."""
+
+
+class Meter:
+    """Tells by how much the free memory of GPUs shrinks from when it is made.
+
+    Whatever any process takes meanwhile counts: the driver tells no more of a process where MIG or
+    a container hides it.
+    """
+
+    def __init__(self, devices: Iterable[str]) -> None:
+        gpus = (_present(device) for device in devices if is_gpu(device))
+        self._before = {gpu.info.uuid: (gpu, gpu.free_bytes) for gpu in gpus if gpu is not None}
+
+    @property
+    def gpus(self) -> frozenset[str]:
+        """The UUIDs of the devices that are GPUs of this node."""
+        return frozenset(self._before)
+
+    def taken(self) -> dict[str, int]:
+        """Return how many bytes of each GPU were taken."""
+        return {uuid: max(free - gpu.free_bytes, 0) for uuid, (gpu, free) in self._before.items()}
+
+
+def _present(device: str) -> Gpu | None:
+    try:
+        return open_gpu(device)
+    except ConfigurationError:
+        return None  # other nodes have it
