@@ -1,0 +1,68 @@
+"""What a machine lacks is made small and shared out among loads."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from bench.gpu.prepare import lacking, loads, there
+from bench.gpu.wheels import repack, split
+
+WHEEL = "colours-1.0-py3-none-any.whl"
+
+
+def wheel(folder: Path) -> Path:
+    files = {
+        "colours/__init__.py": "RED = 'red'\n" * 500,
+        "colours/examples/blue.py": "BLUE = 'blue'\n",
+        "colours-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: colours\nVersion: 1.0\n",
+        "colours-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\n",
+        "colours-1.0.dist-info/RECORD": "",
+    }
+    with zipfile.ZipFile(folder / WHEEL, "w") as made:
+        for name, content in files.items():
+            made.writestr(name, content)
+    return folder / WHEEL
+
+
+def test_a_repacked_wheel_is_smaller_and_installs(tmp_path: Path) -> None:
+    before = wheel(tmp_path)
+    (tmp_path / "small").mkdir()
+    after = tmp_path / "small" / WHEEL
+    size = repack(before, after, sm=90, without=("colours/examples/*",))
+    assert size == after.stat().st_size < before.stat().st_size
+    site = tmp_path / "site"
+    install = ["pip", "install", "-q", "--no-index", "--no-deps", f"--target={site}", str(after)]
+    subprocess.run([sys.executable, "-m", *install], check=True)
+    assert "red" in (site / "colours" / "__init__.py").read_text()
+    assert not (site / "colours" / "examples").exists()
+    assert "colours/__init__.py,sha256=" in (site / "colours-1.0.dist-info/RECORD").read_text()
+
+
+def test_pieces_join_to_the_whole(tmp_path: Path) -> None:
+    file = tmp_path / "large"
+    content = hashlib.sha256(b"large").digest() * 100
+    file.write_bytes(content)
+    pieces = split(file, 1000)
+    assert [piece.stat().st_size for piece in pieces] == [1000, 1000, 1000, 200]
+    assert b"".join(piece.read_bytes() for piece in sorted(tmp_path.glob("large.*"))) == content
+    assert not file.exists()
+
+
+def test_only_what_is_not_there_is_carried() -> None:
+    present = there(["Prometheus_Client==0.25.0", "uvloop", "", "torch @ file:///torch.whl"])
+    names = ["prometheus-client==0.26.0", "nats-py==2.16.0", "uvloop==0.23.0", "torch==2.11.0"]
+    assert lacking(names, present) == ["nats-py==2.16.0"]
+
+
+def test_loads_hold_all_files_and_none_too_much(tmp_path: Path) -> None:
+    files = []
+    for number, nbytes in enumerate((10, 60, 30, 50, 40)):
+        files.append(tmp_path / str(number))
+        files[-1].write_bytes(bytes(nbytes))
+    found = loads(files, 100)
+    assert sorted(file for load in found for file in load) == files
+    assert [sum(file.stat().st_size for file in load) for load in found] == [100, 90]
