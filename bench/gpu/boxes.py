@@ -20,7 +20,7 @@ from types import MappingProxyType
 import numpy as np
 
 from bench.gpu.crowds import Float, crowd, noise
-from services.postprocess.decoders import Array, load_decoder
+from services.postprocess.decoders import Array
 from services.postprocess.decoders.yolov8 import YoloV8
 from services.postprocess.gpu.workspace import Workspaces
 from services.postprocess.gpu.yolov8 import yolov8

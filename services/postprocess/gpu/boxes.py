@@ -99,19 +99,31 @@ class BoxReducer:
             heads = [self._decoder.output(one) for one in outputs]
         except Reject:
             return [None] * len(outputs)
-        head = heads[0]
-        if head.dtype not in self._kernels or not head.size:
+        if heads[0].dtype not in self._kernels or not heads[0].size:
             return [None] * len(outputs)
-        classes, boxes = head.shape[0] - BOX, head.shape[1]
-        if self._objectness:
-            boxes, classes = head.shape[0], head.shape[1] - BOX - 1
         with self._workspaces.borrow() as workspace:
-            metas = _arrays(len(heads), boxes, classes)
-            device, host = workspace.lay_out(metas, host=_HOME[1])
-            self._fill(host, heads, params)
-            self._run(workspace, device, boxes, head.dtype)
+            host = self.enqueue(workspace, heads, params)
             workspace.stream.synchronize()
             return [self._reduced(host, image) for image in range(len(heads))]
+
+    def enqueue(
+        self, workspace: Workspace, heads: Sequence[DeviceArray], params: Sequence[Params]
+    ) -> Arrays:
+        """Enqueue all that is to be done, and return the host's arrays that it will fill."""
+        if self._objectness:
+            boxes, values = heads[0].shape
+            classes = values - BOX - 1
+        else:
+            values, boxes = heads[0].shape
+            classes = values - BOX
+        device, host = workspace.lay_out(_arrays(len(heads), boxes, classes), host=_HOME[1])
+        self._fill(host, heads, params)
+        workspace.upload(*_UP)
+        self._find(device, boxes, heads[0].dtype)
+        if self._suppresses:
+            self._suppression(device, agnostic=self._decoder.nms == "agnostic")
+        workspace.download(*_HOME)
+        return host
 
     def _fill(self, host: Arrays, heads: Sequence[DeviceArray], params: Sequence[Params]) -> None:
         """Write what the kernels must know of each image."""
@@ -122,21 +134,14 @@ class BoxReducer:
             least[:] = self._decoder.least(one, classes)
         host["states"][:] = 0
 
-    def _run(
-        self,
-        workspace: Workspace,
-        device: DeviceArrays,
-        boxes: int,
-        dtype: np.dtype[Any],
-    ) -> None:
-        """Enqueue the copies and the kernels."""
+    def _find(self, device: DeviceArrays, boxes: int, dtype: np.dtype[Any]) -> None:
+        """Enqueue the kernels that find the candidates."""
         images, most = device["scores"].shape
         room, classes = device["keys"].shape[1], device["least"].shape[1]
         gate = np.float32(dtype.type(self._decoder.floor))
         # A product of two scores is compared in single precision, a score in its own.
         floor = np.float32(self._decoder.floor) if self._objectness else gate
         find, choose, decode = self._kernels[dtype]
-        workspace.upload(*_UP)
         launch(
             find,
             (blocks(boxes), images),
@@ -158,9 +163,6 @@ class BoxReducer:
             "outputs chosen chosen_labels states frame corners scores labels",
             *(boxes, classes, most),
         )
-        if self._suppresses:
-            self._suppression(device, agnostic=self._decoder.nms == "agnostic")
-        workspace.download(*_HOME)
 
     def _reduced(self, host: Arrays, image: int) -> Reduced | None:
         """Return what came home of an image, as arrays of its own; `None` if it is not sound."""

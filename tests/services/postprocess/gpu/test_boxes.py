@@ -10,12 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bench.gpu.crowds import crowd, noise
 from services.postprocess.decoders import Array, Decoder, load_decoder
 from services.postprocess.decoders.candidates import MAX_CANDIDATES
 from services.postprocess.gpu import DeviceReducer, Reduced, Workspaces, load_reducer
 from services.postprocess.gpu.boxes import MAX_LISTED
 from tests.services.postprocess import reference
-from tests.services.postprocess.gpu.outputs import as_offsets, crowd, noise, with_objectness
+from tests.services.postprocess.gpu.outputs import as_offsets, with_objectness
 from tests.services.postprocess.reference import detector
 from visionmesh.contracts import Params, Placement
 from visionmesh.errors import Reject

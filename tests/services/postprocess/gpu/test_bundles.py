@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.gpu.crowds import crowd
 from services.postprocess.decoders import Array, Decoder, load_decoder
 from services.postprocess.gpu.bundles import Bundles
 from tests.references import make_reference
-from tests.services.postprocess.gpu.outputs import crowd
 from tests.services.postprocess.reference import detector
 from visionmesh.contracts import InlineLocation, Params, Placement
 from visionmesh.errors import Fatal
