@@ -34,7 +34,6 @@ class LoadedModel:
         self.version = version
         self.sha256 = record.version(version).sha256
         self.build = build_of(record, version)
-        self.devices = tuple(sorted({instance.device for instance in spec.instances}))
         self.engines = len(loaded.engines)
         self.way = loaded.way
         self.memory = loaded.memory
@@ -61,7 +60,7 @@ class LoadedModel:
         return LoadedVersion(
             model=self.name,
             version=self.version,
-            devices=self.devices,
+            devices=self.way.devices,
             engine=self.way.engine,
             precision=self.way.precision,
             copies=self.engines,

@@ -6,22 +6,24 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from services.infer.cores import usable_cores
-from services.infer.engines import Engine, open_engines
+from services.infer.engines import Engine, NoMemory, PlanStore, open_engines
 from services.infer.memory import Meter, NoRoom
-from services.infer.ways import Way, choose_way, plain_way
+from services.infer.turns import turns_of
+from services.infer.ways import Copies, Way, choose_way, plain_way
 from visionmesh.cpu import cpu_features
-from visionmesh.errors import ConfigurationError, Refused
-from visionmesh.gpu.gpu import GpuMemoryError
+from visionmesh.errors import Code, ConfigurationError, Refused
 from visionmesh.models.artifacts import forget_files
-from visionmesh.models.record import ModelRecord
+from visionmesh.models.record import ModelRecord, VersionRecord
 from visionmesh.models.registry import Registry
 from visionmesh.models.spec import ModelSpec
+from visionmesh.models.variants import Precision
 
 _NICE = 10
 """Of the thread that warms: a tenth of a core that is wanted elsewhere, all of an idle one."""
@@ -30,11 +32,22 @@ _STATM = Path("/proc/self/statm")
 log = logging.getLogger(__name__)
 
 
+class Opened(NamedTuple):
+    """Engines that work."""
+
+    copies: Copies
+    """With the one engine that they are of."""
+    engines: tuple[Engine, ...]
+    failed: tuple[str, ...]
+    """Why those do not work that were to be tried before."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
     """All engines of a version, warm."""
 
     way: Way
+    """What really runs; it also says why other engines and instances do not."""
     engines: tuple[Engine, ...]
     memory: int
     """By how many bytes the process grew for them."""
@@ -45,9 +58,12 @@ class Loaded:
 class Loader:
     """Downloads in parallel, but loads one version at a time: what each one takes can be told."""
 
-    def __init__(self, *, registry: Registry, directory: Path) -> None:
+    def __init__(
+        self, *, registry: Registry, directory: Path, plans: PlanStore | None = None
+    ) -> None:
         self._registry = registry
         self._directory = directory
+        self._plans = plans
         self._features = cpu_features()
         self._alone = asyncio.Lock()
         # A thread cannot become less nice again, so it is one of its own.
@@ -58,14 +74,31 @@ class Loader:
 
         Raises
         ------
+        Elsewhere
+            If the model is for other nodes only.
         ConfigurationError
             (model_invalid) if it cannot be loaded or warmed; nothing is kept of it then.
+        NoRoom
+            If a GPU has too little memory for it.
         Refused, Retry
             If its file cannot be had.
-        NoRoom
-            If a GPU has too little free memory; nothing is kept of it then either.
         """
         spec, stored = record.spec_of(version), record.version(version)
+        turns = await asyncio.to_thread(turns_of, spec)
+        failed: list[str] = []
+        for turn in turns:
+            try:
+                loaded = await self._load(turn.spec, stored, version)
+            except ConfigurationError as error:
+                failed.append(error.message)
+                if turn is turns[-1]:
+                    raise ConfigurationError(error.code, " ".join(failed)) from error
+                log.warning("version %d of %s runs elsewhere: %s", version, spec.name, error)
+            else:
+                return replace(loaded, way=loaded.way.although(turn.instead, *failed))
+        raise AssertionError("there is at least one turn, and the last one returns or raises")
+
+    async def _load(self, spec: ModelSpec, stored: VersionRecord, version: int) -> Loaded:
         cores = usable_cores()
         way = choose_way(spec, stored, features=self._features, cores=cores)
         try:
@@ -78,33 +111,70 @@ class Loader:
             return await self._follow(plain, spec)
 
     async def _follow(self, way: Way, spec: ModelSpec) -> Loaded:
+        """Open every instance of ``way`` that can be; raise if there is none."""
         weights = await self._registry.fetch(way.sha256, directory=self._directory)
         async with self._alone:
             before = _resident_bytes()
             meter = await asyncio.to_thread(Meter, [one.instance.device for one in way.copies])
-            engines: list[Engine] = []
+            found: list[Opened] = []
+            failed: list[ConfigurationError] = []
             try:
                 for copies in way.copies:
-                    # Threads that an engine starts must not be born nice: they serve later.
-                    opened = asyncio.to_thread(
-                        open_engines,
-                        weights,
-                        spec,
-                        copies.instance,
-                        count=copies.count,
-                        engine=copies.engine,
-                        precision=way.precision,
-                    )
-                    engines.extend(await opened)
-                await asyncio.get_running_loop().run_in_executor(self._quiet, _warm, engines)
-            except BaseException as error:
-                close_all(engines)
-                if isinstance(error, GpuMemoryError):
-                    raise NoRoom(str(error), gpus=meter.gpus) from error
+                    try:
+                        found.append(await self._open(copies, weights, spec, way.precision))
+                    except ConfigurationError as error:
+                        failed.append(error)
+                if not found:
+                    raise failed[0]
+            except BaseException:
+                close_all(engine for opened in found for engine in opened.engines)
                 raise
             memory = max(_resident_bytes() - before, 0)
             device_memory = await asyncio.to_thread(meter.taken)
-        return Loaded(way=way, engines=tuple(engines), memory=memory, device_memory=device_memory)
+        complaints = (*(why for one in found for why in one.failed), *(e.message for e in failed))
+        return Loaded(
+            way=replace(way, copies=tuple(one.copies for one in found)).although(*complaints),
+            engines=tuple(engine for one in found for engine in one.engines),
+            memory=memory,
+            device_memory=device_memory,
+        )
+
+    async def _open(
+        self, copies: Copies, weights: Path, spec: ModelSpec, precision: Precision
+    ) -> Opened:
+        """Return warm engines of the first kind that works."""
+        failed: list[str] = []
+        for name in copies.engines:
+            # Threads that an engine starts must not be born nice: they serve later.
+            opening = asyncio.to_thread(
+                open_engines,
+                weights,
+                spec,
+                copies.instance,
+                count=copies.count,
+                engine=name,
+                precision=precision,
+                plans=self._plans,
+            )
+            try:
+                engines = await opening
+                await self._warm(engines)
+            except NoMemory as error:
+                raise NoRoom(error.message, gpus=Meter([copies.instance.device]).gpus) from error
+            except ConfigurationError as error:
+                failed.append(f"{name} on {copies.instance.device}: {error.message}")
+                if len(copies.engines) == 1:
+                    raise
+            else:
+                return Opened(replace(copies, engines=(name,)), engines, tuple(failed))
+        raise ConfigurationError(Code.MODEL_INVALID, " ".join(failed))
+
+    async def _warm(self, engines: Sequence[Engine]) -> None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._quiet, _warm, engines)
+        except BaseException:
+            close_all(engines)
+            raise
 
     async def forget(self, hashes: Iterable[str]) -> None:
         """Delete the files of versions that the mesh does not have any more from this node."""

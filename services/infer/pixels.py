@@ -11,6 +11,13 @@ from numpy.typing import NDArray
 from visionmesh.models.spec import InputSpec
 
 
+def affine(spec: InputSpec) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return what each channel is multiplied by, and what is added then: both (C,)."""
+    mean, std = np.array(spec.mean), np.array(spec.std)
+    factor, offset = (np.broadcast_to(v, spec.channels) for v in (spec.scale / std, -mean / std))
+    return factor.astype(np.float32), offset.astype(np.float32)
+
+
 class PixelWriter:
     """Writes images into a batch as ``(pixel * scale - mean) / std`` per channel.
 
@@ -70,13 +77,12 @@ class PixelWriter:
         """Return what to multiply by and what to add; `None` for what would change nothing."""
         if spec.dtype == "uint8":
             return None, None
-        mean, std = np.array(spec.mean), np.array(spec.std)
-        return self._term(spec, spec.scale / std, idle=1.0), self._term(spec, -mean / std, idle=0.0)
+        factor, offset = affine(spec)
+        return self._term(spec, factor, idle=1.0), self._term(spec, offset, idle=0.0)
 
     def _term(
-        self, spec: InputSpec, values: NDArray[np.float64], *, idle: float
+        self, spec: InputSpec, per_channel: NDArray[np.float32], *, idle: float
     ) -> NDArray[np.float32] | None:
-        per_channel = np.broadcast_to(values, spec.channels).astype(np.float32)
         if (per_channel == idle).all():
             return None
         return per_channel[:, None, None] if self._planar else np.tile(per_channel, spec.width)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from services.infer.engines import usual_engine
+from services.infer.engines import engines_of
 from visionmesh.cpu import multiplies_bytes
+from visionmesh.gpu.opening import is_gpu
 from visionmesh.models.folder import WEIGHTS_FILE
 from visionmesh.models.spec import Instance, ModelSpec
 from visionmesh.models.variants import Choice, Precision, Variants
@@ -32,9 +33,15 @@ class Stored(Protocol):
 class Copies:
     """Of one engine on one device."""
 
-    engine: str
+    engines: tuple[str, ...]
+    """Those to try, in this order; one if it is known to work."""
     instance: Instance
     count: int
+
+    @property
+    def engine(self) -> str:
+        """The first to try."""
+        return self.engines[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,16 +61,27 @@ class Way:
         """The engine's name; of several, all."""
         return ", ".join(sorted({copies.engine for copies in self.copies}))
 
+    @property
+    def devices(self) -> tuple[str, ...]:
+        return tuple(sorted({copies.instance.device for copies in self.copies}))
+
+    def although(self, *complaints: str) -> Way:
+        """Return the way with what did not work told besides why it is taken."""
+        told = (complaint.rstrip(".") for complaint in complaints if complaint)
+        return replace(self, why="; ".join((self.why, *told)))
+
 
 def plain_way(spec: ModelSpec, version: Stored, *, cores: int, why: str) -> Way:
-    """Return the way that needs nothing but ``model.onnx``, on the usual engine of the device.
+    """Return the way that needs nothing but ``model.onnx``, on the engines that the model names.
+
+    Where it names none it is the usual ones of the device.
 
     Raises
     ------
     ConfigurationError
         (model_invalid) if no engine serves one of the devices.
     """
-    engines = [usual_engine(spec, instance) for instance in spec.instances]
+    engines = [engines_of(spec, instance) for instance in spec.instances]
     return Way(
         copies=_copies(engines, spec.instances, cores),
         precision=Precision.FP32,
@@ -94,10 +112,12 @@ def choose_way(spec: ModelSpec, version: Stored, *, features: tuple[str, ...], c
         return plain_way(spec, version, cores=cores, why="it was tuned on another kind of CPU")
     if not _on_cpus(spec):
         return plain_way(spec, version, cores=cores, why="model.yaml wants another device")
+    if any(instance.engines for instance in spec.instances):
+        return plain_way(spec, version, cores=cores, why="model.yaml names its engines")
     own = spec.instances == ModelSpec.model_fields["instances"].default
     instances = (_measured(choice, cores),) if own else spec.instances
     return Way(
-        copies=_copies([choice.engine] * len(instances), instances, cores),
+        copies=_copies([(choice.engine,)] * len(instances), instances, cores),
         precision=choice.precision,
         sha256=sha256,
         plain=False,
@@ -149,9 +169,16 @@ def _measured(choice: Choice, cores: int) -> Instance:
 
 
 def _copies(
-    engines: Sequence[str], instances: Sequence[Instance], cores: int
+    engines: Sequence[tuple[str, ...]], instances: Sequence[Instance], cores: int
 ) -> tuple[Copies, ...]:
     return tuple(
-        Copies(engine, instance, instance.count or max(1, cores // instance.threads))
-        for engine, instance in zip(engines, instances, strict=True)
+        Copies(names, instance, _count(instance, cores))
+        for names, instance in zip(engines, instances, strict=True)
     )
+
+
+def _count(instance: Instance, cores: int) -> int:
+    """Return how many engines an instance is: on a GPU one for each slot of its copies."""
+    if is_gpu(instance.device):
+        return (instance.count or 1) * instance.slots
+    return instance.count or max(1, cores // instance.threads)

@@ -75,9 +75,9 @@ class _Timed:
     def batch_sizes(self) -> tuple[int, ...]:
         return self.engine.batch_sizes
 
-    def run(self, images: Sequence[Image]) -> Outputs:
+    def run(self, images: Sequence[Image], *, home: bool = True) -> Outputs:
         began = time.perf_counter()
-        outputs = self.engine.run(images)
+        outputs = self.engine.run(images, home=home)
         self.times.append((time.perf_counter() - began) * 1e3)
         return outputs
 

@@ -6,13 +6,15 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import ByteSize, ConfigDict, Field, FiniteFloat, model_validator
 
 from visionmesh.contracts import Frozen
 from visionmesh.durations import Duration
 
 MOST_CORES = 1024
 """Of one machine: more copies or threads than that are a slip of the hand."""
+MOST_SLOTS = 8
+"""Copy-in, compute and copy-out are three things at a time; more only wait."""
 
 
 class Task(StrEnum):
@@ -103,9 +105,20 @@ class Instance(Frozen):
 
     device: str = "cpu"
     count: Annotated[int, Field(ge=1, le=MOST_CORES)] | None = None
-    """`None`: one for each core that the worker may use."""
+    """`None`: one for each core that the worker may use; one on a GPU."""
     threads: Annotated[int, Field(ge=1, le=MOST_CORES)] = 1
     """Of one copy, within one operator."""
+    engines: tuple[str, ...] = ()
+    """Tried in this order, and the first that works runs; empty: as is usual for the device."""
+    slots: Annotated[int, Field(ge=1, le=MOST_SLOTS)] = 2
+    """Batches of a copy that are on a GPU at a time: one is copied while another is computed."""
+    fallback: bool = False
+    """Opened only where none of the other instances can be."""
+    options: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    """The engine's own."""
+    memory: Annotated[ByteSize, Field(gt=0)] | None = None
+    """Bytes of the GPU's memory that a version's copies may take, such as ``4GiB``; it is refused
+    if they take more. `None`: as many as there are."""
 
 
 class CacheSpec(Frozen):

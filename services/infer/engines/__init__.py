@@ -11,15 +11,18 @@ from typing import Any, Protocol, cast
 from numpy.typing import NDArray
 
 from visionmesh.errors import Code, ConfigurationError
+from visionmesh.gpu.gpu import DeviceArray, GpuError, GpuMemoryError
 from visionmesh.models.spec import Instance, ModelSpec
 from visionmesh.models.variants import Precision
 
-Image = NDArray[Any]
+Image = NDArray[Any] | DeviceArray
 """``(height, width, channels) uint8`` in the colour order of the model's input; or one entry of
-the network's batch as it is, in its own layout and dtype."""
+the network's batch as it is, in its own layout and dtype. On the host or, for the engines of a
+GPU, in its memory."""
 
-Outputs = dict[str, NDArray[Any]]
-"""Arrays by the output's name; the first dimension is the batch."""
+Outputs = dict[str, Any]
+"""Arrays by the output's name; the first dimension is the batch. On the host, unless it was
+allowed that they stay on the device."""
 
 
 class Engine(Protocol):
@@ -27,12 +30,16 @@ class Engine(Protocol):
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
-        """The batch sizes that the network runs with, in ascending order."""
+        """The batch sizes that the network runs with, in ascending order.
 
-    def run(self, images: Sequence[Image]) -> Outputs:
+        They become fewer when the device has too little memory for the largest.
+        """
+
+    def run(self, images: Sequence[Image], *, home: bool = True) -> Outputs:
         """Return what the network says of up to ``batch_sizes[-1]`` images; block meanwhile.
 
-        The arrays belong to the caller. Images are read during the call only.
+        The arrays belong to the caller. Images are read during the call only. Unless the outputs
+        must come ``home`` to the host, those of a GPU's engine may stay in its memory.
 
         Raises
         ------
@@ -49,6 +56,20 @@ class Engine(Protocol):
         """Free what the engine holds; it is not used again."""
 
 
+class NoMemory(ConfigurationError):
+    """A network cannot be loaded as a device has too little free memory for it now."""
+
+
+class PlanStore(Protocol):
+    """Keeps what engines have built of a network, for all nodes that can use it; may block."""
+
+    def get(self, key: str) -> Path | None:
+        """Return the file that was stored under ``key``; `None` if there is none."""
+
+    def put(self, key: str, path: Path) -> None:
+        """Store the file ``path`` under ``key``."""
+
+
 class Opener(Protocol):
     """What an engine's module offers under the name ``open_engines``."""
 
@@ -60,32 +81,66 @@ class Opener(Protocol):
         *,
         count: int,
         precision: Precision,
+        plans: PlanStore | None,
     ) -> tuple[Engine, ...]:
-        """Return ``count`` engines; raise `ConfigurationError` if the network cannot be loaded."""
+        """Return ``count`` engines, which share the weights where they can.
+
+        Those that are meant for one copy's slots are not told from those of another copy. Raises
+        `ConfigurationError` if the network cannot be loaded; nothing is kept of it then.
+        """
 
 
-ENGINES: Mapping[str, str] = MappingProxyType(
+ENGINES: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
-        "onnxruntime": "services.infer.engines.onnxruntime",
-        "openvino": "services.infer.engines.openvino",
+        "cpu": {
+            "onnxruntime": "services.infer.engines.onnxruntime",
+            "openvino": "services.infer.engines.openvino",
+        },
+        "cuda": {"onnxruntime": "services.infer.engines.onnxruntime_device"},
+        "emulated": {"onnxruntime": "services.infer.engines.onnxruntime_device"},
     }
 )
-"""The module of each engine."""
+"""The engines that serve a kind of device, and their modules."""
 
-DEVICES: Mapping[str, tuple[str, ...]] = MappingProxyType({"cpu": ("onnxruntime", "openvino")})
-"""The engines that serve a device, the usual one first, by what its name has before the colon."""
+USUAL: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"cpu": ("onnxruntime",), "cuda": ("onnxruntime",), "emulated": ("onnxruntime",)}
+)
+"""What is tried on a kind of device where ``model.yaml`` names no engines; the others are slower
+or want other files, unless somebody has measured or made them."""
+
+_PACKAGES: Mapping[str, str] = MappingProxyType({"openvino": "openvino"})
+"""What to install for an engine, where it is no part of an extra."""
 
 
-def usual_engine(spec: ModelSpec, instance: Instance) -> str:
-    """Return the engine of the instance's device; raise `ConfigurationError` if there is none."""
-    kind = instance.device.partition(":")[0]
-    if kind not in DEVICES:
+def kind_of(device: str) -> str:
+    """Return the part of a device's name that says what it is: ``cuda`` of ``cuda:1``."""
+    return device.partition(":")[0]
+
+
+def engines_of(spec: ModelSpec, instance: Instance) -> tuple[str, ...]:
+    """Return the engines to try for an instance, in that order.
+
+    Raises
+    ------
+    ConfigurationError
+        (model_invalid) if no engine serves the device, or one that it names does not.
+    """
+    kind = kind_of(instance.device)
+    where = f"{spec.name}/model.yaml: instances"
+    if kind not in ENGINES:
         raise ConfigurationError(
             Code.MODEL_INVALID,
-            f"{spec.name}/model.yaml: instances: no engine serves the device {instance.device!r}; "
-            f"use one of: {', '.join(DEVICES)}.",
+            f"{where}: no engine serves the device {instance.device!r}; "
+            f"use one of: {', '.join(ENGINES)}.",
         )
-    return DEVICES[kind][0]
+    for name in instance.engines:
+        if name not in ENGINES[kind]:
+            raise ConfigurationError(
+                Code.MODEL_INVALID,
+                f"{where}: no engine {name!r} serves the device {instance.device!r}; "
+                f"there is: {', '.join(ENGINES[kind])}.",
+            )
+    return instance.engines or USUAL[kind]
 
 
 def open_engines(
@@ -96,29 +151,38 @@ def open_engines(
     count: int,
     engine: str | None = None,
     precision: Precision = Precision.FP32,
+    plans: PlanStore | None = None,
 ) -> tuple[Engine, ...]:
     """Load ``weights`` and return ``count`` engines on the instance's device.
 
-    Without ``engine`` it is the device's usual one. ``precision`` says what is computed in; what
-    the weights are in is seen in the file.
+    Without ``engine`` it is the first of `engines_of`. ``precision`` says what is computed in; what
+    the weights are in is seen in the file. Without ``plans`` what is built is built each time.
 
     Raises
     ------
     ConfigurationError
         (model_invalid) if no engine serves the device, the engine is not installed, or the network
-        cannot be loaded.
+        cannot be loaded, `NoMemory` if there is no room for it; (device_missing) if the device is
+        not in this machine.
     """
-    name = engine or usual_engine(spec, instance)
+    name = engine or engines_of(spec, instance)[0]
     # An engine's packages are needed only where it is used.
     try:
-        module = importlib.import_module(ENGINES[name])
+        module = importlib.import_module(ENGINES[kind_of(instance.device)][name])
     except ModuleNotFoundError as error:
-        if error.name != name:
+        if error.name and error.name.partition(".")[0] in ("services", "visionmesh"):
             raise
         raise ConfigurationError(
             Code.MODEL_INVALID,
-            f"Model {spec.name!r} wants the engine {name}, which is not installed here; "
-            f"run: pip install {name}.",
+            f"Model {spec.name!r} wants the engine {name}, which is not installed here ({error}); "
+            f"run: pip install {_PACKAGES.get(name, 'visionmesh[gpu]')!r}.",
         ) from error
     opener = cast(Opener, module.open_engines)
-    return opener(weights, spec, instance, count=count, precision=precision)
+    try:
+        return opener(weights, spec, instance, count=count, precision=precision, plans=plans)
+    except GpuError as error:
+        kind = NoMemory if isinstance(error, GpuMemoryError) else ConfigurationError
+        raise kind(
+            Code.MODEL_INVALID,
+            f"Model {spec.name!r} cannot be loaded on {instance.device}: {error}.",
+        ) from error

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from services.infer.engines import Image, Outputs
+from services.infer.engines.faults import bad_image, broken, require_batch, unwilling
 from services.infer.pixels import PixelWriter
-from visionmesh.errors import Code, ConfigurationError, Fatal, Reject
 from visionmesh.models.spec import ModelSpec
 
 
@@ -47,7 +47,7 @@ class HostEngine:
     def batch_sizes(self) -> tuple[int, ...]:
         return self._sizes
 
-    def run(self, images: Sequence[Image]) -> Outputs:
+    def run(self, images: Sequence[Image], *, home: bool = True) -> Outputs:
         size = next(size for size in self._sizes if size >= len(images))
         for image, target in zip(images, self._batch, strict=False):
             self._writer.write(image, target)
@@ -55,9 +55,7 @@ class HostEngine:
             outputs = self._call(size)
         except NetworkError as error:
             self._require_health(error)
-            raise Reject(
-                Code.MODEL_FAILED, f"Model {self._name!r} fails on the image: {error}"
-            ) from error
+            raise bad_image(self._name, error) from error
         # What a fixed batch was filled up with is nobody's.
         return {name: array[: len(images)] for name, array in outputs.items()}
 
@@ -67,17 +65,8 @@ class HostEngine:
             try:
                 outputs = self._call(size)
             except NetworkError as error:
-                raise ConfigurationError(
-                    Code.MODEL_INVALID,
-                    f"Model {self._name!r} does not run with a batch of {size}: {error}",
-                ) from error
-            for name, array in outputs.items():
-                if array.shape[:1] != (size,):
-                    raise ConfigurationError(
-                        Code.MODEL_INVALID,
-                        f"Model {self._name!r} answers {size} images with an output {name!r} of "
-                        f"shape {array.shape}; its first dimension must be the batch.",
-                    )
+                raise unwilling(self._name, size, error) from error
+            require_batch(self._name, size, outputs)
 
     def close(self) -> None:
         self._network = None
@@ -93,9 +82,7 @@ class HostEngine:
         try:
             self._call(self._sizes[0])
         except NetworkError as again:
-            raise Fatal(
-                Code.MODEL_FAILED, f"Model {self._name!r} does not work any more: {error}"
-            ) from again
+            raise broken(self._name, error) from again
 
 
 def give_back_memory() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import onnxruntime
 from numpy.typing import NDArray
 
-from services.infer.engines import Engine, Outputs
+from services.infer.engines import Engine, Outputs, PlanStore
 from services.infer.engines.host import HostEngine, NetworkError, give_back_memory
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.models.check import ort_errors, ort_reason
@@ -38,7 +38,13 @@ class _Network:
 
 
 def open_engines(
-    weights: Path, spec: ModelSpec, instance: Instance, *, count: int, precision: Precision
+    weights: Path,
+    spec: ModelSpec,
+    instance: Instance,
+    *,
+    count: int,
+    precision: Precision,
+    plans: PlanStore | None,
 ) -> tuple[Engine, ...]:
     """Return ``count`` engines on the CPU; those with one thread share the weights in memory.
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from numpy.typing import NDArray
 
-from services.infer.engines import Engine, Outputs
+from services.infer.engines import Engine, Outputs, PlanStore
 from services.infer.engines.host import HostEngine, NetworkError, give_back_memory
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.models.spec import Instance, ModelSpec
@@ -46,7 +46,13 @@ class _Network:
 
 
 def open_engines(
-    weights: Path, spec: ModelSpec, instance: Instance, *, count: int, precision: Precision
+    weights: Path,
+    spec: ModelSpec,
+    instance: Instance,
+    *,
+    count: int,
+    precision: Precision,
+    plans: PlanStore | None,
 ) -> tuple[Engine, ...]:
     """Return ``count`` engines on the CPU that share the weights in memory.
 

@@ -28,7 +28,7 @@ class GatedEngine:
         self.closed = False
         self._gate = threading.Semaphore(0 if gated else 10_000)
 
-    def run(self, images: Sequence[Image]) -> Outputs:
+    def run(self, images: Sequence[Image], *, home: bool = True) -> Outputs:
         numbers = [int(image.flat[0]) for image in images]
         self.batches.append(numbers)
         assert self._gate.acquire(timeout=WAIT)

@@ -94,7 +94,7 @@ def test_more_cores_run_more_copies_and_fewer_run_fewer(
 def test_instances_that_the_model_names_stay_what_they_are() -> None:
     spec = spec_of(instances=[{"count": 1, "threads": 2}])
     way = choose_way(spec, version_with(), features=CPU, cores=4)
-    assert way.copies == (Copies("openvino", Instance(count=1, threads=2), 1),)
+    assert way.copies == (Copies(("openvino",), Instance(count=1, threads=2), 1),)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_where_the_choice_does_not_hold_any_machine_s_way_is_gone(
 ) -> None:
     way = choose_way(spec_of(**spec), version, features=features, cores=4)
     assert (way.engine, way.precision, way.sha256) == ("onnxruntime", "fp32", "f")
-    assert way.copies == (Copies("onnxruntime", Instance(), 4),)
+    assert way.copies == (Copies(("onnxruntime",), Instance(), 4),)
     assert way.plain
     assert why in way.why
 
@@ -140,7 +140,7 @@ def test_an_int8_network_that_was_faster_runs_in_the_form_for_cpus() -> None:
     version = quantised(FOR_TENSORRT, FASTER)
     way = choose_way(spec_of(), version, features=VNNI, cores=4)
     assert (way.engine, way.precision, way.sha256) == ("onnxruntime", "int8", "8")
-    assert way.copies == (Copies("onnxruntime", Instance(), 4),)
+    assert way.copies == (Copies(("onnxruntime",), Instance(), 4),)
     assert not way.plain
     assert way.why == "its INT8 network was 2.50 times as fast where it was made"
 

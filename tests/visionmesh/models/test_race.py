@@ -23,7 +23,7 @@ class Sleeper:
         self.seen: set[int] = set()
         self._seconds = milliseconds / 1e3
 
-    def run(self, images: Sequence[Image]) -> Outputs:
+    def run(self, images: Sequence[Image], *, home: bool = True) -> Outputs:
         self.ran.append(len(images))
         self.seen.update(int(image[0, 0, 0]) for image in images)
         time.sleep(self._seconds * len(images))
@@ -62,7 +62,7 @@ def test_batches_are_of_a_size_that_the_engine_has(sizes: tuple[int, ...], wante
 
 def test_an_image_that_fails_ends_the_race() -> None:
     class Broken(Sleeper):
-        def run(self, images: Sequence[Image]) -> Outputs:
+        def run(self, images: Sequence[Image], *, home: bool = True) -> Outputs:
             if threading.current_thread() is not threading.main_thread():
                 raise Reject(Code.MODEL_FAILED, "no")
             return super().run(images)

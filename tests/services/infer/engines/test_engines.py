@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.infer.engines import DEVICES, ENGINES, open_engines
+from services.infer.engines import ENGINES, USUAL, open_engines
 from tests.networks import save_network
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.models.spec import Instance, ModelSpec
@@ -21,7 +21,9 @@ SPEC = ModelSpec.model_validate(
 
 
 def test_every_device_is_served_by_engines_that_there_are() -> None:
-    assert {engine for engines in DEVICES.values() for engine in engines} == ENGINES.keys()
+    assert USUAL.keys() == ENGINES.keys()
+    for kind, engines in USUAL.items():
+        assert set(engines) <= ENGINES[kind].keys()
 
 
 def test_a_device_that_nothing_serves_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,197 @@
+"""The engine around any network that takes its images from a GPU's memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from services.infer.engines import Image, Outputs
+from services.infer.engines.faults import bad_image, broken, require_batch, unwilling
+from services.infer.engines.gather import Gather
+from services.infer.engines.host import NetworkError, give_back_memory
+from visionmesh.errors import Code, Retry
+from visionmesh.gpu.failures import lost
+from visionmesh.gpu.gpu import (
+    DeviceArray,
+    Gpu,
+    GpuError,
+    GpuLostError,
+    GpuMemoryError,
+    Stream,
+)
+from visionmesh.models.spec import ModelSpec
+
+_ALIGNMENT = 64
+"""Of outputs in the host's memory: a cache line."""
+
+log = logging.getLogger(__name__)
+
+
+class DeviceNetwork(Protocol):
+    """What a runtime's module puts into a `DeviceEngine`; used by one thread at a time."""
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """The batch sizes that it runs with, in ascending order; `powers` is a good choice."""
+
+    def __call__(self, images: DeviceArray, stream: Stream) -> Mapping[str, DeviceArray]:
+        """Enqueue the network on ``stream``, which is the current one, too.
+
+        ``images`` is ``(n, …)`` in the network's layout and dtype, n one of `batch_sizes`, and for
+        the same n always the same memory. The outputs may be overwritten by the next call. Arrays
+        of the host among them are the caller's.
+
+        Raises
+        ------
+        NetworkError
+            If the runtime fails; the text is its reason.
+        GpuError
+            If the device fails, `GpuMemoryError` if it has too little memory.
+        """
+
+    def close(self) -> None:
+        """Free what only this network holds; it is not used again."""
+
+
+def powers(most: int) -> tuple[int, ...]:
+    """Return 1, 2, 4, … and ``most``: few enough to prepare each, and fewer than half are empty."""
+    return (*(1 << bit for bit in range((most - 1).bit_length())), most)
+
+
+class DeviceEngine:
+    """Gathers a batch on the device, has the network run it there, and brings home the answer.
+
+    All of that is enqueued on one stream, and waited for once. Several engines on one device
+    overlap: one's copies with the other's computing.
+    """
+
+    def __init__(self, *, gpu: Gpu, network: DeviceNetwork, spec: ModelSpec) -> None:
+        self._gpu = gpu
+        self._network: DeviceNetwork | None = network
+        self._name = spec.name
+        self._sizes = network.batch_sizes
+        self._stream = gpu.stream()
+        with self._stream:
+            self._gather = Gather(gpu=gpu, spec=spec.input, most=self._sizes[-1])
+            self._batch = self._gather.batch(self._sizes[-1])
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        return self._sizes
+
+    def run(self, images: Sequence[Image], *, home: bool = True) -> Outputs:
+        while True:
+            try:
+                return self._run_parts(images, home=home)
+            except GpuMemoryError as error:
+                self._halve(error)
+            except GpuLostError as error:
+                raise lost(error) from error
+            except (NetworkError, GpuError) as error:
+                self._require_health(error)
+                raise bad_image(self._name, error) from error
+
+    def warm(self) -> None:
+        """Run every batch size once; those for which there is no memory are given up."""
+        for size in self._sizes:
+            try:
+                outputs = self._call((), size, home=True)
+            except GpuMemoryError as error:
+                if size == self._sizes[0]:
+                    raise unwilling(self._name, size, error) from error
+                log.warning("model %s: batches of %d are too large: %s", self._name, size, error)
+                self._sizes = tuple(smaller for smaller in self._sizes if smaller < size)
+                return
+            except (NetworkError, GpuError) as error:
+                raise unwilling(self._name, size, error) from error
+            require_batch(self._name, size, outputs)
+
+    def close(self) -> None:
+        network, self._network = self._network, None
+        if network is not None:
+            network.close()
+        del self._gather, self._batch
+        self._gpu.trim()
+        give_back_memory()
+
+    def _run_parts(self, images: Sequence[Image], *, home: bool) -> Outputs:
+        """Run all images; in several batches if the largest is not what it was."""
+        most = self._sizes[-1]
+        parts = [images[at : at + most] for at in range(0, len(images), most)]
+        ran = [self._call(part, self._size_for(len(part)), home=home) for part in parts]
+        if len(ran) == 1:
+            return ran[0]
+        with self._stream as stream:
+            joined = {name: self._join([outputs[name] for outputs in ran]) for name in ran[0]}
+            stream.synchronize()
+        return joined
+
+    def _size_for(self, images: int) -> int:
+        return next(size for size in self._sizes if size >= images)
+
+    def _call(self, images: Sequence[Image], size: int, *, home: bool) -> Outputs:
+        """Run a batch of ``size``, filled up with zeros; return what is of ``images``.
+
+        Without images it is the answer to the zeros.
+        """
+        assert self._network is not None, "the engine is closed"
+        with self._stream as stream:
+            try:
+                batch = self._batch[:size]
+                self._gather(images, batch)
+                outputs = self._network(batch, stream)
+                wanted = {name: array[: len(images) or size] for name, array in outputs.items()}
+                return self._bring_home(wanted) if home else self._keep(wanted)
+            finally:
+                # Blocks without spinning, which would take a core from those that decode.
+                stream.record().synchronize()
+
+    def _bring_home(self, outputs: Mapping[str, DeviceArray]) -> Outputs:
+        """Enqueue the copies to memory of the host that is the caller's."""
+        contiguous = self._gpu.xp.ascontiguousarray
+        away = {name: contiguous(a) for name, a in outputs.items() if self._is_on_device(a)}
+        ends = np.cumsum([-(-array.nbytes // _ALIGNMENT) * _ALIGNMENT for array in away.values()])
+        memory = self._gpu.pinned(int(ends[-1]) if away else 0)
+        found = dict(outputs)
+        for (name, array), begin in zip(away.items(), (0, *ends), strict=False):
+            found[name] = memory[begin : begin + array.nbytes].view(array.dtype)
+            found[name] = found[name].reshape(array.shape)
+            self._gpu.download(array, found[name])
+        return found
+
+    def _keep(self, outputs: Mapping[str, DeviceArray]) -> Outputs:
+        """Enqueue the copies to memory of the device that is the caller's."""
+        return {
+            name: array.copy() if self._is_on_device(array) else array
+            for name, array in outputs.items()
+        }
+
+    def _is_on_device(self, array: DeviceArray) -> bool:
+        return isinstance(array, self._gpu.xp.ndarray)
+
+    def _join(self, arrays: Sequence[DeviceArray]) -> DeviceArray:
+        where = np if isinstance(arrays[0], np.ndarray) else self._gpu.xp
+        return where.concatenate(arrays)
+
+    def _halve(self, error: GpuMemoryError) -> None:
+        """Never run so many images at once again; raise `Retry` if one batch is all there is."""
+        smaller = tuple(size for size in self._sizes if 2 * size <= self._sizes[-1])
+        if not smaller:
+            raise Retry(f"Model {self._name!r}: {error}", code=Code.MODEL_NOT_READY) from error
+        log.warning("model %s runs at most %d images at once: %s", self._name, smaller[-1], error)
+        self._sizes = smaller
+
+    def _require_health(self, error: Exception) -> None:
+        """Raise `Fatal` unless the network still works on an empty image."""
+        try:
+            self._call((), self._sizes[0], home=True)
+        except (NetworkError, GpuError) as again:
+            raise broken(self._name, error) from again
+
+
+def only_sizes(network_batch: int | None, most: int) -> tuple[int, ...]:
+    """Return the batch sizes of a network that takes ``network_batch`` images only, if that."""
+    return (network_batch,) if network_batch else powers(most)
