@@ -92,6 +92,36 @@ async def test_the_lane_is_this_node_s_where_a_ready_worker_serves_the_model(joi
     assert elsewhere.lane("infer", "cats") == ANY_LANE
 
 
+async def test_what_is_on_a_gpu_may_stay_there_while_all_who_may_take_it_read_it_there(
+    join: Join,
+) -> None:
+    here = await join("a", "preprocess")
+
+    def may_stay(model: str | None = "cats") -> bool:
+        return here.all_read("GPU-1", stage="infer", model=model)
+
+    await join("b", "infer", models={"cats": (1,)}, devices=("GPU-1",), ready=True)
+    dogs = await join("a", "infer", models={"dogs": (1,)}, ready=True)
+    await sees(lambda: here.serving("dogs"))
+    assert not may_stay()
+    first = await join("a", "infer", models={"cats": (1,)}, devices=("GPU-1",))
+    await sees(lambda: here.serving("cats"))
+    assert not may_stay()
+    await first.update(ready=True)
+    await sees(may_stay)
+    assert not here.all_read("GPU-2", stage="infer", model="cats")
+    assert not may_stay(model=None)
+    second = await join("a", "infer", models={"cats": (1,)}, ready=True)
+    await sees(lambda: not may_stay())
+    await second.update(devices=("GPU-2", "GPU-1"))
+    await sees(may_stay)
+    await second.update(devices=("GPU-2",))
+    await sees(lambda: not may_stay())
+    await second.stop()
+    await dogs.stop()
+    await sees(lambda: may_stay(model=None))
+
+
 async def test_a_model_is_served_from_when_it_is_loaded_until_it_is_dropped(join: Join) -> None:
     here = await join("a", "ingest")
     infer = await join("b", "infer", ready=True)

@@ -1,0 +1,196 @@
+"""When pixels stay in a GPU's memory, and what happens where they cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.polling import until
+from visionmesh.context import Context, Near, open_context
+from visionmesh.contracts import CudaLocation, InlineLocation, Reference, ShmLocation
+from visionmesh.errors import Miss
+from visionmesh.gpu import Gpu
+from visionmesh.gpu.copier import Copier
+from visionmesh.nodes import NodeRecord, Nodes, list_nodes
+from visionmesh.settings import Settings
+from visionmesh.tensors import device_arrays
+from visionmesh.tensors.slab import create_slab
+
+NODE = "gpu-node"
+MEBIBYTE = 1 << 20
+
+
+@pytest.fixture
+def settings(nats_url: str, tmp_path: Path, gpu_device: str) -> Settings:
+    own = {"device": gpu_device, "device_arena_bytes": MEBIBYTE}
+    return Settings(
+        nats_url=nats_url,
+        node=NODE,
+        state_dir=tmp_path,
+        shm_dir=tmp_path,
+        preprocess=own,
+        postprocess=own,
+    )
+
+
+@pytest.fixture
+async def context(settings: Settings) -> AsyncIterator[Context]:
+    """A preprocess worker's."""
+    async with open_context(settings, stage="preprocess", stream="IMAGES") as context:
+        await context.nodes.start(load=lambda: 0.0)
+        yield context
+
+
+@pytest.fixture
+async def infer(context: Context) -> AsyncIterator[Nodes]:
+    """What an infer worker on the node tells of itself."""
+    nodes = Nodes(nc=context.connection.client, node=NODE, stage="infer")
+    await nodes.start(load=lambda: 0.0)
+    await nodes.update(models={"cats": (1,)}, ready=True)
+    yield nodes
+    await nodes.stop()
+
+
+@pytest.fixture
+async def near(context: Context, infer: Nodes, gpu: Gpu) -> Near:
+    """Where all who may take an image of the model read from the GPU."""
+    await infer.update(devices=(gpu.info.uuid,))
+    near = Near(gpu=gpu, stage="infer", model="cats")
+    await until(lambda: stays(context, near))
+    return near
+
+
+async def stays(context: Context, near: Near) -> bool:
+    return context.stays(NODE, near)
+
+
+async def told(context: Context) -> NodeRecord:
+    records = await list_nodes(context.connection.client)
+    (own,) = (one for one in records if one.stage == "preprocess" and one.node == NODE)
+    return own
+
+
+async def test_what_all_takers_read_on_the_gpu_is_put_there(context: Context, near: Near) -> None:
+    with await context.room(NODE, 1000, near) as slot:
+        assert slot.device is not None
+        assert isinstance(slot.commit(), CudaLocation)
+    assert context.room_now(NODE, 1000, near) is not None
+
+
+async def test_it_is_put_elsewhere_for_other_nodes_and_where_it_would_not_fit(
+    context: Context, near: Near
+) -> None:
+    with await context.room("any", 1000, near) as slot:
+        assert isinstance(slot.commit(), InlineLocation)
+    with await context.room(NODE, 2 * MEBIBYTE, near) as slot:
+        assert isinstance(slot.commit(), ShmLocation)
+    with await context.room(NODE, 1000) as slot:
+        assert isinstance(slot.commit(), ShmLocation)
+
+
+async def test_it_is_put_elsewhere_as_soon_as_one_does_not_read_there(
+    context: Context, near: Near, infer: Nodes
+) -> None:
+    await infer.update(devices=())
+
+    async def gone() -> bool:
+        return not context.stays(NODE, near)
+
+    await until(gone)
+    with await context.room(NODE, 1000, near) as slot:
+        assert isinstance(slot.commit(), ShmLocation)
+
+
+async def test_a_gpu_that_cannot_share_its_memory_is_told_of_once(
+    settings: Settings, near: Near, caplog: pytest.LogCaptureFixture
+) -> None:
+    too_much = {"device_arena_bytes": 2 * near.gpu.info.memory_bytes}
+    own = settings.preprocess.model_copy(update=too_much)
+    settings = settings.model_copy(update={"preprocess": own})
+    async with open_context(settings, stage="preprocess", stream="IMAGES") as context:
+        await context.nodes.start(load=lambda: 0.0)
+
+        async def heard() -> bool:
+            return context.nodes.all_read(near.gpu.info.uuid, stage=near.stage, model=near.model)
+
+        await until(heard)
+        for _ in range(3):
+            with await context.room(NODE, 1000, near) as slot:
+                assert isinstance(slot.commit(), ShmLocation)
+    (said,) = (line for line in caplog.messages if "cannot be shared" in line)
+    assert near.gpu.info.uuid in said
+
+
+async def test_a_gpu_that_is_not_there_is_told_of_and_done_without(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    without = settings.model_copy(
+        update={"preprocess": settings.preprocess.model_copy(update={"device": "cuda:77"})}
+    )
+    async with open_context(without, stage="preprocess", stream="IMAGES") as context:
+        assert context.gpu is None
+    assert any("cuda:77" in line for line in caplog.messages)
+
+
+async def test_a_worker_tells_on_which_gpus_it_reads_until_one_cannot_be_mapped(
+    context: Context, gpu: Gpu, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    uuid = gpu.info.uuid
+    assert context.gpu is gpu
+    assert (await told(context)).devices == (uuid,)
+    slab, _ = create_slab(
+        settings.shm_dir / "broken",
+        slots=1,
+        slot_bytes=mmap.PAGESIZE,
+        elsewhere=b"?" * 64 + uuid.encode(),
+    )
+    slab.generations[0] = 1
+    location = CudaLocation(kind="cuda", arena="broken", slot=0, generation=1, length=0)
+    reference = Reference(
+        id="1", source="s", model="cats", version=1, sha256="0" * 64, location=location
+    )
+    for _ in range(3):
+        with pytest.raises(Miss):
+            context.read(reference, memoryview(b""))
+
+    async def withdrawn() -> bool:
+        return (await told(context)).devices == ()
+
+    await until(withdrawn)
+    await context.devices.read([gpu])
+    assert (await told(context)).devices == ()
+    assert sum("cannot be mapped" in line for line in caplog.messages) == 1
+
+
+async def test_nothing_is_laid_out_for_who_was_cancelled(
+    context: Context, near: Near, gpu: Gpu
+) -> None:
+    outputs = [{"n": np.full(10, number, np.int32)} for number in range(4)]
+    slots = [await context.room(NODE, 40, near) for _ in outputs]
+    Copier(gpu).copy([(np.full(40, 99, np.uint8), slots[3].device)])
+    jobs = [
+        asyncio.create_task(context.lay_out(one, slot, gpu))
+        for one, slot in zip(outputs, slots, strict=True)
+    ]
+    await asyncio.sleep(0)
+    jobs[3].cancel()
+    metas = await asyncio.gather(*jobs[:3])
+    home = np.empty((4, 10), np.int32)
+    found = [device_arrays(slot.device, metas[0])["n"] for slot in slots]
+    Copier(gpu).copy(zip(found, home, strict=True))
+    assert home[:3].tolist() == [[number] * 10 for number in range(3)]
+    assert (home[3].view(np.uint8) == 99).all()
+
+
+async def test_how_full_the_memory_is_can_be_scraped(context: Context, near: Near) -> None:
+    with await context.room(NODE, 1000, near) as slot:
+        slot.commit()
+    text = context.metrics.exposition()[0].decode()
+    labels = f'{{device="{near.gpu.info.uuid}",stage="preprocess"}}'
+    assert f"visionmesh_device_arena_capacity_bytes{labels} 1.048576e+06" in text
+    assert f"visionmesh_device_arena_used_bytes{labels} 262144.0" in text
