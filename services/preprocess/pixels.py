@@ -27,6 +27,13 @@ def prepare_pixels(given: Pixels, spec: InputSpec, out: Pixels, *, max_pixels: i
 
     Raises `Reject` (image_too_large).
     """
+    original = size_of(given, max_pixels=max_pixels)
+    pixels = to_color(given, "RGB", spec.color)
+    return Prepared(*original, draw(pixels, plan(original, spec), original, spec.pad, out))
+
+
+def size_of(given: Pixels, *, max_pixels: int) -> tuple[int, int]:
+    """Return (width, height); raise `Reject` (image_too_large)."""
     height, width = given.shape[:2]
     if width * height > max_pixels:
         raise Reject(
@@ -34,9 +41,7 @@ def prepare_pixels(given: Pixels, spec: InputSpec, out: Pixels, *, max_pixels: i
             f"The image has {width} by {height} pixels, the limit is {max_pixels}: send a smaller "
             "one, or raise preprocess.max_pixels.",
         )
-    original = width, height
-    pixels = to_color(given, "RGB", spec.color)
-    return Prepared(*original, draw(pixels, plan(original, spec), original, spec.pad, out))
+    return width, height
 
 
 def prepare(encoded: Data, spec: InputSpec, out: Pixels, *, max_pixels: int) -> Prepared:

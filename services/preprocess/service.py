@@ -3,40 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from services.preprocess.pixels import Prepared, prepare, prepare_pixels
+from services.preprocess.gpu.decoding import open_jpeg_decoder
+from services.preprocess.gpu.preparer import GpuPreparer
+from services.preprocess.job import CpuPreparer, Job, Preparer
+from services.preprocess.pixels import Prepared
 from visionmesh import subjects
-from visionmesh.context import Context
-from visionmesh.contracts import PIXELS, TensorMeta
+from visionmesh.context import Context, Near
+from visionmesh.contracts import TensorMeta
 from visionmesh.errors import Miss, Reject, Retry
+from visionmesh.gpu import Gpu, open_gpu
 from visionmesh.models.spec import InputSpec
 from visionmesh.outbox import forward
 from visionmesh.service import Worker
 from visionmesh.stage import Ended, Item, Outcome, Stage
 from visionmesh.stored import cache_keys
 from visionmesh.telemetry.spans import SpanName
-from visionmesh.tensors import Slot, arrays
+from visionmesh.tensors import Slot
 
 _INPUT = "pixels"
 
 
 class Preprocess(Worker):
-    """Decodes and fits images in threads, straight into the arena."""
+    """Decodes and fits images, in threads or on a GPU, straight into the arena.
+
+    Raises
+    ------
+    ConfigurationError
+        (device_missing) if the GPU that the settings name cannot be used.
+    """
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._settings = context.settings.preprocess
+        settings = context.settings.preprocess
+        self._gpu = None if settings.device == "cpu" else open_gpu(settings.device)
+        self._preparer = _preparer(context, self._gpu)
         self._stage = Stage(context=context, handler=self._prepare)
-        self._threads = ThreadPoolExecutor(self._settings.threads, thread_name_prefix="pixels")
+        self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="pixels")
 
     @property
     def in_hand(self) -> int:
@@ -54,86 +61,79 @@ class Preprocess(Worker):
     async def _prepare(self, items: Sequence[Item]) -> AsyncIterator[Sequence[Ended]]:
         """Unpack a bundle in one thread; the next one has the next thread."""
         with ExitStack() as slots:
-            jobs: list[_Job] = []
+            jobs: list[tuple[_Order, Job]] = []
             for item in items:
                 try:
-                    job = self._open(item)
-                    job.slot = self._context.room_now(job.lane, job.nbytes)
-                    if job.slot is None and jobs:
+                    order = self._open(item)
+                    room = order.lane, order.nbytes, order.near
+                    slot = self._context.room_now(*room)
+                    if slot is None and jobs:
                         # Bundles that wait for room while they hold some would block each other.
                         yield await self._work_off(jobs)
                         jobs = []
-                    job.slot = job.slot or await self._context.room(job.lane, job.nbytes)
+                    slot = slot or await self._context.room(*room)
                 except (Reject, Retry) as error:
                     yield [(item, error)]
                     continue
-                slots.enter_context(job.slot)
-                jobs.append(job)
+                jobs.append((order, order.job(slots.enter_context(slot))))
             if jobs:
                 yield await self._work_off(jobs)
 
-    async def _work_off(self, jobs: list[_Job]) -> list[Ended]:
+    async def _work_off(self, jobs: list[tuple[_Order, Job]]) -> list[Ended]:
         loop = asyncio.get_running_loop()
-        prepared = await loop.run_in_executor(self._threads, self._unpack, jobs)
-        return [(job.item, _outcome(job, one)) for job, one in zip(jobs, prepared, strict=True)]
+        prepare = self._preparer.prepare
+        prepared = await loop.run_in_executor(self._threads, prepare, [job for _, job in jobs])
+        return [
+            (order.item, _outcome(order, job, one))
+            for (order, job), one in zip(jobs, prepared, strict=True)
+        ]
 
-    def _open(self, item: Item) -> _Job:
+    def _open(self, item: Item) -> _Order:
         reference = item.reference
         record = self._context.catalog.admitted(reference.model, reference.version)
         keys = (reference.result_key, reference.features_key)
         if reference.result_key is not None and keys != cache_keys(reference, record):
             item.reference = reference.model_copy(update={"result_key": None, "features_key": None})
         lane = self._context.router.lane(reference.model, record.spec.routing, reference.source)
-        return _Job(item, record.version(reference.version).input, lane)
-
-    def _unpack(self, jobs: Sequence[_Job]) -> list[Prepared | Reject]:
-        """What a thread does."""
-        outcomes: list[Prepared | Reject] = []
-        for job in jobs:
-            job.began_ns = time.time_ns()
-            try:
-                outcomes.append(self._prepared(job))
-            except Reject as error:
-                outcomes.append(error)
-            job.ended_ns = time.time_ns()
-        return outcomes
-
-    def _prepared(self, job: _Job) -> Prepared:
-        view, limit = job.item.reading.view, self._settings.max_pixels
-        if given := arrays(view, job.item.reference.tensors):
-            return prepare_pixels(given[PIXELS], job.spec, job.pixels, max_pixels=limit)
-        return prepare(view, job.spec, job.pixels, max_pixels=limit)
+        near = Near(gpu=self._gpu, stage="infer", model=reference.model) if self._gpu else None
+        return _Order(item, record.version(reference.version).input, lane, near)
 
 
-@dataclass(slots=True)
-class _Job:
-    """One image, and the slot that takes its pixels."""
+def _preparer(context: Context, gpu: Gpu | None) -> Preparer:
+    settings = context.settings.preprocess
+    if gpu is None:
+        return CpuPreparer(max_pixels=settings.max_pixels)
+    return GpuPreparer(
+        gpu=gpu,
+        max_pixels=settings.max_pixels,
+        at_once=settings.threads,
+        open_decoder=open_jpeg_decoder,
+        count=context.metrics.decoded,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What is to be made of an image, and for whom."""
 
     item: Item
     spec: InputSpec
     lane: str
-    slot: Slot | None = None
-    began_ns: int = 0
-    ended_ns: int = 0
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Of the pixels: height, width, channels."""
-        return self.spec.height, self.spec.width, self.spec.channels
+    near: Near | None
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape)
+        return self.spec.height * self.spec.width * self.spec.channels
 
-    @property
-    def pixels(self) -> NDArray[np.uint8]:
-        assert self.slot is not None
-        return np.frombuffer(self.slot.view, np.uint8).reshape(self.shape)
+    def job(self, slot: Slot) -> Job:
+        item = self.item
+        return Job(
+            payload=item.reading.view, tensors=item.reference.tensors, spec=self.spec, slot=slot
+        )
 
 
-def _outcome(job: _Job, prepared: Prepared | Reject) -> Outcome:
-    item, model = job.item, job.item.reference.model
-    assert job.slot is not None
+def _outcome(order: _Order, job: Job, prepared: Prepared | Reject) -> Outcome:
+    item, model = order.item, order.item.reference.model
     try:
         item.reading.check()
     except Miss as error:
@@ -144,7 +144,7 @@ def _outcome(job: _Job, prepared: Prepared | Reject) -> Outcome:
     meta = TensorMeta(name=_INPUT, dtype="uint8", shape=job.shape)
     return forward(
         subjects.TENSORS,
-        subjects.tensor(model, job.lane),
+        subjects.tensor(model, order.lane),
         job.slot,
         width=prepared.width,
         height=prepared.height,

@@ -115,45 +115,30 @@ class Fitter:
     def __init__(self, *, gpu: Gpu) -> None:
         self._gpu = gpu
 
-    def enqueue(self, fits: Sequence[Fit], host: NDArray[np.uint8], device: DeviceArray) -> None:
-        """Have the current stream make the inputs of ``fits``, pixels of ``(H, W, C) uint8``.
-
-        ``host`` (page-locked) and ``device`` have `nbytes` for the table of the batch, and must
-        stay as they are until the stream has got there; so must all pictures.
-        """
-        self._enqueue("uint8", [_row(fit) for fit in fits], host, device)
-
-    def enqueue_normalised(
-        self, fits: Sequence[Fit], host: NDArray[np.uint8], device: DeviceArray
+    def write(
+        self, fits: Sequence[Fit], table: NDArray[np.uint8], *, normalised: bool = False
     ) -> None:
-        """Do what `enqueue` does, but write the network's own input.
+        """Write what the kernel is told of ``fits`` into the `nbytes` of ``table``."""
+        table.view(TABLE)[:] = [_row(fit, own=normalised) for fit in fits]
 
-        That is ``(pixel * scale - mean) / std`` in the layout and the dtype of their specs, which
-        is the same dtype for all of ``fits``.
+    def launch(self, fits: Sequence[Fit], table: DeviceArray, *, normalised: bool = False) -> None:
+        """Have the current stream make the inputs of ``fits`` by their ``table`` on the device.
+
+        They are pixels, ``(H, W, C) uint8`` in the order of ``spec.color``; or ``normalised`` to
+        the network's own, ``(pixel * scale - mean) / std`` in layout and dtype of ``spec``, the
+        dtype of all being the same.
         """
-        (dtype,) = {fit.spec.dtype for fit in fits}
-        self._enqueue(dtype, [_row(fit, own=True) for fit in fits], host, device)
+        dtype = fits[0].spec.dtype if normalised else "uint8"
+        width = max(fit.spec.width for fit in fits)
+        height = max(fit.spec.height for fit in fits)
+        across, down = _BLOCK
+        grid = -(-width // across), -(-height // (down * _ROWS)), len(fits)
+        self._gpu.kernel(_SOURCE, "fit", DTYPE=_DTYPES[dtype])(grid, _BLOCK, (table,))
 
     @staticmethod
     def nbytes(pictures: int) -> int:
         """Return the bytes of the table for so many."""
         return pictures * TABLE.itemsize
-
-    def _enqueue(
-        self,
-        dtype: str,
-        rows: list[tuple[object, ...]],
-        host: NDArray[np.uint8],
-        device: DeviceArray,
-    ) -> None:
-        table = host.view(TABLE)
-        table[:] = rows
-        self._gpu.upload(host, device)
-        kernel = self._gpu.kernel(_SOURCE, "fit", DTYPE=_DTYPES[dtype])
-        width, height = int(table["width"].max()), int(table["height"].max())
-        across, down = _BLOCK
-        grid = -(-width // across), -(-height // (down * _ROWS)), len(rows)
-        kernel(grid, _BLOCK, (device,))
 
 
 def _row(fit: Fit, *, own: bool = False) -> tuple[object, ...]:

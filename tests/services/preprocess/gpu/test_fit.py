@@ -55,9 +55,10 @@ class Bench:
         nbytes = Fitter.nbytes(len(fits))
         host, device = self.gpu.pinned(nbytes), self.gpu.xp.empty(nbytes, np.uint8)
         outs = [array for array in self.alive if self.gpu.address(array) in {f.out for f in fits}]
-        enqueue = self.fitter.enqueue_normalised if normalised else self.fitter.enqueue
+        self.fitter.write(fits, host, normalised=normalised)
         with self.gpu.stream() as stream:
-            enqueue(fits, host, device)
+            self.gpu.upload(host, device)
+            self.fitter.launch(fits, device, normalised=normalised)
             results = [np.empty(array.shape, np.uint8) for array in outs]  # type: ignore[attr-defined]
             for array, result in zip(outs, results, strict=True):
                 self.gpu.download(array, result)
