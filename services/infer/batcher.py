@@ -46,6 +46,7 @@ class _Item:
     enqueued_ns: int
     done: asyncio.Future[BatchedOutput]
     urgent: bool
+    home: bool
 
 
 _Answer = Outputs | Reject
@@ -108,11 +109,14 @@ class Batcher:
         """Images that wait for an engine."""
         return len(self._queue) + len(self._arrived)
 
-    async def submit(self, image: Image, *, urgent: bool = False) -> BatchedOutput:
+    async def submit(
+        self, image: Image, *, urgent: bool = False, home: bool = True
+    ) -> BatchedOutput:
         """Run one image, (H, W, C) uint8, and return its outputs; wait while the queue is full.
 
         The image is read, not copied, until the call ends. A cancelled call leaves the queue. An
-        ``urgent`` image waits for no place: those that it is to overtake have them.
+        ``urgent`` image waits for no place: those that it is to overtake have them. Unless one
+        image of its batch wants them ``home``, the outputs may stay in a GPU's memory.
 
         Raises
         ------
@@ -128,9 +132,9 @@ class Batcher:
         self._callers += 1
         try:
             if urgent:
-                return await self._enqueue(image, urgent=True)
+                return await self._enqueue(image, urgent=True, home=home)
             async with self._places:
-                return await self._enqueue(image, urgent=False)
+                return await self._enqueue(image, urgent=False, home=home)
         finally:
             self._callers -= 1
             if self._closing and not self._callers:
@@ -148,10 +152,10 @@ class Batcher:
         for engine in self._engines:
             engine.close()
 
-    def _enqueue(self, image: Image, *, urgent: bool) -> asyncio.Future[BatchedOutput]:
+    def _enqueue(self, image: Image, *, urgent: bool, home: bool) -> asyncio.Future[BatchedOutput]:
         if self._failure:
             raise self._failure
-        item = _Item(image, time.time_ns(), self._loop.create_future(), urgent)
+        item = _Item(image, time.time_ns(), self._loop.create_future(), urgent, home)
         if not self._arrived:
             # Whatever else arrives in this turn of the loop is shared out with it.
             self._loop.call_soon(self._hand_over)
@@ -184,7 +188,8 @@ class Batcher:
 
     def _run(self, index: int, engine: Engine, items: list[_Item]) -> _Ran:
         started_ns = time.time_ns()
-        answers = _answers(engine, [item.image for item in items])
+        home = any(item.home for item in items)
+        answers = _answers(engine, [item.image for item in items], home=home)
         batch = Batch(
             id=random.getrandbits(63),
             size=len(items),
@@ -262,12 +267,12 @@ class Batcher:
             self._ended.set()
 
 
-def _answers(engine: Engine, images: Sequence[Image]) -> list[_Answer]:
+def _answers(engine: Engine, images: Sequence[Image], *, home: bool) -> list[_Answer]:
     """Run the images together; if that fails, one by one, so that a bad one fails alone."""
     try:
-        outputs = engine.run(images)
+        outputs = engine.run(images, home=home)
     except Reject as error:
         if len(images) == 1:
             return [error]
-        return [_answers(engine, [image])[0] for image in images]
+        return [_answers(engine, [image], home=home)[0] for image in images]
     return [{name: array[at, ...] for name, array in outputs.items()} for at in range(len(images))]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+
+import numpy as np
 
 from services.infer.batcher import Batch, BatchedOutput, Batcher
 from services.infer.engines import Image
 from services.infer.loading import Loaded
 from services.infer.pixels import PixelWriter
 from visionmesh.errors import Miss
+from visionmesh.gpu import Gpu, open_gpu
+from visionmesh.gpu.opening import is_gpu
 from visionmesh.models.record import ModelRecord
 from visionmesh.nodes import LoadedVersion
 
@@ -40,6 +44,8 @@ class LoadedModel:
         """By how many bytes the process grew for it."""
         self.device_memory = loaded.device_memory
         """How many bytes of each GPU it took, by the GPU's UUID."""
+        self.gpu = _only_gpu(loaded.way.devices)
+        """On which all its engines run; `None` if they run on several devices, or on the CPU."""
         self.since = datetime.now(UTC)
         self.last_used = time.monotonic()
         self._writer = PixelWriter(spec.input)
@@ -74,18 +80,27 @@ class LoadedModel:
         """Say whether the image is pixels of the input's size, or the network's own input."""
         return self._writer.takes(image)
 
-    async def infer(self, image: Image, *, urgent: bool = False) -> BatchedOutput:
-        """Run one image; raise `Miss` if it was made for another input."""
+    async def infer(
+        self, image: Image, *, urgent: bool = False, home: bool = True
+    ) -> BatchedOutput:
+        """Run one image; raise `Miss` if it was made for another input, or lies elsewhere."""
         self.last_used = time.monotonic()
         if not self.takes(image):
             raise Miss(
                 f"Model {self.name!r} does not take an image of {image.dtype} {image.shape}."
             )
-        return await self._batcher.submit(image, urgent=urgent)
+        if not isinstance(image, np.ndarray) and not (self.gpu and self.gpu.holds(image)):
+            raise Miss(f"Model {self.name!r} has left the GPU where the image is.")
+        return await self._batcher.submit(image, urgent=urgent, home=home)
 
     async def close(self) -> None:
         """Run what is queued, then free the engines."""
         await self._batcher.close()
+
+
+def _only_gpu(devices: Iterable[str]) -> Gpu | None:
+    gpus = {open_gpu(device) if is_gpu(device) else None for device in devices}
+    return gpus.pop() if len(gpus) == 1 else None
 
 
 def build_of(record: ModelRecord, version: int) -> str:

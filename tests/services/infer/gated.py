@@ -25,11 +25,14 @@ class GatedEngine:
     def __init__(self, *, batch_sizes: tuple[int, ...] = (1, 2, 3, 4), gated: bool = True) -> None:
         self.batch_sizes = batch_sizes
         self.batches: list[list[int]] = []
+        self.home: list[bool] = []
+        """Of each batch, whether its outputs had to come home."""
         self.closed = False
         self._gate = threading.Semaphore(0 if gated else 10_000)
 
     def run(self, images: Sequence[Image], *, home: bool = True) -> Outputs:
         numbers = [int(image.flat[0]) for image in images]
+        self.home.append(home)
         self.batches.append(numbers)
         assert self._gate.acquire(timeout=WAIT)
         if DEADLY in numbers:

@@ -17,6 +17,7 @@ from tests.networks import expected, save_network
 from tests.services.infer.gated import (
     GatedEngine,
     batcher_of,
+    image,
     numbers_of,
     submit,
     until,
@@ -47,6 +48,18 @@ async def test_images_that_come_while_engines_work_run_together() -> None:
 
     assert await numbers_of(tasks) == list(range(7))
     assert engine.batches == [[0], [1, 2, 3, 4], [5, 6]]
+    await batcher.close()
+
+
+async def test_outputs_may_stay_on_the_device_unless_one_of_their_batch_wants_them_home() -> None:
+    engine = GatedEngine(gated=False)
+    batcher = batcher_of(engine)
+    wishes = [(False, False), (False, True, False), (True,)]
+    for wished in wishes:
+        await asyncio.gather(*(batcher.submit(image(1), home=home) for home in wished))
+    await batcher.submit(image(1))
+    assert engine.home == [False, True, True, True]
+    assert [len(batch) for batch in engine.batches] == [2, 3, 1, 1]
     await batcher.close()
 
 
