@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import subprocess
+import sys
 import zipfile
 from collections.abc import Sequence
 from fnmatch import fnmatch
@@ -55,3 +57,18 @@ def split(file: Path, nbytes: int) -> list[Path]:
         pieces[-1].write_bytes(content[begin : begin + nbytes])
     file.unlink()
     return pieces
+
+
+def install(folders: Sequence[Path], site: Path) -> None:
+    """Install all wheels in ``folders`` into ``site``; pieces are joined beside it before."""
+    found = [wheel for folder in folders for wheel in folder.glob("*.whl")]
+    pieces: dict[str, list[Path]] = {}
+    for piece in (piece for folder in folders for piece in folder.glob("*.whl.[0-9]*")):
+        pieces.setdefault(piece.stem, []).append(piece)
+    site.mkdir(parents=True, exist_ok=True)
+    for name, parts in pieces.items():
+        found.append(site.parent / name)
+        ordered = sorted(parts, key=lambda part: part.name)
+        found[-1].write_bytes(b"".join(part.read_bytes() for part in ordered))
+    options = ["-q", "--no-index", "--no-deps", "--no-compile", "--upgrade", f"--target={site}"]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, *map(str, found)], check=True)

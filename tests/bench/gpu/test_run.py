@@ -1,0 +1,63 @@
+"""One command runs all benchmarks of GPUs, and tells what became of each."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.gpu.figures import Figure, table
+from bench.gpu.run import ROOT, Runner, Step, environment
+
+QUICK = "machine,preprocess,handover"
+
+
+def test_a_dry_run_on_the_emulated_device_tells_all_figures(tmp_path: Path) -> None:
+    command = ["-m", "bench.gpu.run", "--device=emulated", "--tiny", f"--only={QUICK}"]
+    told = subprocess.run(
+        [sys.executable, *command, f"--out={tmp_path}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 0, told.stdout + told.stderr
+    lines = [json.loads(line) for line in (tmp_path / "figures.jsonl").read_text().splitlines()]
+    assert {line["step"] for line in lines} == set(QUICK.split(","))
+    assert all(line["value"] > 0 for line in lines)
+    written = (tmp_path / "table.md").read_text()
+    assert all(line["what"] in written for line in lines)
+    assert written in told.stdout
+
+
+@pytest.mark.parametrize(
+    ("code", "limit", "status"),
+    [
+        ("print('fine')", 10, "ok"),
+        ("raise SystemExit(3)", 10, "failed (3)"),
+        ("import time; time.sleep(60)", 1, "not finished after 1 s"),
+    ],
+)
+def test_what_became_of_a_step_is_told(tmp_path: Path, code: str, limit: int, status: str) -> None:
+    runner = Runner(log=tmp_path / "log", arguments=(), env=environment("emulated", None))
+    first = 'print(\'{"what": "speed", "value": 2}\\n{"skipped": "more", "why": "no device"}\', '
+    outcome = runner.run("one", Step(("-c", f"{first}flush=True)\n{code}"), limit))
+    assert outcome.status == status
+    assert outcome.figures == (Figure(what="speed", value=2),)
+    assert outcome.skipped == ("more: no device",)
+
+
+def test_the_table_says_what_was_wanted_and_marks_what_was_missed() -> None:
+    figures = [
+        Figure(what="fast", value=0.72, at_least=0.6, floor="12 µs", note="8 pictures"),
+        Figure(what="slow", value=0.31, unit="ms", at_most=0.2),
+        Figure(what="large", value=1234.5, unit="GB/s"),
+    ]
+    assert table(figures).splitlines()[2:] == [
+        "| fast | ≥ 0.6 | 0.72 | 12 µs; 8 pictures |",
+        "| slow | ≤ 0.2 | **0.31 ms** |  |",
+        "| large |  | 1,234 GB/s |  |",
+    ]
