@@ -56,14 +56,16 @@ class DeviceMemory:
         self._metrics = metrics
         self._arenas: dict[str, DeviceArena | None] = {}
         self._lines: dict[str, Coalescer[_Job, _Metas]] = {}
-        self._read: frozenset[str] = frozenset()
+        self._read: set[str] = set()
         self._refused: set[str] = set()
         self._telling: set[asyncio.Task[None]] = set()
 
     async def read(self, gpus: Iterable[Gpu]) -> None:
-        """Tell the other workers that this one reads from the memory of ``gpus``."""
-        self._read = frozenset(gpu.info.uuid for gpu in gpus)
-        await self._tell()
+        """Tell the other workers that this one reads from the memory of ``gpus``, too."""
+        more = {gpu.info.uuid for gpu in gpus} - self._read
+        if more:
+            self._read |= more
+            await self._tell()
 
     def refuse(self, uuid: str, why: str) -> None:
         """Tell them that the memory of a device cannot be mapped here after all."""
