@@ -63,7 +63,7 @@ class DeviceReading(SlabReading):
         """Raise `Miss` if the bytes may have changed since the reading began."""
         super().check()
         if self._slab.orphan:
-            # Its memory is the driver's again, whatever the generation says.
+            # Nobody promises that its memory outlives it, whatever the generation says.
             raise Miss("The owner of the memory died while the payload was being read.")
 
 
