@@ -1,0 +1,202 @@
+"""Exported programs of PyTorch (``.pt2``): what they say of themselves, read without PyTorch.
+
+PyTorch loads pickles in them, calls whatever of its own functions they name, evaluates sizes and
+guards as Python, writes names into source code that it then runs, and opens compiled libraries. So
+a program is looked at before it is loaded, and one that wants more than tensors, operators and
+arithmetic is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from visionmesh.models.importing.pickles import require_harmless
+from visionmesh.models.importing.wishes import misfit, unsafe
+
+PROGRAM_FILE = "model.pt2"
+"""Beside ``model.onnx``, in the folder of a version."""
+
+_MODEL = "models/model.json"
+_MEMBERS = re.compile(
+    r"data/(weights/(weight_\d+|model_weights_config\.json)|sample_inputs/model\.pt"
+    r"|constants/(tensor_\d+|model_constants_config\.json))"
+    r"|models/model\.json|archive_format|archive_version|byteorder|version|\.data/.*|extra/.*"
+    r"|(serialized_(exported_program\.json|state_dict\.(pt|json)|constants\.(pt|json)"
+    r"|example_inputs\.pt))"
+)
+"""What `torch.export.save` writes, now and before 2.8; libraries and objects are more."""
+_TARGET = re.compile(
+    r"torch\.ops\.aten\.(?!from_file\b)\w+\.\w+"
+    r"|torch\.ops\.higher_order\.wrap_with_(set_grad_enabled|autocast)"
+    r"|torch\.sym_(not|int|float|ite|max|min|sqrt)|math\.(trunc|ceil|floor|sqrt)"
+    r"|_operator\.(add|sub|mul|truediv|floordiv|mod|pow|neg|pos|getitem|eq|ne|lt|le|gt|ge"
+    r"|and_|or_|not_|lshift|rshift)"
+)
+"""Operators on tensors and sizes; `from_file` reads any file."""
+_NAME = re.compile(r"[\w.]*")
+_NAMES = frozenset(
+    {
+        *("name", "as_name", "fqn", "graph_name", "parameter_name", "buffer_name"),
+        *("tensor_constant_name", "forward_arg_names", "user_input_name"),
+    }
+)
+_PLAIN = re.compile(r"[\w\s+*/%(),.<>=!&|~^-]*")
+_WORDS = re.compile(r"'\w+'|\b(and|or|not)\b")
+_CODE = re.compile(r"__|\b[a-z_]\w*\s*\(|\.\s*[A-Za-z_]")
+"""What is no arithmetic: calls of functions, which unlike symbols have small letters, and
+attributes."""
+_SIZE = re.compile(r"\bL(\['\w+'\])+(\.(size|stride)\(\)\[\d+\]|\.(dim|storage_offset)\(\))?")
+"""How guards name the size of an input."""
+_CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict")
+_DTYPES = {1: "uint8", 2: "int8", 4: "int32", 5: "int64", 6: "float16", 7: "float32"}
+"""Of `torch._export.serde.schema.ScalarType`, those that ONNX networks have, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interface:
+    """What a program takes and gives."""
+
+    shape: tuple[int | None, ...]
+    """Of its input; `None` where it is free."""
+    dtype: str
+    outputs: tuple[str, ...] | None
+    """The keys of the mapping that it returns; `None` if it returns something else."""
+
+
+def read_interface(file: Path) -> Interface:
+    """Return what the program in ``file`` takes and gives, after `require_safe_program`.
+
+    Raises
+    ------
+    ConfigurationError
+        (model_unsafe) if loading or running it would run code; (model_invalid) if it is damaged,
+        was written by a release of PyTorch before 2.8, or does not take one tensor.
+    """
+    require_safe_program(file)
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.namelist():
+            if member.partition("/")[2] == _MODEL:
+                graph_module = json.loads(archive.read(member))["graph_module"]
+                try:
+                    return _interface(graph_module)
+                except (KeyError, TypeError, IndexError, ValueError) as error:
+                    raise misfit(
+                        f"{file} must take one tensor, the images, and is written otherwise than "
+                        f"PyTorch writes ({error!r}); export it again"
+                    ) from error
+    raise misfit(f"{file} is no exported program; write it with torch.export.save of PyTorch 2.8+")
+
+
+def _interface(graph_module: dict[str, Any]) -> Interface:
+    specs = graph_module["signature"]["input_specs"]
+    (given,) = [spec["user_input"]["arg"] for spec in specs if "user_input" in spec]
+    meta = graph_module["graph"]["tensor_values"][given["as_tensor"]["name"]]
+    spec = json.loads(graph_module["module_call_graph"][0]["signature"]["out_spec"])[1]
+    named = spec["type"] in ("builtins.dict", "collections.OrderedDict")
+    return Interface(
+        shape=tuple(size.get("as_int") for size in meta["sizes"]),
+        dtype=_DTYPES.get(meta["dtype"], f"type {meta['dtype']} of PyTorch"),
+        outputs=tuple(map(str, json.loads(spec["context"]))) if named else None,
+    )
+
+
+def require_safe_program(file: Path) -> None:
+    """Raise `ConfigurationError` if loading or running the program in ``file`` would run code.
+
+    Raises
+    ------
+    ConfigurationError
+        (model_unsafe) with what it wants; (model_invalid) if the file is damaged.
+    """
+    if not file.is_file() or not zipfile.is_zipfile(file):
+        raise misfit(f"{file} is no exported program, or is cut short; export or copy it again")
+    require_harmless(file)
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        # Readers differ in which of two they take.
+        if len({name.casefold() for name in names}) < len(names):
+            raise unsafe(f"{file} has two members of one name; export it again where it was made")
+        for name in names:
+            inner = name.partition("/")[2]
+            if not (_MEMBERS.fullmatch(inner) or _MEMBERS.fullmatch(name)):
+                raise unsafe(f"{file} has the member {name!r}, which is no part of a program")
+            if name.endswith(".json"):
+                _require_plain(file, _parsed(file, archive.read(name)))
+
+
+def _parsed(file: Path, content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise misfit(f"{file} is damaged ({error}); copy it again") from error
+
+
+def _require_plain(file: Path, document: Any) -> None:
+    for what, text in _findings(document):
+        raise unsafe(
+            f"{file} wants to run code as {what}: {text[:80]!r}; "
+            "export it again where it was made, with operators of PyTorch only"
+        )
+
+
+def _findings(value: Any) -> Iterator[tuple[str, str]]:
+    """Yield what is no plain part of a program, and where it stands."""
+    if isinstance(value, list):
+        for one in value:
+            yield from _findings(one)
+    if not isinstance(value, dict):
+        return
+    if "target" in value and not _TARGET.fullmatch(str(value["target"])):
+        yield "an operator", str(value["target"])
+    for key, inner in value.items():
+        yield from _finding(key, inner)
+        if key != "metadata":  # which tells where operations came from, and is not run
+            yield from _findings(inner)
+
+
+def _finding(key: str, inner: Any) -> Iterator[tuple[str, str]]:
+    texts = [text for text in (inner if isinstance(inner, list) else [inner]) if text is not None]
+    if key in _NAMES:
+        yield from (("a name", str(text)) for text in texts if not _is_name(text))
+    elif key in ("expr_str", "guards_code"):
+        what = "a size" if key == "expr_str" else "a guard"
+        yield from ((what, str(text)) for text in texts if not _is_arithmetic(str(text)))
+    elif key in ("tensor_values", "sym_int_values", "sym_bool_values", "range_constraints"):
+        yield from (("a name", str(name)) for name in inner or () if not _is_name(name))
+    elif key in ("in_spec", "out_spec"):
+        yield from (("a container", str(text)) for text in texts if not _is_spec(text))
+    elif key == "custom_obj_values" and inner:
+        yield "an object", str(next(iter(inner)))
+
+
+def _is_name(text: Any) -> bool:
+    return not isinstance(text, str) or _NAME.fullmatch(text) is not None
+
+
+def _is_arithmetic(text: str) -> bool:
+    plain = _WORDS.sub("", _SIZE.sub("1", text))
+    return not _CODE.search(plain) and _PLAIN.fullmatch(plain) is not None
+
+
+def _is_spec(text: Any) -> bool:
+    try:
+        _, spec = json.loads(text)
+        return _is_container(spec)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False
+
+
+def _is_container(spec: dict[str, Any]) -> bool:
+    """Say whether nothing but plain containers is made of an answer; others are imported."""
+    keys = json.loads(spec["context"]) if spec["context"] else None
+    return (
+        spec["type"] in _CONTAINERS
+        and (keys is None or all(isinstance(key, (str, int)) for key in keys))
+        and all(map(_is_container, spec["children_spec"]))
+    )

@@ -1,0 +1,121 @@
+"""PyTorch: exported programs on CPUs and GPUs, eagerly, compiled, as CUDA graphs, or over ranks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from services.infer.engines import Engine, PlanStore
+from services.infer.engines.host import HostEngine, Network, give_back_memory
+from services.infer.engines.torch.network import HostNetwork, Run
+from services.infer.engines.torch.options import Options, read_options
+from services.infer.engines.torch.parallel import ParallelRunner
+from services.infer.engines.torch.program import Program, load_program, move
+from services.infer.engines.torch.runner import Runner
+from visionmesh.errors import Code, ConfigurationError
+from visionmesh.models.spec import Instance, ModelSpec
+from visionmesh.models.variants import Precision
+
+
+def open_engines(
+    weights: Path,
+    spec: ModelSpec,
+    instance: Instance,
+    *,
+    count: int,
+    precision: Precision,
+    plans: PlanStore | None,
+) -> tuple[Engine, ...]:
+    """Return ``count`` engines that run the exported program in ``weights`` and share its weights.
+
+    It computes in its own types, or as ``options`` of the instance say: see `Options`.
+
+    Raises
+    ------
+    ConfigurationError
+        (model_unsafe) if the program would run code; (model_invalid) if it cannot be loaded, does
+        not fit ``spec``, or the options do not fit; (device_missing).
+    """
+    options = read_options(spec, instance)
+    program, run, close = _open(weights, spec, torch.device("cpu"), options, instance.threads)
+    let_go = _LastOf(count, close)
+    give_back_memory()
+    return tuple(
+        _HostEngine(
+            network=HostNetwork(run, batch=program.batch, threads=instance.threads),
+            spec=spec,
+            let_go=let_go,
+        )
+        for _ in range(count)
+    )
+
+
+def _open(
+    weights: Path, spec: ModelSpec, device: torch.device, options: Options, threads: int
+) -> tuple[Program, Run, Callable[[], None]]:
+    """Return a program, what runs it, and what lets it go."""
+    if options.tensor_parallel > 1:
+        parallel = ParallelRunner(
+            weights, name=spec.name, device=device, options=options, threads=threads
+        )
+        program = parallel.part.program
+        close = parallel.close
+        run: Run = parallel
+    else:
+        program = load_program(weights, name=spec.name)
+        move(program.network, device)
+        run = Runner(program.network, device=device, options=options)
+        close = _nothing
+    try:
+        _require_fit(program, spec)
+    except ConfigurationError:
+        close()
+        raise
+    return program, run, close
+
+
+def _nothing() -> None:
+    """Do nothing: memory goes with the last reference."""
+
+
+def _require_fit(program: Program, spec: ModelSpec) -> None:
+    sizes = {"C": spec.input.channels, "H": spec.input.height, "W": spec.input.width}
+    wanted = tuple(sizes[axis] for axis in spec.input.layout[1:])
+    dtype = str(program.dtype).removeprefix("torch.")
+    if (program.shape, dtype) != (wanted, spec.input.dtype):
+        raise ConfigurationError(
+            Code.MODEL_INVALID,
+            f"The program of model {spec.name!r} takes images of {dtype} {program.shape}, where "
+            f"model.yaml says {spec.input.dtype} {wanted}; import it again.",
+        )
+
+
+class _HostEngine(HostEngine):
+    """One that lets go of what it shares with others."""
+
+    def __init__(self, *, network: Network, spec: ModelSpec, let_go: Callable[[], None]) -> None:
+        super().__init__(network=network, spec=spec)
+        self._let_go = let_go
+
+    def close(self) -> None:
+        super().close()
+        self._let_go()
+
+
+class _LastOf:
+    """Called once by each of several, it does something when the last of them calls."""
+
+    def __init__(self, users: int, last: Callable[[], None]) -> None:
+        self._lock = threading.Lock()
+        self._left = users
+        self._last = last
+
+    def __call__(self) -> None:
+        with self._lock:
+            self._left -= 1
+            left = self._left
+        if not left:
+            self._last()

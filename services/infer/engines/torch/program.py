@@ -1,0 +1,94 @@
+"""A version's exported program, loaded after it was looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+
+from visionmesh.errors import Code, ConfigurationError
+from visionmesh.models.programs import read_interface
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """A network as a graph of operators, with its weights in the host's memory."""
+
+    network: fx.GraphModule
+    shape: tuple[int, ...]
+    """Of one image, as the network takes it."""
+    dtype: torch.dtype
+    batch: int | None
+    """The only batch size that it takes; `None`: any."""
+
+
+def load_program(file: Path, *, name: str) -> Program:
+    """Return the program in ``file``, which may have any name.
+
+    Raises
+    ------
+    ConfigurationError
+        (model_unsafe) if it would run code; (model_invalid) if it cannot be loaded, or does not
+        return tensors by name. ``name`` is the model's, for the message.
+    """
+    interface = read_interface(file)
+    if not interface.outputs or None in interface.shape[1:]:
+        raise ConfigurationError(
+            Code.MODEL_INVALID,
+            f"The program of model {name!r} must return a mapping of tensors by the names of the "
+            "network's outputs, and take images of one size; import it again.",
+        )
+    try:
+        # By its name PyTorch would take the file for something else.
+        with file.open("rb") as source:
+            exported = torch.export.load(source)
+        network = exported.module(check_guards=False)
+    except (RuntimeError, ValueError, KeyError, AssertionError, TypeError) as error:
+        raise ConfigurationError(
+            Code.MODEL_INVALID,
+            f"PyTorch {torch.__version__} cannot load the program of model {name!r}: "
+            f"{reason(error)}.",
+        ) from error
+    batch, *shape = interface.shape
+    network.requires_grad_(False)
+    return Program(
+        network=network,
+        shape=tuple(int(size or 0) for size in shape),
+        dtype=getattr(torch, interface.dtype),
+        batch=batch,
+    )
+
+
+def move(network: fx.GraphModule, device: torch.device) -> None:
+    """Move weights to ``device``, and let what the graph makes by itself be made there."""
+    for module in network.modules():
+        if isinstance(module, fx.GraphModule):
+            for node in module.graph.nodes:
+                node.args = _moved(node.args, device)
+                node.kwargs = _moved(node.kwargs, device)
+            module.recompile()
+    network.to(device)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    return fx.node.map_aggregate(
+        value, lambda part: device if isinstance(part, torch.device) else part
+    )
+
+
+def named(answer: Any) -> dict[str, torch.Tensor]:
+    """Return a network's answer by name, in types that others know."""
+    assert isinstance(answer, Mapping), "load_program has seen to it"
+    return {
+        str(name): value.float() if value.dtype is torch.bfloat16 else value.contiguous()
+        for name, value in answer.items()
+    }
+
+
+def reason(error: Exception) -> str:
+    """Return what an error of PyTorch says, in its first line."""
+    return str(error).strip().partition("\n")[0].rstrip(". ")

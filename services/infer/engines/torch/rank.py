@@ -1,0 +1,81 @@
+"""A rank other than 0: a process that does what rank 0 tells it, and ends with it."""
+
+from __future__ import annotations
+
+import signal
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
+
+from services.infer.engines.torch.options import Options
+from services.infer.engines.torch.parts import Part, meet
+from visionmesh.errors import ConfigurationError
+
+
+def serve(orders: Connection, rank: int, ranks: int, device: str, threads: int) -> None:
+    """Follow orders until there are no more, and answer each; what a child process runs.
+
+    Signals go to rank 0, which ends its ranks when it has finished.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    torch.set_num_threads(threads)
+    self = _Rank(rank, ranks, torch.device(device))
+    try:
+        orders.send("")  # PyTorch is imported, which takes the longest
+        while True:
+            order, *values = orders.recv()
+            if order == "end":
+                return
+            orders.send(self.follow(order, values))
+    except (EOFError, OSError):
+        return  # rank 0 is gone
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+class _Rank:
+    def __init__(self, rank: int, ranks: int, device: torch.device) -> None:
+        self._rank, self._ranks, self._device = rank, ranks, device
+        self._mesh: DeviceMesh | None = None
+        self._parts: dict[int, Part] = {}
+
+    def follow(self, order: str, values: list[Any]) -> str:
+        """Do as told; return what went wrong, if anything did."""
+        try:
+            getattr(self, order)(*values)
+        except ConfigurationError as error:
+            return error.message
+        except (RuntimeError, OSError) as error:
+            return str(error) or repr(error)
+        return ""
+
+    def meet(self, place: str, patience: Any) -> None:
+        self._mesh = meet(
+            Path(place),
+            rank=self._rank,
+            ranks=self._ranks,
+            device=self._device,
+            patience=patience,
+        )
+
+    def load(self, number: int, file: str, name: str, options: dict[str, Any]) -> None:
+        assert self._mesh is not None, "ranks meet first"
+        self._parts[number] = Part(
+            Path(file),
+            name=name,
+            mesh=self._mesh,
+            device=self._device,
+            options=Options.model_validate(options),
+        )
+
+    def run(self, number: int, size: int) -> None:
+        self._parts[number].run(size)
+
+    def drop(self, number: int) -> None:
+        self._parts.pop(number, None)

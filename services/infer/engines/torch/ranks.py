@@ -1,0 +1,182 @@
+"""Rank 0's side of tensor parallelism: it starts the other ranks, tells them what to do, ends them.
+
+PyTorch has one process group per process, so all networks of a worker share one set of ranks, and
+what they do is in one order, the same on every rank.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from itertools import count
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from services.infer.engines.host import NetworkError
+from services.infer.engines.torch.parts import meet
+from services.infer.engines.torch.rank import serve
+from visionmesh.errors import ConfigurationError
+
+_TO_START = timedelta(minutes=2)
+"""For a process to import PyTorch, also from a cold disk."""
+_TO_END = timedelta(seconds=10)
+"""For a rank to end by itself; then it is killed."""
+
+T = TypeVar("T")
+
+
+class Ranks:
+    """One process for each of several devices; this one is rank 0, on the first of them.
+
+    Its methods may be called from any thread.
+    """
+
+    def __init__(
+        self, devices: Sequence[torch.device], *, threads: int, patience: timedelta
+    ) -> None:
+        """Start the other ranks and meet them; raise `NetworkError` if one does not come.
+
+        A collective that waits for longer than ``patience`` fails.
+        """
+        self.devices = tuple(devices)
+        self.lost = ""
+        """Why the ranks cannot go on, if they cannot."""
+        self._alone = threading.Lock()
+        self._ending = False
+        self._numbers = count()
+        self._folder = Path(tempfile.mkdtemp(prefix="visionmesh-ranks-"))
+        self._orders: list[Connection] = []
+        self._processes: list[Any] = []
+        try:
+            self._start(threads)
+            place = self._folder / "store"
+            with self._alone:
+                self._require_same(None, self._replies(_TO_START))
+            self.mesh = self.together(
+                "meet", str(place), patience, own=lambda: self._meet(place, patience)
+            )
+        except BaseException:
+            self.close()
+            raise
+        threading.Thread(target=self._watch, name="ranks", daemon=True).start()
+
+    def _start(self, threads: int) -> None:
+        spawning = multiprocessing.get_context("spawn")
+        for rank, device in enumerate(self.devices[1:], start=1):
+            ours, theirs = spawning.Pipe()
+            process = spawning.Process(
+                target=serve,
+                args=(theirs, rank, len(self.devices), str(device), threads),
+                name=f"rank {rank}",
+                daemon=True,
+            )
+            process.start()
+            theirs.close()
+            self._orders.append(ours)
+            self._processes.append(process)
+
+    def _meet(self, place: Path, patience: timedelta) -> Any:
+        return meet(
+            place, rank=0, ranks=len(self.devices), device=self.devices[0], patience=patience
+        )
+
+    def number(self) -> int:
+        """Return a number that no network has had."""
+        return next(self._numbers)
+
+    def together(
+        self, order: str, *values: Any, own: Callable[[], T], patience: timedelta = _TO_START
+    ) -> T:
+        """Let all other ranks follow an order while this one does ``own``; return what that does.
+
+        Raises
+        ------
+        NetworkError
+            If the ranks cannot do it, or one has ended or says nothing for ``patience``.
+        """
+        with self._alone:
+            if self.lost:
+                raise NetworkError(self.lost)
+            for orders in self._orders:
+                with suppress(OSError):  # of one that has ended, which is told below
+                    orders.send((order, *values))
+            failure: Exception | None = None
+            try:
+                done = own()
+            except (RuntimeError, ConfigurationError) as error:
+                failure = error
+            self._require_same(failure, self._replies(patience))
+            if failure is not None:
+                raise NetworkError(_text(failure)) from failure
+            return done
+
+    def _replies(self, patience: timedelta) -> list[str]:
+        """Return what each other rank complains of, and note if one has ended."""
+        complaints = []
+        for rank, (orders, process) in enumerate(
+            zip(self._orders, self._processes, strict=True), start=1
+        ):
+            ready = wait([orders, process.sentinel], patience.total_seconds())
+            try:
+                complaints.append(orders.recv() if orders in ready else "")
+            except (EOFError, OSError):
+                ready = [process.sentinel]
+            if orders not in ready:
+                what = _end_of(process) if ready else f"has not answered for {patience}"
+                self.lost = f"rank {rank} of {len(self.devices)} {what}"
+        return complaints
+
+    def _require_same(self, failure: Exception | None, complaints: Sequence[str]) -> None:
+        """If some ranks failed and others did not, they are not at the same place any more."""
+        if not self.lost and len({failure is not None, *map(bool, complaints)}) > 1:
+            texts = [_text(failure) if failure else "", *complaints]
+            self.lost = "; ".join(f"rank {rank}: {text}" for rank, text in enumerate(texts) if text)
+        if self.lost:
+            raise NetworkError(self.lost) from failure
+
+    def _watch(self) -> None:
+        """Note the end of a rank, and free who waits for it on a GPU; gloo notices by itself."""
+        ended = wait([process.sentinel for process in self._processes])
+        if self._ending:
+            return
+        for rank, process in enumerate(self._processes, start=1):
+            if process.sentinel in ended:
+                self.lost = f"rank {rank} of {len(self.devices)} {_end_of(process)}"
+        if self.devices[0].type == "cuda":
+            dist.group.WORLD.abort()
+
+    def close(self) -> None:
+        """End all other ranks."""
+        self._ending = True
+        for orders in self._orders:
+            with suppress(OSError):
+                orders.send(("end",))
+            orders.close()
+        if dist.is_initialized():
+            if self.lost and self.devices[0].type == "cuda":
+                dist.group.WORLD.abort()  # who is gone takes no part in an orderly end
+            dist.destroy_process_group()
+        for process in self._processes:
+            process.join(0 if self.lost else _TO_END.total_seconds())
+            if process.is_alive():
+                process.kill()
+                process.join()
+        shutil.rmtree(self._folder)
+
+
+def _end_of(process: Any) -> str:
+    process.join(_TO_END.total_seconds())
+    return f"(process {process.pid}) ended with code {process.exitcode}"
+
+
+def _text(error: Exception) -> str:
+    return error.message if isinstance(error, ConfigurationError) else str(error) or repr(error)

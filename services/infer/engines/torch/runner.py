@@ -1,0 +1,78 @@
+"""Runs a network on its device: eagerly, compiled, or as a captured CUDA graph per batch size."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from services.infer.engines.torch.options import Options
+from services.infer.engines.torch.program import named
+
+_WARM_RUNS = 3
+"""Before a capture: libraries choose algorithms and take their memory in the first ones, which a
+capture must not see. (PyTorch's own notes on CUDA graphs do 3.)"""
+
+_MOST_SIZES = 64
+"""Batch sizes that are compiled: more than there are; the compiler would stop after 8."""
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Graph:
+    graph: Any
+    address: int
+    """Of the images that it reads."""
+    outputs: Tensors
+
+
+class Runner:
+    """A network on one device; used by one thread at a time.
+
+    With graphs, outputs lie in the same memory for the same batch size, and inputs must.
+    """
+
+    def __init__(self, network: fx.GraphModule, *, device: torch.device, options: Options) -> None:
+        self._network: Any = network
+        self._device = device
+        self._dtype = getattr(torch, options.autocast) if options.autocast else None
+        self._graphs: dict[int, _Graph] | None = None
+        if options.compile:
+            torch._dynamo.config.recompile_limit = _MOST_SIZES
+            self._network = torch.compile(network, mode=options.mode, dynamic=False)
+        if options.graphs and device.type == "cuda":
+            self._graphs = {}
+            self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, images: torch.Tensor) -> Tensors:
+        """Return what the network says of a batch on the current stream; raise `RuntimeError`."""
+        with torch.inference_mode(), self._precision():
+            if self._graphs is None:
+                return self._eager(images)
+            graph = self._graphs.get(len(images))
+            if graph is None:
+                graph = self._graphs[len(images)] = self._captured(images)
+            assert graph.address == images.data_ptr(), "a graph reads the memory it was made with"
+            graph.graph.replay()
+            return graph.outputs
+
+    def _eager(self, images: torch.Tensor) -> Tensors:
+        return named(self._network(images))
+
+    def _captured(self, images: torch.Tensor) -> _Graph:
+        for _ in range(_WARM_RUNS):
+            self._eager(images)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads use the device meanwhile, and must not end the capture.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            outputs = self._eager(images)
+        return _Graph(graph=graph, address=images.data_ptr(), outputs=outputs)
+
+    def _precision(self) -> Any:
+        if self._dtype is None:
+            return nullcontext()
+        return torch.autocast(self._device.type, dtype=self._dtype)

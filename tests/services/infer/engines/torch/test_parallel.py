@@ -1,0 +1,137 @@
+"""Tensor parallelism over two real processes, by gloo, against the network as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the engine for exported programs wants PyTorch")
+
+from services.infer.engines.torch.options import Options  # noqa: E402 - they import it
+from services.infer.engines.torch.parallel import ParallelRunner  # noqa: E402
+from tests import vits  # noqa: E402
+from visionmesh.errors import Code, ConfigurationError  # noqa: E402
+
+CPU = torch.device("cpu")
+SPLIT = Options(tensor_parallel=2, timeout=timedelta(seconds=20))
+
+
+def images(count: int) -> Any:
+    return torch.from_numpy(
+        np.random.default_rng(count).random((count, 3, vits.SIZE, vits.SIZE), np.float32)
+    )
+
+
+def opened(file: Path, options: Options = SPLIT) -> ParallelRunner:
+    return ParallelRunner(file, name="vit", device=CPU, options=options, threads=1)
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ParallelRunner]:
+    """A network that keeps the other rank alive for those that come and go."""
+    file = tmp_path_factory.mktemp("vit") / "vit.pt2"
+    network = opened(vits.save_program(vits.Vit(), file))
+    yield network
+    network.close()
+
+
+@pytest.mark.parametrize(
+    ("attention", "mlp"),
+    [(vits.Fused, vits.Gated), (vits.Separate, vits.Plain), (vits.Own, vits.Plain)],
+)
+def test_two_ranks_say_what_one_says(
+    tmp_path: Path, ranks: ParallelRunner, attention: Any, mlp: Any
+) -> None:
+    whole = vits.Vit(attention, mlp, seed=1)
+    split = opened(vits.save_program(whole, tmp_path / "vit.pt2"))
+    try:
+        for count in (1, 3, 8):
+            answer = split(images(count))["scores"].numpy()
+            right = vits.answer_of(whole, images(count))["scores"]
+            assert np.abs(answer - right).max() <= 1e-4
+        assert len(split.part.shared) == 2 * vits.LAYERS
+    finally:
+        split.close()
+
+
+def test_a_rank_holds_its_part_of_the_weights_only(ranks: ParallelRunner) -> None:
+    block = vits.Block(vits.Fused, vits.Plain)
+    layers = (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2)
+    weights = sum(layer.weight.nbytes for layer in layers)
+    biases = block.attn.qkv.bias.nbytes + block.mlp.fc1.bias.nbytes
+    assert ranks.part.whole - ranks.part.held == vits.LAYERS * (weights + biases) // 2
+
+
+def test_a_plan_says_which_layers_are_shared_out(tmp_path: Path, ranks: ParallelRunner) -> None:
+    whole = vits.Vit(seed=2)
+    file = vits.save_program(whole, tmp_path / "vit.pt2")
+    split = opened(file, SPLIT.model_copy(update={"plan": "blocks.0.mlp.fc2, *.attn.proj"}))
+    try:
+        assert split.part.shared == (
+            *("blocks.0.attn.proj", "blocks.0.mlp.fc2"),
+            *(f"blocks.{layer}.attn.proj" for layer in range(1, vits.LAYERS)),
+        )
+        answer, right = split(images(2))["scores"], vits.answer_of(whole, images(2))["scores"]
+        assert np.abs(answer.numpy() - right).max() <= 1e-4
+    finally:
+        split.close()
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ("*.qkv", r"blocks\.0\.attn\.qkv cannot be shared out: .* between it and the linear"),
+        ("*.fc9", r"no layer is named '\*\.fc9'; those that can be shared out: blocks\.0\.attn"),
+    ],
+)
+def test_a_plan_that_cannot_be_followed_is_refused(
+    tmp_path: Path, ranks: ParallelRunner, plan: str, message: str
+) -> None:
+    file = vits.save_program(vits.Vit(), tmp_path / "vit.pt2")
+    with pytest.raises(ConfigurationError, match=message) as raised:
+        opened(file, SPLIT.model_copy(update={"plan": plan}))
+    assert raised.value.code is Code.MODEL_INVALID
+    assert ranks(images(1))["scores"].shape == (1, vits.CLASSES), "the others go on"
+
+
+def test_heads_that_ranks_cannot_share_evenly_are_not_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vits, "HEADS", 1)
+    whole = vits.Vit(seed=3)
+    split = opened(vits.save_program(whole, tmp_path / "vit.pt2"))
+    try:
+        assert {layer.rpartition(".")[2] for layer in split.part.shared} == {"fc2"}
+        answer, right = split(images(2))["scores"], vits.answer_of(whole, images(2))["scores"]
+        assert np.abs(answer.numpy() - right).max() <= 1e-4
+    finally:
+        split.close()
+
+
+def test_another_number_of_ranks_is_refused_while_some_are_there(
+    tmp_path: Path, ranks: ParallelRunner
+) -> None:
+    file = vits.save_program(vits.Vit(), tmp_path / "vit.pt2")
+    with pytest.raises(ConfigurationError, match="has ranks on cpu, cpu for another network"):
+        opened(file, SPLIT.model_copy(update={"tensor_parallel": 4}))
+
+
+def test_a_network_with_nothing_to_share_out_is_refused(
+    tmp_path: Path, ranks: ParallelRunner
+) -> None:
+    class Head(torch.nn.Module):  # type: ignore[misc,name-defined]  # it has no types
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = torch.nn.Linear(3, 2)
+
+        def forward(self, pixels: Any) -> Any:
+            return {"scores": self.head(pixels.mean((2, 3)))}
+
+    file = vits.save_program(Head(), tmp_path / "head.pt2")
+    with pytest.raises(ConfigurationError, match=r"nothing of it can be shared out .*head: mean"):
+        opened(file)

@@ -1,0 +1,197 @@
+"""Exported programs as strangers write them: what would run code is refused before it is loaded."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from visionmesh.errors import Code, ConfigurationError
+from visionmesh.models.programs import Interface, read_interface
+
+Document = dict[str, Any]
+SPEC = json.dumps(
+    [
+        1,
+        {
+            "type": "builtins.dict",
+            "context": '["scores"]',
+            "children_spec": [{"type": None, "context": None, "children_spec": []}],
+        },
+    ]
+)
+
+
+def document() -> Document:
+    """A program as PyTorch writes it, with what a reader looks at."""
+    size = {"as_expr": {"expr_str": "Mul(Integer(2), Symbol('s0', positive=True, integer=True))"}}
+    meta = {"dtype": 7, "sizes": [size, *({"as_int": side} for side in (3, 8, 6))]}
+    given = {"as_tensor": {"name": "x"}}
+    return {
+        "graph_module": {
+            "graph": {
+                "inputs": [given],
+                "nodes": [
+                    {
+                        "target": "torch.ops.aten.mean.dim",
+                        "inputs": [{"name": "self", "arg": given}],
+                        "metadata": {"stack_trace": 'File "net.py", line 4, in forward'},
+                        "name": "mean",
+                    }
+                ],
+                "tensor_values": {"x": meta},
+                "sym_int_values": {},
+                "custom_obj_values": {},
+            },
+            "signature": {"input_specs": [{"user_input": {"arg": given}}]},
+            "module_call_graph": [{"fqn": "", "signature": {"in_spec": SPEC, "out_spec": SPEC}}],
+        },
+        "guards_code": ["L['x'].size()[0] % 2 == 0 and (L['x'].size()[0] // 2) >= 1"],
+        "range_constraints": {"s0": {"min_val": 1, "max_val": 256}},
+    }
+
+
+def written(file: Path, program: Document, **members: bytes) -> Path:
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("net/models/model.json", json.dumps(program))
+        archive.writestr("net/archive_format", b"pt2")
+        for name, content in members.items():
+            archive.writestr(f"net/{name}", content)
+    return file
+
+
+def test_what_a_program_takes_and_gives_is_read_without_pytorch(tmp_path: Path) -> None:
+    file = written(tmp_path / "net.pt2", document())
+    assert read_interface(file) == Interface(
+        shape=(None, 3, 8, 6), dtype="float32", outputs=("scores",)
+    )
+
+
+def test_an_answer_without_names_is_told(tmp_path: Path) -> None:
+    program = document()
+    alone = json.dumps([1, {"type": None, "context": None, "children_spec": []}])
+    program["graph_module"]["module_call_graph"][0]["signature"]["out_spec"] = alone
+    assert read_interface(written(tmp_path / "net.pt2", program)).outputs is None
+
+
+def operator(name: str) -> Callable[[Document], None]:
+    def change(program: Document) -> None:
+        program["graph_module"]["graph"]["nodes"][0]["target"] = name
+
+    return change
+
+
+def size(text: str) -> Callable[[Document], None]:
+    def change(program: Document) -> None:
+        meta = program["graph_module"]["graph"]["tensor_values"]["x"]
+        meta["sizes"][0]["as_expr"]["expr_str"] = text
+
+    return change
+
+
+def guard(text: str) -> Callable[[Document], None]:
+    def change(program: Document) -> None:
+        program["guards_code"] = [text]
+
+    return change
+
+
+def parameter(name: str) -> Callable[[Document], None]:
+    def change(program: Document) -> None:
+        spec = {"parameter": {"arg": {"name": "p"}, "parameter_name": name}}
+        program["graph_module"]["signature"]["input_specs"].append(spec)
+
+    return change
+
+
+def container(kind: str, context: Any) -> Callable[[Document], None]:
+    def change(program: Document) -> None:
+        spec = [1, {"type": kind, "context": json.dumps(context), "children_spec": []}]
+        signature = program["graph_module"]["module_call_graph"][0]["signature"]
+        signature["out_spec"] = json.dumps(spec)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (operator("torch.os.system"), r"an operator: 'torch\.os\.system'"),
+        (operator("torch.ops.aten.from_file.default"), "an operator: 'torch.ops.aten.from_file"),
+        (operator("torch.ops.own.touch.default"), "an operator: 'torch.ops.own"),
+        (operator("_operator.methodcaller"), "an operator: '_operator.methodcaller'"),
+        (operator("#own.touch"), "an operator: '#own"),
+        (size("__import__('os').system('touch it')"), "a size: "),
+        (size("Symbol('s0').__class__"), "a size: "),
+        (guard("__import__('os').system('touch it')"), "a guard: "),
+        (guard("L['x'].size()[0] == 1 or L['x'].share_memory()"), "a guard: "),
+        (parameter('w"); import os; os.system("touch it'), "a name: "),
+        (container("collections.defaultdict", ["os", "system"]), "a container: "),
+        (container("builtins.dict", [{"__enum__": True, "fqn": "os:abc"}]), "a container: "),
+    ],
+)
+def test_a_program_that_would_run_code_is_refused(
+    tmp_path: Path, change: Callable[[Document], None], what: str
+) -> None:
+    program = document()
+    change(program)
+    with pytest.raises(ConfigurationError, match=f"wants to run code as {what}") as raised:
+        read_interface(written(tmp_path / "net.pt2", program))
+    assert raised.value.code is Code.MODEL_UNSAFE
+
+
+def test_letters_in_other_spelling_are_read_as_json_reads_them(tmp_path: Path) -> None:
+    file = tmp_path / "net.pt2"
+    text = json.dumps(document()).replace('"expr_str": "Mul', '"expr\\u005fstr": "\\u005f_import__')
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("net/models/model.json", text)
+    with pytest.raises(ConfigurationError, match=r"as a size: .__import__") as raised:
+        read_interface(file)
+    assert raised.value.code is Code.MODEL_UNSAFE
+
+
+class _Call:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return print, ("loaded",)
+
+
+@pytest.mark.parametrize(
+    ("member", "content", "message"),
+    [
+        ("data/aotinductor/model/lib.so", b"\x7fELF", "has the member .*aotinductor"),
+        ("data/constants/custom_obj_0", b"", "has the member .*custom_obj_0"),
+        ("data/constants/opaque_obj_0", b"", "has the member .*opaque_obj_0"),
+        ("data/weights/weight_0", pickle.dumps(_Call()), r"wants to run code: builtins\.print"),
+        ("Models/model.json", b"{}", "two members of one name"),
+    ],
+)
+def test_an_archive_that_holds_code_is_refused(
+    tmp_path: Path, member: str, content: bytes, message: str
+) -> None:
+    file = written(tmp_path / "net.pt2", document(), **{member: content})
+    with pytest.raises(ConfigurationError, match=message) as raised:
+        read_interface(file)
+    assert raised.value.code is Code.MODEL_UNSAFE
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut short"])
+def test_a_broken_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "net.pt2"
+    file.write_bytes(content)
+    with pytest.raises(ConfigurationError, match="is no exported program") as raised:
+        read_interface(file)
+    assert raised.value.code is Code.MODEL_INVALID
+
+
+def test_a_program_of_two_inputs_is_refused(tmp_path: Path) -> None:
+    program = document()
+    inputs = program["graph_module"]["signature"]["input_specs"]
+    inputs.append(inputs[0])
+    with pytest.raises(ConfigurationError, match="must take one tensor") as raised:
+        read_interface(written(tmp_path / "net.pt2", program))
+    assert raised.value.code is Code.MODEL_INVALID
