@@ -44,7 +44,7 @@ class Copier:
     def _enqueue(self, source: AnyArray, target: AnyArray) -> AnyArray:
         from_host, to_host = isinstance(source, np.ndarray), isinstance(target, np.ndarray)
         if from_host == to_host:
-            target[...] = source
+            (np if to_host else self.gpu.xp).copyto(target, source)
         elif from_host:
             source = np.ascontiguousarray(source)
             self.gpu.upload(source, target)

@@ -57,6 +57,7 @@ def _told() -> Iterator[None]:
         raise kind(str(error)) from error
 
 
+@cache
 def devices() -> tuple[DeviceInfo, ...]:
     """Return the GPUs that this process sees; none where there is no driver."""
     try:
@@ -282,3 +283,9 @@ class CudaGpu:
         with self._device, _told():
             free: int = runtime.memGetInfo()[0]
         return free
+
+
+@cache
+def gpu_at(info: DeviceInfo) -> CudaGpu:
+    """Return the GPU that `devices` told of; the same object each time."""
+    return CudaGpu(info)

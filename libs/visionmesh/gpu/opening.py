@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from visionmesh.errors import Code, ConfigurationError
-from visionmesh.gpu.gpu import DeviceInfo, Gpu
+from visionmesh.gpu.gpu import DeviceInfo, Gpu, GpuError
 
 KINDS = ("cuda", "emulated")
 
@@ -49,14 +49,19 @@ def _emulated(index: int) -> Gpu:
 def _open_cuda(which: str) -> Gpu:
     try:
         from visionmesh.gpu import cuda  # noqa: PLC0415 - CuPy is only where GPUs are
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise ConfigurationError(
             Code.DEVICE_MISSING, f"GPUs want CuPy ({error}): pip install 'visionmesh[gpu]'."
         ) from error
-    found = cuda.devices()
+    try:
+        found = cuda.devices()
+    except GpuError as error:
+        raise ConfigurationError(
+            Code.DEVICE_MISSING, f"The GPUs of this machine cannot be used: {error}."
+        ) from error
     for info in found:
         if which in ("", str(info.index), info.uuid):
-            return cuda.CudaGpu(info)
+            return cuda.gpu_at(info)
     raise ConfigurationError(
         Code.DEVICE_MISSING, f"There is no GPU {which} here; the driver tells {_list(found)}."
     )
