@@ -95,9 +95,16 @@ ENGINES: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "cpu": {
             "onnxruntime": "services.infer.engines.onnxruntime",
             "openvino": "services.infer.engines.openvino",
+            "torch": "services.infer.engines.torch",
         },
-        "cuda": {"onnxruntime": "services.infer.engines.onnxruntime_device"},
-        "emulated": {"onnxruntime": "services.infer.engines.onnxruntime_device"},
+        "cuda": {
+            "onnxruntime": "services.infer.engines.onnxruntime_device",
+            "torch": "services.infer.engines.torch",
+        },
+        "emulated": {
+            "onnxruntime": "services.infer.engines.onnxruntime_device",
+            "torch": "services.infer.engines.torch",
+        },
     }
 )
 """The engines that serve a kind of device, and their modules."""
@@ -108,7 +115,10 @@ USUAL: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """What is tried on a kind of device where ``model.yaml`` names no engines; the others are slower
 or want other files, unless somebody has measured or made them."""
 
-_PACKAGES: Mapping[str, str] = MappingProxyType({"openvino": "openvino"})
+OF_PROGRAMS = frozenset({"torch"})
+"""The engines that run a version's ``model.pt2``, where others run a network in ONNX."""
+
+_PACKAGES: Mapping[str, str] = MappingProxyType({"openvino": "openvino", "torch": "torch"})
 """What to install for an engine, where it is no part of an extra."""
 
 
@@ -172,10 +182,11 @@ def open_engines(
     except ModuleNotFoundError as error:
         if error.name and error.name.partition(".")[0] in ("services", "visionmesh"):
             raise
+        package = _PACKAGES.get(name, "'visionmesh[gpu]'")
         raise ConfigurationError(
             Code.MODEL_INVALID,
             f"Model {spec.name!r} wants the engine {name}, which is not installed here ({error}); "
-            f"run: pip install {_PACKAGES.get(name, 'visionmesh[gpu]')!r}.",
+            f"run: pip install {package}.",
         ) from error
     opener = cast(Opener, module.open_engines)
     try:
