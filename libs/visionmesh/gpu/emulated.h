@@ -23,6 +23,9 @@ DEVICE float float_of(uint16_t bits) {
 DEVICE float __fmul_rn(float a, float b) { return a * b; }
 DEVICE double __dmul_rn(double a, double b) { return a * b; }
 
+/* Loads of what no kernel writes meanwhile. */
+#define __ldg(pointer) (*(pointer))
+
 DEVICE int atomicAdd(int *counter, int more) {
     int before = *counter;
     *counter = before + more;

@@ -37,9 +37,9 @@ TABLE: Final = np.dtype(
     [
         ("pixels", "u8"),
         ("out", "u8"),
-        *((name, "i8") for name in ("row", "column", "plane")),
         ("across", _AXIS),
         ("down", _AXIS),
+        *((name, "i4") for name in ("row", "column", "plane")),
         *((name, "i4") for name in ("samples", "luma", "swapped", "reduction", "inverse")),
         *((name, "i4") for name in ("wide", "high", "pad", "width", "height", "channels")),
         *((name, "i4") for name in ("out_row", "out_column", "out_channel")),
@@ -133,7 +133,9 @@ class Fitter:
         height = max(fit.spec.height for fit in fits)
         across, down = _BLOCK
         grid = -(-width // across), -(-height // (down * _ROWS)), len(fits)
-        self._gpu.kernel(_SOURCE, "fit", DTYPE=_DTYPES[dtype])(grid, _BLOCK, (table,))
+        averaged = any(fit.reduction > 1 for fit in fits)
+        kernel = self._gpu.kernel(_SOURCE, "fit", DTYPE=_DTYPES[dtype], AVERAGED=int(averaged))
+        kernel(grid, _BLOCK, (table,))
 
     @staticmethod
     def nbytes(pictures: int) -> int:
@@ -155,7 +157,7 @@ def _row(fit: Fit, *, own: bool = False) -> tuple[object, ...]:
     steps = (1, spec.width * spec.height) if planar else (spec.channels, 1)
     std = np.array(spec.std)
     return (
-        *(stored.address + first, out, row, column, stored.plane, _axis(across), _axis(down)),
+        *(stored.address + first, out, _axis(across), _axis(down), row, column, stored.plane),
         *(samples, grey and samples > 1, swapped, squares, -(-65536 // squares**2), wide, high),
         *(spec.pad, spec.width, spec.height, spec.channels, spec.width * steps[0], *steps),
         np.broadcast_to(spec.scale / std, _COLORS),
