@@ -1,0 +1,163 @@
+"""What is asked of CuPy exists, and shared memory is given back once; by CuPy without a GPU."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import reduce
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from visionmesh.gpu import GpuError, gpu_of, open_gpu
+from visionmesh.gpu.gpu import DeviceInfo, GpuLostError, GpuMemoryError
+
+cupy = pytest.importorskip("cupy", reason="CUDA needs the extra `gpu`")
+
+from visionmesh.gpu import cuda  # noqa: E402 - it needs CuPy
+
+runtime = cupy.cuda.runtime
+
+INFO = DeviceInfo(
+    kind="cuda",
+    index=0,
+    uuid="GPU-00000000-0000-0000-0000-000000000001",
+    name="a GPU",
+    memory_bytes=1 << 30,
+    capability=(9, 0),
+)
+HANDLE = b"\1" * 64
+
+
+class Driver:
+    """Counts what was allocated, opened, freed and closed."""
+
+    def __init__(self) -> None:
+        self.allocated: list[int] = []
+        self.opened: list[int] = []
+
+    def malloc(self, nbytes: int) -> int:
+        self.allocated.append(4096 * (len(self.allocated) + 1))
+        return self.allocated[-1]
+
+    def open(self, handle: bytes) -> int:
+        assert len(handle) == 64
+        self.opened.append(1 << 20)
+        return self.opened[-1]
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
+    driver = Driver()
+    for name, call in {
+        "malloc": driver.malloc,
+        "free": driver.allocated.remove,
+        "ipcGetMemHandle": lambda _: HANDLE,
+        "ipcOpenMemHandle": driver.open,
+        "ipcCloseMemHandle": driver.opened.remove,
+    }.items():
+        assert hasattr(runtime, name)
+        monkeypatch.setattr(runtime, name, call)
+    monkeypatch.setattr(cupy.cuda, "Device", lambda _: nullcontext())
+    monkeypatch.setattr(cuda, "devices", lambda: (INFO,))
+    cuda.gpu_at.cache_clear()
+    return driver
+
+
+def names_of(source: str) -> set[str]:
+    """Return what is taken of the modules ``cupy`` and ``runtime``: ``cupy.cuda.Event``."""
+    return {
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute)
+        and ast.unparse(node).partition(".")[0] in {"cupy", "runtime"}
+        and ast.unparse(node).replace(".", "").replace("_", "").isalnum()
+    }
+
+
+def test_every_name_that_is_asked_of_cupy_exists() -> None:
+    assert cuda.__file__ is not None
+    names = names_of(Path(cuda.__file__).read_text())
+    assert "cupy.cuda.alloc_pinned_memory" in names
+    modules: dict[str, ModuleType] = {"cupy": cupy, "runtime": runtime}
+    for name in sorted(names):
+        module, *rest = name.split(".")
+        reduce(getattr, rest, modules[module])
+
+
+def test_a_device_is_one_object_by_any_of_its_names(driver: Driver) -> None:
+    gpu = open_gpu("cuda")
+    assert gpu is open_gpu("cuda:0") is open_gpu(f"cuda:{INFO.uuid}") is gpu_of(INFO.uuid)
+
+
+def test_what_is_shared_is_freed_with_its_last_array_and_once(driver: Driver) -> None:
+    shared = open_gpu("cuda").share(100)
+    part = shared.array[10:20].view(cupy.float16)
+    assert (shared.handle, part.shape) == (HANDLE, (5,))
+    del shared
+    assert driver.allocated
+    del part
+    assert not driver.allocated
+    shared = open_gpu("cuda").share(100)
+    shared.close()
+    shared.close()
+    assert not driver.allocated
+
+
+def test_memory_of_others_is_mapped_and_ones_own_is_not(driver: Driver) -> None:
+    gpu = open_gpu("cuda")
+    others = gpu.open_shared(HANDLE, 100)
+    assert driver.opened
+    others.close()
+    assert not driver.opened
+    own = gpu.share(100)
+    again = gpu.open_shared(HANDLE, 100)
+    assert not driver.opened
+    assert again.array.data.ptr == own.array.data.ptr
+    again.close()
+    del again
+    assert driver.allocated
+
+
+def test_memory_without_a_handle_is_freed(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: int) -> bytes:
+        raise runtime.CUDARuntimeError(801)
+
+    monkeypatch.setattr(runtime, "ipcGetMemHandle", refuse)
+    with pytest.raises(GpuError, match="NotSupported"):
+        open_gpu("cuda").share(100)
+    assert not driver.allocated
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(2, GpuMemoryError), (700, GpuLostError), (719, GpuLostError)]
+)
+def test_errors_are_classed_by_what_can_be_done(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch, status: int, kind: type[GpuError]
+) -> None:
+    def fail(_: int) -> int:
+        raise runtime.CUDARuntimeError(status)
+
+    monkeypatch.setattr(runtime, "malloc", fail)
+    with pytest.raises(kind):
+        open_gpu("cuda").share(100)
+
+
+@contextmanager
+def event(monkeypatch: pytest.MonkeyPatch, status: int) -> Iterator[cuda._Event]:
+    class Raw:
+        ptr = 1
+
+    monkeypatch.setattr(runtime, "eventQuery", lambda _: status)
+    yield cuda._Event(Raw())
+
+
+def test_an_event_is_done_or_not_or_tells_what_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with event(monkeypatch, 0) as done:
+        assert done.done
+    with event(monkeypatch, 600) as waiting:
+        assert not waiting.done
+    with event(monkeypatch, 700) as failed, pytest.raises(GpuLostError):
+        _ = failed.done
