@@ -23,6 +23,7 @@ from visionmesh.errors import (
     Retry,
     VisionmeshError,
 )
+from visionmesh.gpu import Gpu
 from visionmesh.models.record import ModelRecord
 from visionmesh.models.registry import Registry
 from visionmesh.tasks import end
@@ -155,10 +156,17 @@ class ModelPool:
     def _answering(self, name: str) -> set[int]:
         return {*self.versions.get(name, ())}.difference(self._undecodable(name))
 
+    def gpu(self, name: str, version: int) -> Gpu | None:
+        """Return the GPU that all engines of a version run on, if it is loaded and there is one."""
+        model = self._serving.get((name, version))
+        return None if model is None else model.gpu
+
     async def infer(
-        self, name: str, version: int, image: Image, *, urgent: bool = False
+        self, name: str, version: int, image: Image, *, urgent: bool = False, home: bool = True
     ) -> BatchedOutput:
         """Run one image on a version of a model, loading that first if need be.
+
+        Unless they are wanted ``home``, the outputs may stay in the memory of its `gpu`.
 
         Raises
         ------
@@ -173,7 +181,7 @@ class ModelPool:
         if model is None or not model.takes(image):
             # Not loaded yet, or preprocess heard of a changed input before its engines are warm.
             model = await self._on_demand(name, version)
-        return await model.infer(image, urgent=urgent)
+        return await model.infer(image, urgent=urgent, home=home)
 
     async def close(self) -> None:
         """Run what is queued, then free everything."""

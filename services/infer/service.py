@@ -10,13 +10,15 @@ from datetime import timedelta
 from services.infer.backlog import Backlog
 from services.infer.batch_spans import BatchSpans
 from services.infer.batcher import Batch
+from services.infer.engines import Image
 from services.infer.loaded import LoadedModel
 from services.infer.pool import ModelPool
 from visionmesh import subjects
-from visionmesh.context import Context
+from visionmesh.context import Context, Near
 from visionmesh.contracts import Answer, Priority, Want
 from visionmesh.errors import Code, Expired, Fatal
-from visionmesh.handover import lay_out, size_of
+from visionmesh.gpu import Gpu
+from visionmesh.handover import size_of
 from visionmesh.models.record import ModelRecord
 from visionmesh.nodes import version_key
 from visionmesh.outbox import Forward, forward
@@ -24,7 +26,7 @@ from visionmesh.service import Worker
 from visionmesh.settlement import recognised
 from visionmesh.stage import GONE, Done, Ended, Item, Outcome, Stage
 from visionmesh.tasks import end
-from visionmesh.tensors import arrays
+from visionmesh.tensors import arrays, device_arrays
 
 _NOT_CACHED = {"result_key": None, "features_key": None}
 
@@ -116,6 +118,7 @@ class Infer(Worker):
         pool = self._pool
         failed = {version_key(*key): why for key, why in pool.failures.items()}
         loaded = tuple(model.told() for model in pool.loaded)
+        await self._context.devices.read(model.gpu for model in pool.loaded if model.gpu)
         models = {name: told for name, told in pool.versions.items() if name in self._listening}
         applied = {name: told for name, told in pool.applied.items() if name in self._listening}
         await self._context.nodes.update(
@@ -152,28 +155,46 @@ class Infer(Worker):
         if (running := self._asked.get(reply)) is not None:
             running.cancel()
 
+    @property
+    def _lane(self) -> str:
+        """Where outputs go."""
+        return self._context.nodes.lane("postprocess")
+
     async def _infer(self, item: Item) -> Forward | Done:
-        reference = item.reference
-        (image,) = arrays(item.reading.view, reference.tensors).values()
+        reference, context = item.reference, self._context
         name, version = reference.model, reference.version
+        gpu = self._pool.gpu(name, version)
+        near = Near(gpu=gpu, stage="postprocess") if gpu else None
+        stays = reference.want is not Want.TENSORS and context.stays(self._lane, near)
         # While a file is replaced under its number, what the old one says must not be kept.
         keys = {} if self._pool.is_current(name, version) else _NOT_CACHED
         urgent = reference.priority is Priority.HIGH
-        output = await self._pool.infer(name, version, image, urgent=urgent)
-        self._context.metrics.model(name).engine(
+        image = _image(item, gpu)
+        output = await self._pool.infer(name, version, image, urgent=urgent, home=not stays)
+        context.metrics.model(name).engine(
             version, (output.batch.finished_ns - output.enqueued_ns) / 1e9
         )
         self._spans.record(item.trail, output)
         item.reading.check()
         if reference.want is Want.TENSORS:
             result = recognised(reference, Answer(), item.trail, image=None, cache=None)
-            return Done(result, await self._context.hand_over(reference, output.outputs))
-        lane = self._context.nodes.lane("postprocess")
-        with await self._context.room(lane, size_of(output.outputs)) as slot:
-            metas = lay_out(output.outputs, slot)
+            return Done(result, await context.hand_over(reference, output.outputs, gpu))
+        lane = self._lane
+        with await context.room(lane, size_of(output.outputs), near) as slot:
+            metas = await context.lay_out(output.outputs, slot, gpu)
             return forward(
                 subjects.OUTPUTS, subjects.output(name, lane), slot, tensors=metas, **keys
             )
+
+
+def _image(item: Item, gpu: Gpu | None) -> Image:
+    """Return the pixels in the memory of ``gpu`` if that is where they are, else in the host's."""
+    reading, tensors = item.reading, item.reference.tensors
+    if gpu is not None and reading.device is not None and gpu.holds(reading.device):
+        (image,) = device_arrays(reading.device, tensors).values()
+    else:
+        (image,) = arrays(reading.view, tensors).values()
+    return image
 
 
 def _outcome(ended: asyncio.Future[Forward | Done]) -> Outcome:
