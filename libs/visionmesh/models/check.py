@@ -15,7 +15,7 @@ from visionmesh.models.spec import InputSpec, ModelSpec
 DYNAMIC = -1
 """A size that is known only when the network has run."""
 
-_DTYPES = {
+DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
     "tensor(double)": "float64",
@@ -25,6 +25,7 @@ _DTYPES = {
     "tensor(int64)": "int64",
     "tensor(bool)": "bool",
 }
+"""NumPy's name of what ONNX Runtime calls a type."""
 
 _NOISE = re.compile(
     r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .*? failed: ?|/\S+\.(?:cc|h):\d+ .*?\) "
@@ -127,7 +128,7 @@ def _refusal(onnx: Path, reason: str) -> str:
 
 def _meta(node: Any) -> TensorMeta:
     shape = tuple(size if isinstance(size, int) and size > 0 else DYNAMIC for size in node.shape)
-    return TensorMeta(name=node.name, dtype=_DTYPES.get(node.type, node.type), shape=shape)
+    return TensorMeta(name=node.name, dtype=DTYPES.get(node.type, node.type), shape=shape)
 
 
 def _input_fault(signature: Signature, spec: InputSpec) -> str | None:
@@ -161,7 +162,7 @@ def _output_fault(signature: Signature) -> str | None:
     if not signature.outputs:
         return "the network has no output"
     for meta in signature.outputs:
-        if meta.dtype not in _DTYPES.values():
+        if meta.dtype not in DTYPES.values():
             return f"output {meta.name!r} is a {meta.dtype}; only numeric tensors can be served"
         if not meta.shape or meta.shape[0] not in (DYNAMIC, signature.batch):
             return (

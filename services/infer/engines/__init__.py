@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, cast
@@ -45,6 +46,8 @@ class Engine(Protocol):
         ------
         Reject
             (model_failed) if the network cannot work on one of these images.
+        Retry
+            If a device could not do it now.
         Fatal
             If it cannot work at all any more.
         """
@@ -63,11 +66,18 @@ class NoMemory(ConfigurationError):
 class PlanStore(Protocol):
     """Keeps what engines have built of a network, for all nodes that can use it; may block."""
 
+    @property
+    def folder(self) -> Path:
+        """On this node, for what belongs to plans; it need not be there."""
+
     def get(self, key: str) -> Path | None:
         """Return the file that was stored under ``key``; `None` if there is none."""
 
     def put(self, key: str, path: Path) -> None:
         """Store the file ``path`` under ``key``."""
+
+    def stopping(self, stop: Callable[[], None]) -> AbstractContextManager[None]:
+        """Have ``stop`` called if what is being built meanwhile is not wanted any more."""
 
 
 class Opener(Protocol):

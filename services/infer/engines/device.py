@@ -90,7 +90,10 @@ class DeviceEngine:
                 self._halve(error)
             except GpuLostError as error:
                 raise lost(error) from error
-            except (NetworkError, GpuError) as error:
+            except GpuError as error:
+                self._require_health(error)
+                raise Retry(f"Model {self._name!r}: the device failed: {error}") from error
+            except NetworkError as error:
                 self._require_health(error)
                 raise bad_image(self._name, error) from error
 
