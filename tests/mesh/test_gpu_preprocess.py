@@ -1,0 +1,123 @@
+"""Images that are prepared on a GPU are answered as those that are prepared on the CPU."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from tests import heads
+from tests.gpu_device import DEVICE
+from tests.mesh.conftest import SETTINGS, write_classifier
+from tests.mesh.measured import measured
+from tests.services.preprocess.pictures import encode, photo, png16, scene, tiff16, turned
+from visionmesh.client import Mesh
+from visionmesh.contracts import Result, Status
+from visionmesh.local import LocalMesh
+from visionmesh.settings import PreprocessSettings
+
+DETECTOR, CLASSIFIER, NEAR = "detector", "classifier", "near"
+WIDE = scene(90, 70).astype(np.uint16) * np.uint16(257)
+IMAGES = {
+    "jpeg": encode(photo(), "JPEG"),
+    "progressive": encode(photo(), "JPEG", progressive=True),
+    "grey": encode(photo(mode="L"), "JPEG"),
+    "cmyk": encode(photo(mode="CMYK"), "JPEG"),
+    "turned": turned(photo(), "JPEG", 6),
+    "larger": encode(photo(1400, 900), "JPEG"),
+    "png": encode(photo(), "PNG"),
+    "palette": encode(photo(mode="P"), "PNG"),
+    "alpha": encode(photo(mode="RGBA"), "PNG"),
+    "16 bit png": png16(WIDE),
+    "webp": turned(photo(), "WEBP", 8),
+    "bmp": encode(photo(), "BMP"),
+    "16 bit tiff": tiff16(WIDE, orientation=5),
+    "broken jpeg": encode(photo(), "JPEG")[:2000],
+    "broken png": encode(photo(), "PNG")[:-300],
+    "nothing known": b"no image",
+}
+
+
+def folders(root: Path, device: str) -> list[Path]:
+    """Write a detector and two classifiers, one with its engine on ``device``."""
+    folder = root / DETECTOR
+    folder.mkdir()
+    heads.save(folder / "1" / "model.onnx", heads.FAMILIES["yolov8"]())
+    spec = heads.describe("yolov8").model_dump(mode="json", exclude={"name"})
+    spec["cache"] = {"enabled": False}
+    (folder / "model.yaml").write_text(yaml.safe_dump(spec))
+    uncached = {"cache": {"enabled": False}}
+    return [
+        folder,
+        write_classifier(root, name=CLASSIFIER, **uncached),
+        write_classifier(root, name=NEAR, instances=[{"device": device}], **uncached),
+    ]
+
+
+@pytest.fixture(scope="module")
+async def meshes(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[tuple[Mesh, Mesh]]:
+    """One that prepares on the CPU, one that does so on a GPU."""
+    async with AsyncExitStack() as stack:
+        clients = []
+        for device in ("cpu", DEVICE):
+            root = tmp_path_factory.mktemp("models")
+            preprocess = PreprocessSettings(max_pixels=30_000_000, device=device)
+            running = LocalMesh(
+                state=tmp_path_factory.mktemp("state"),
+                settings=SETTINGS.model_copy(update={"preprocess": preprocess}),
+                models=folders(root, device),
+            )
+            await stack.enter_async_context(running)
+            clients.append(await stack.enter_async_context(Mesh(running.nats_url)))
+        yield clients[0], clients[1]
+
+
+async def answers(mesh: Mesh, model: str) -> list[Result]:
+    return await asyncio.gather(*(mesh.infer(model, image) for image in IMAGES.values()))
+
+
+@pytest.mark.parametrize("model", [DETECTOR, CLASSIFIER, NEAR])
+async def test_every_kind_of_image_has_the_same_answer(
+    meshes: tuple[Mesh, Mesh], model: str
+) -> None:
+    expected, found = [await answers(mesh, model) for mesh in meshes]
+    for name, one, other in zip(IMAGES, expected, found, strict=True):
+        assert (one.status, one.image) == (other.status, other.image), name
+        if one.status is not Status.OK:
+            assert one.error == other.error, name
+            continue
+        assert [c.label for c in one.classes or ()] == [c.label for c in other.classes or ()], name
+        for mine, its in zip(one.classes or (), other.classes or (), strict=True):
+            assert mine.score == pytest.approx(its.score, abs=1e-4), name
+        for box, its_box in zip(one.detections or (), other.detections or (), strict=True):
+            assert (box.label, box.box) == (its_box.label, pytest.approx(its_box.box, abs=0.5))
+            assert box.score == pytest.approx(its_box.score, abs=1e-4)
+    refused = [name for name, one in zip(IMAGES, found, strict=True) if one.status is Status.ERROR]
+    assert refused == ["broken jpeg", "broken png", "nothing known"]
+    assert sum(bool(one.classes or one.detections) for one in found) > len(IMAGES) / 2
+
+
+async def test_where_images_are_decoded_is_counted(meshes: tuple[Mesh, Mesh]) -> None:
+    counted = 'visionmesh_decoded_total{where="host",why="format"}'
+    by_cpu, by_gpu = meshes
+    before = await measured(by_gpu, "preprocess", counted)
+    await by_gpu.infer(CLASSIFIER, IMAGES["webp"])
+    assert (await measured(by_gpu, "preprocess", counted) - before).total() == 1
+    assert not (await measured(by_cpu, "preprocess", "visionmesh_decoded_total")).total()
+
+
+async def test_inputs_stay_on_the_device_where_the_engine_is_there(
+    meshes: tuple[Mesh, Mesh],
+) -> None:
+    _, mesh = meshes
+    assert (await mesh.infer(NEAR, IMAGES["jpeg"])).status is Status.OK
+    # The arena on the device is made when something is first to be put there.
+    capacity = "visionmesh_device_arena_capacity_bytes"
+    assert (await measured(mesh, "preprocess", capacity)).total() > 0
