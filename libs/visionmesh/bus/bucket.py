@@ -32,12 +32,18 @@ class Bucket:
 
     async def open(self) -> KeyValue:
         """Return the bucket, made on disk if it is not there."""
-        if self._opened is None:
-            try:
-                self._opened = await self._js.key_value(self._name)
-            except NotFoundError:
-                self._opened = await self._create()
+        if self._opened is None and not await self.exists():
+            self._opened = await self._create()
+        assert self._opened is not None
         return self._opened
+
+    async def exists(self) -> bool:
+        """Say whether anybody has made the bucket."""
+        try:
+            self._opened = self._opened or await self._js.key_value(self._name)
+        except NotFoundError:
+            return False
+        return True
 
     async def stored(self, *, behind: int = 0) -> AsyncIterator[RawStreamMsg]:
         """Yield what was written last under each key, behind a place in the stream.

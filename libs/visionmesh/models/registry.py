@@ -23,6 +23,7 @@ from visionmesh.bus.bucket import Bucket
 from visionmesh.errors import Code, Refused
 from visionmesh.models.artifacts import ArtifactStore
 from visionmesh.models.folder import ModelFolder
+from visionmesh.models.plans import Plans
 from visionmesh.models.push import merged, selected
 from visionmesh.models.record import ModelRecord
 from visionmesh.subjects import MODELS_BUCKET, require_token
@@ -51,6 +52,7 @@ class Registry:
     def __init__(self, nc: Client, *, replicas: int = 1) -> None:
         self._bucket = Bucket(nc, MODELS_BUCKET, replicas=replicas)
         self._artifacts = ArtifactStore(nc, replicas=replicas)
+        self.plans = Plans(nc, artifacts=self._artifacts, replicas=replicas)
 
     async def push(
         self, folder: ModelFolder, *, version: int | None = None, replace: bool = False
@@ -195,7 +197,10 @@ class Registry:
             return None
 
     async def _free(self, old: ModelRecord | None) -> None:
-        """Delete the files of ``old`` that no record uses now, and what broken pushes left."""
+        """Delete the files of ``old`` that no record uses now, and what broken pushes left.
+
+        What was built of a network goes with it.
+        """
         await self._artifacts.sweep()
         unclaimed = await self._artifacts.older(_CLAIMED_WITHIN)
         try:
@@ -203,7 +208,8 @@ class Registry:
         except Refused as error:  # which files it uses only the other release knows
             log.warning("no file is freed: %s", error.message)
             return
-        for sha256 in (unclaimed | (old.objects if old else set())) - used:
+        kept, forgotten = await self.plans.forget_all_but(used)
+        for sha256 in (unclaimed | forgotten | (old.objects if old else set())) - used - kept:
             await self._artifacts.delete(sha256)
 
     async def _used(self) -> set[str]:
