@@ -30,6 +30,7 @@ from visionmesh.gpu.gpu import (
 )
 
 _PRELUDE = Path(__file__).with_name("cuda.h")
+_MODULE_RELEASE = Path("/sys/module/nvidia/version")
 _OUT_OF_MEMORY = 2
 _INSUFFICIENT_DRIVER = 35
 _NO_DEVICE = 100
@@ -81,7 +82,16 @@ def _info(index: int) -> DeviceInfo:
         name=name.decode(),
         memory_bytes=found["totalGlobalMem"],
         capability=(found["major"], found["minor"]),
+        driver=_driver(),
     )
+
+
+def _driver() -> str:
+    """Return the kernel module's release, or that of CUDA which the driver was made for."""
+    try:
+        return _MODULE_RELEASE.read_text().strip()
+    except OSError:
+        return f"CUDA {runtime.driverGetVersion()}"
 
 
 def _uuid(index: int) -> UUID:
@@ -154,6 +164,21 @@ class CudaStream:
         assert isinstance(event, _Event)
         with _told():
             self.raw.wait_event(event.raw)
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        with self, _told():
+            # Only what this thread does must be fit for a graph: others go on allocating.
+            self.raw.begin_capture(runtime.streamCaptureModeThreadLocal)
+            try:
+                work()
+            finally:
+                graph = self.raw.end_capture()
+            graph.upload(self.raw)
+        return lambda: self._launch(graph)
+
+    def _launch(self, graph: Any) -> None:
+        with _told():
+            graph.launch(self.raw)
 
     def synchronize(self) -> None:
         with _told():

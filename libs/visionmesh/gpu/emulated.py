@@ -66,6 +66,9 @@ class _Stream:
     def wait(self, event: Event) -> None:
         """Do nothing."""
 
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        return work
+
     def synchronize(self) -> None:
         """Do nothing."""
 

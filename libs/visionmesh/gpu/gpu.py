@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -39,6 +39,8 @@ class DeviceInfo:
     memory_bytes: int
     capability: tuple[int, int]
     """The compute capability: (9, 0) is sm_90."""
+    driver: str = ""
+    """The driver's release, as far as it tells."""
 
 
 class Event(Protocol):
@@ -68,6 +70,18 @@ class Stream(Protocol):
 
     def wait(self, event: Event) -> None:
         """Let what is enqueued from now on begin after ``event``."""
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Return what enqueues here, at once and as often as it is called, what ``work`` enqueues.
+
+        ``work`` is called within the stream, and nothing of it runs yet. It uses the same memory
+        each time, waits for nothing, and has been run before, so that it allocates nothing either.
+
+        Raises
+        ------
+        GpuError
+            If some of it cannot be captured; the stream can be used as before.
+        """
 
     def synchronize(self) -> None:
         """Block until everything enqueued is finished; raise `GpuError` if some of it failed."""

@@ -44,6 +44,24 @@ def test_a_kernel_runs_for_every_thread_of_its_grid(source: Path) -> None:
     assert seen[0] == 1000
 
 
+def test_captured_work_runs_as_often_as_it_is_launched_and_not_before(source: Path) -> None:
+    gpu = open_gpu("emulated")
+    values, halves = np.ones(4, np.float32), np.zeros(4, np.float16)
+    seen = np.zeros(1, np.int32)
+    kernel = gpu.kernel(source, "scale", OFFSET="0.0f")
+    with gpu.stream() as stream:
+        launch = stream.capture(
+            lambda: kernel((1,), (4,), (values, halves, seen, np.int32(4), np.float32(2)))
+        )
+        assert seen[0] == 0
+        launch()
+        values[:] = 3
+        launch()
+        stream.synchronize()
+    assert seen[0] == 8
+    np.testing.assert_array_equal(halves, np.full(4, 6, np.float16))
+
+
 POINTERS = """
 KERNEL square(const uint64_t *rows, double *sums, int count) {
     const double *row = (const double *)rows[blockIdx.x];
