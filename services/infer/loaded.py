@@ -110,4 +110,5 @@ def build_of(record: ModelRecord, version: int) -> str:
     parts = record.spec_of(version).model_dump_json(include={"input", "batching", "instances"})
     stored = record.versions[version]
     variants = stored.variants.model_dump_json() if stored.variants else ""
-    return hashlib.sha256((parts + stored.sha256 + variants).encode()).hexdigest()
+    program = stored.program.sha256 if stored.program else ""
+    return hashlib.sha256((parts + stored.sha256 + variants + program).encode()).hexdigest()

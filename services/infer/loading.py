@@ -23,7 +23,6 @@ from visionmesh.models.artifacts import forget_files
 from visionmesh.models.record import ModelRecord, VersionRecord
 from visionmesh.models.registry import Registry
 from visionmesh.models.spec import ModelSpec
-from visionmesh.models.variants import Precision
 
 _NICE = 10
 """Of the thread that warms: a tenth of a core that is wanted elsewhere, all of an idle one."""
@@ -112,7 +111,10 @@ class Loader:
 
     async def _follow(self, way: Way, spec: ModelSpec) -> Loaded:
         """Open every instance of ``way`` that can be; raise if there is none."""
-        weights = await self._registry.fetch(way.sha256, directory=self._directory)
+        files = {
+            sha256: await self._registry.fetch(sha256, directory=self._directory)
+            for sha256 in way.files
+        }
         async with self._alone:
             before = _resident_bytes()
             meter = await asyncio.to_thread(Meter, [one.instance.device for one in way.copies])
@@ -121,7 +123,7 @@ class Loader:
             try:
                 for copies in way.copies:
                     try:
-                        found.append(await self._open(copies, weights, spec, way.precision))
+                        found.append(await self._open(copies, files, spec, way))
                     except ConfigurationError as error:
                         failed.append(error)
                 if not found:
@@ -140,24 +142,23 @@ class Loader:
         )
 
     async def _open(
-        self, copies: Copies, weights: Path, spec: ModelSpec, precision: Precision
+        self, copies: Copies, files: Mapping[str, Path], spec: ModelSpec, way: Way
     ) -> Opened:
         """Return warm engines of the first kind that works."""
         failed: list[str] = []
         for name in copies.engines:
-            # Threads that an engine starts must not be born nice: they serve later.
-            opening = asyncio.to_thread(
-                open_engines,
-                weights,
-                spec,
-                copies.instance,
-                count=copies.count,
-                engine=name,
-                precision=precision,
-                plans=self._plans,
-            )
             try:
-                engines = await opening
+                # Threads that an engine starts must not be born nice: they serve later.
+                engines = await asyncio.to_thread(
+                    open_engines,
+                    files[way.file_of(name)],
+                    spec,
+                    copies.instance,
+                    count=copies.count,
+                    engine=name,
+                    precision=way.precision,
+                    plans=self._plans,
+                )
                 await self._warm(engines)
             except NoMemory as error:
                 raise NoRoom(error.message, gpus=Meter([copies.instance.device]).gpus) from error

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from services.infer.engines import engines_of
+from services.infer.engines import OF_PROGRAMS, engines_of
 from visionmesh.cpu import multiplies_bytes
+from visionmesh.errors import Code, ConfigurationError
 from visionmesh.gpu.opening import is_gpu
-from visionmesh.models.folder import WEIGHTS_FILE
+from visionmesh.models.folder import PROGRAM_FILE, WEIGHTS_FILE
+from visionmesh.models.record import StoredProgram
 from visionmesh.models.spec import Instance, ModelSpec
 from visionmesh.models.variants import Choice, Precision, Variants
 
@@ -27,6 +29,10 @@ class Stored(Protocol):
     @property
     def variants(self) -> Variants | None:
         """What was made of it."""
+
+    @property
+    def program(self) -> StoredProgram | None:
+        """``model.pt2``, if it has one."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,9 @@ class Way:
     copies: tuple[Copies, ...]
     precision: Precision
     sha256: str
-    """Of the file that is run."""
+    """Of the file that is run, but for engines that run a program."""
+    program: str | None
+    """The SHA-256 of ``model.pt2``, if there is one."""
     plain: bool
     """It is `plain_way`, which needs nothing but ``model.onnx``."""
     why: str
@@ -64,6 +72,31 @@ class Way:
     @property
     def devices(self) -> tuple[str, ...]:
         return tuple(sorted({copies.instance.device for copies in self.copies}))
+
+    def file_of(self, engine: str) -> str:
+        """Return the SHA-256 of the file that an engine runs.
+
+        Raises
+        ------
+        ConfigurationError
+            (model_invalid) if the version does not have it.
+        """
+        if engine not in OF_PROGRAMS:
+            return self.sha256
+        if self.program is None:
+            raise ConfigurationError(
+                Code.MODEL_INVALID,
+                f"The engine {engine} runs {PROGRAM_FILE}, and the version has none: import the "
+                "network from PyTorch, or export it beside model.onnx.",
+            )
+        return self.program
+
+    @property
+    def files(self) -> frozenset[str]:
+        """Return the SHA-256 of all files that its engines may run."""
+        engines = {name for copies in self.copies for name in copies.engines}
+        programs = {self.program} if self.program and engines & OF_PROGRAMS else set()
+        return frozenset(programs | ({self.sha256} if engines - OF_PROGRAMS else set()))
 
     def although(self, *complaints: str) -> Way:
         """Return the way with what did not work told besides why it is taken."""
@@ -86,6 +119,7 @@ def plain_way(spec: ModelSpec, version: Stored, *, cores: int, why: str) -> Way:
         copies=_copies(engines, spec.instances, cores),
         precision=Precision.FP32,
         sha256=version.sha256,
+        program=_program(version),
         plain=True,
         why=why,
     )
@@ -120,6 +154,7 @@ def choose_way(spec: ModelSpec, version: Stored, *, features: tuple[str, ...], c
         copies=_copies([(choice.engine,)] * len(instances), instances, cores),
         precision=choice.precision,
         sha256=sha256,
+        program=_program(version),
         plain=False,
         why=f"{choice.images_per_s:.0f} images/s, against {choice.baseline_per_s:.0f} as it was",
     )
@@ -147,6 +182,10 @@ def _untuned_way(spec: ModelSpec, version: Stored, *, features: tuple[str, ...],
         return replace(way, why="this CPU does not multiply the bytes of its INT8 network")
     why = f"its INT8 network was {made.faster:.2f} times as fast where it was made"
     return replace(way, precision=Precision.INT8, sha256=made.sha256, plain=False, why=why)
+
+
+def _program(version: Stored) -> str | None:
+    return version.program.sha256 if version.program else None
 
 
 def _on_cpus(spec: ModelSpec) -> bool:

@@ -17,6 +17,8 @@ from visionmesh.subjects import require_token
 
 SPEC_FILE = "model.yaml"
 WEIGHTS_FILE = "model.onnx"
+PROGRAM_FILE = "model.pt2"
+"""The same network as an exported program of PyTorch, beside ``model.onnx``; not all have one."""
 CARD_FILE = "README.md"
 CARD_LENGTH = 1000
 """Characters: what is shown of a model in a terminal."""

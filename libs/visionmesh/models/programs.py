@@ -18,9 +18,7 @@ from typing import Any
 
 from visionmesh.models.importing.pickles import require_harmless
 from visionmesh.models.importing.wishes import misfit, unsafe
-
-PROGRAM_FILE = "model.pt2"
-"""Beside ``model.onnx``, in the folder of a version."""
+from visionmesh.models.spec import ModelSpec
 
 _MODEL = "models/model.json"
 _MEMBERS = re.compile(
@@ -91,6 +89,30 @@ def read_interface(file: Path) -> Interface:
                         f"PyTorch writes ({error!r}); export it again"
                     ) from error
     raise misfit(f"{file} is no exported program; write it with torch.export.save of PyTorch 2.8+")
+
+
+def require_fitting(file: Path, spec: ModelSpec, outputs: tuple[str, ...]) -> None:
+    """Raise `ConfigurationError` unless the program takes and gives what the network does.
+
+    Raises
+    ------
+    ConfigurationError
+        As `read_interface`; (model_invalid) also if its input is not that of ``spec``, or its
+        outputs are not named as those of ``model.onnx``.
+    """
+    program = read_interface(file)
+    sizes = {"C": spec.input.channels, "H": spec.input.height, "W": spec.input.width}
+    wanted = tuple(sizes[axis] for axis in spec.input.layout[1:])
+    if program.shape[1:] != wanted or program.dtype != spec.input.dtype:
+        raise misfit(
+            f"{file} takes images of {program.dtype} {program.shape[1:]}, where model.yaml says "
+            f"{spec.input.dtype} {wanted}; export it as model.onnx was"
+        )
+    if program.outputs is None or not set(outputs) <= set(program.outputs):
+        raise misfit(
+            f"{file} must return a mapping of tensors with the names of model.onnx's outputs, "
+            f"{', '.join(outputs)}; it returns {', '.join(program.outputs or ('no mapping',))}"
+        )
 
 
 def _interface(graph_module: dict[str, Any]) -> Interface:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from visionmesh.contracts import TensorMeta
 from visionmesh.errors import Code, ConfigurationError, Refused
 from visionmesh.models.artifacts import file_sha256
 from visionmesh.models.check import inspect
-from visionmesh.models.folder import ModelFolder
-from visionmesh.models.record import ModelRecord, VersionRecord
+from visionmesh.models.folder import PROGRAM_FILE, ModelFolder
+from visionmesh.models.record import ModelRecord, StoredProgram, VersionRecord
 from visionmesh.models.spec import ModelSpec
 from visionmesh.models.traffic import Traffic
 from visionmesh.models.variants import VARIANTS_FILE, Variants, read_variants
@@ -27,13 +28,19 @@ class VersionFiles:
     """Of ``weights``."""
     variants: Variants | None
     """None also if those in the folder were made from another network."""
+    program: StoredProgram | None = None
 
     @property
     def objects(self) -> dict[str, Path]:
         """All files, by the SHA-256 of each."""
         artifacts = self.variants.artifacts if self.variants else ()
         beside = {one.sha256: self.weights.parent / one.file for one in artifacts}
-        return {self.sha256: self.weights} | beside
+        programs = {self.program.sha256: self.program_file} if self.program else {}
+        return {self.sha256: self.weights} | beside | programs
+
+    @property
+    def program_file(self) -> Path:
+        return self.weights.parent / PROGRAM_FILE
 
 
 def selected(folder: ModelFolder, version: int | None) -> dict[int, VersionFiles]:
@@ -63,7 +70,19 @@ def _read(weights: Path) -> VersionFiles:
                 f"{shown}: {artifact.file} is not the file that {VARIANTS_FILE} tells of; "
                 "run `visionmesh optimize` again.",
             )
-    return VersionFiles(weights=weights, sha256=sha256, variants=variants)
+    program = _program(weights.parent / PROGRAM_FILE)
+    return VersionFiles(weights=weights, sha256=sha256, variants=variants, program=program)
+
+
+def _program(file: Path) -> StoredProgram | None:
+    if not file.is_file():
+        return None
+    if not file.resolve().is_relative_to(file.parents[1].resolve()):
+        shown = Path(*file.parts[-3:])
+        raise ConfigurationError(
+            Code.MODEL_INVALID, f"{shown} links out of the model's folder; copy it there."
+        )
+    return StoredProgram(sha256=file_sha256(file), size_bytes=file.stat().st_size)
 
 
 async def merged(
@@ -139,9 +158,18 @@ async def _version(
     """Return what is recorded of ``files``; the network is looked at only if that is not known."""
     if known is None or known.sha256 != files.sha256 or not known.fits(spec):
         known = await _inspected(spec, files)
+    if files.program is not None and files.program != known.program:
+        await asyncio.to_thread(_require_program, files.program_file, spec, known.outputs)
     # Not a copy, which would keep the digests of the old variants.
-    told = known.model_dump() | {"variants": files.variants}
+    told = known.model_dump() | {"variants": files.variants, "program": files.program}
     return VersionRecord.model_validate(told)
+
+
+def _require_program(file: Path, spec: ModelSpec, outputs: Sequence[TensorMeta]) -> None:
+    """Raise `ConfigurationError` unless the program is safe, and takes and gives what ONNX does."""
+    from visionmesh.models.programs import require_fitting  # noqa: PLC0415 - few have a program
+
+    require_fitting(file, spec, tuple(meta.name for meta in outputs))
 
 
 async def _inspected(spec: ModelSpec, files: VersionFiles) -> VersionRecord:

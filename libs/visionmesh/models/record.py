@@ -14,10 +14,17 @@ from visionmesh.contracts import Frozen, TensorMeta
 from visionmesh.errors import Code, Refused
 from visionmesh.models.spec import InputSpec, ModelSpec, OutputSpec
 from visionmesh.models.traffic import Sticky, Traffic, Weights
-from visionmesh.models.variants import Variants
+from visionmesh.models.variants import Artifact, Variants
 
 _OF_THE_ANSWER = {"confidence", "iou", "top_k", "max_detections", "nms", "class_confidence"}
 """Of the output settings: those that are applied to features, not in them."""
+
+
+class StoredProgram(Frozen):
+    """A version's ``model.pt2``."""
+
+    sha256: str
+    size_bytes: int
 
 
 class VersionRecord(Frozen):
@@ -39,12 +46,17 @@ class VersionRecord(Frozen):
     """Of one image: shapes without the batch, -1 for sizes that only a run can tell."""
     variants: Variants | None = None
     """Other precisions of the network, and the fastest way to run it."""
+    program: StoredProgram | None = None
+    """The network as PyTorch runs it."""
 
     @property
     def objects(self) -> dict[str, int]:
         """Bytes of every file of the version, by the SHA-256 under which the mesh keeps it."""
         artifacts = self.variants.artifacts if self.variants else ()
-        return {self.sha256: self.size_bytes} | {one.sha256: one.size_bytes for one in artifacts}
+        beside: list[Artifact | StoredProgram] = [*artifacts]
+        if self.program:
+            beside.append(self.program)
+        return {self.sha256: self.size_bytes} | {one.sha256: one.size_bytes for one in beside}
 
     def fits(self, spec: ModelSpec) -> bool:
         """Say whether the version is what a push with ``spec`` would make of its weights."""
@@ -64,6 +76,7 @@ class VersionRecord(Frozen):
         labels it may tell which of the network's classes is no object.
         """
         precisions = [self.variants.model_dump_json()] if self.variants else []
+        precisions += [self.program.sha256] if self.program else []
         least = min(self.output.confidence, *self.output.class_confidence.values(), 1.0)
         settings = self.output.model_dump_json(exclude=_OF_THE_ANSWER)
         return _digest(self.sha256, settings, str(least), str(len(self.labels)), *precisions)

@@ -56,4 +56,4 @@ def running_here(spec: ModelSpec, version: Stored, *, plain: bool = False) -> He
         way = choose_way(spec, version, features=cpu_features(), cores=cores())
     first = way.copies[0]
     running = Running(engine=first.engine, precision=way.precision, instance=first.instance)
-    return Here(running, way.sha256, way.plain, way.why)
+    return Here(running, way.file_of(first.engine), way.plain, way.why)

@@ -9,13 +9,17 @@ from pathlib import Path
 import torch
 
 from services.infer.engines import Engine, PlanStore
+from services.infer.engines.device import DeviceEngine, only_sizes
 from services.infer.engines.host import HostEngine, Network, give_back_memory
-from services.infer.engines.torch.network import HostNetwork, Run
+from services.infer.engines.torch.network import DeviceNetwork, HostNetwork, Run
 from services.infer.engines.torch.options import Options, read_options
 from services.infer.engines.torch.parallel import ParallelRunner
 from services.infer.engines.torch.program import Program, load_program, move
 from services.infer.engines.torch.runner import Runner
 from visionmesh.errors import Code, ConfigurationError
+from visionmesh.gpu import open_gpu
+from visionmesh.gpu.gpu import GpuMemoryError
+from visionmesh.gpu.opening import is_gpu
 from visionmesh.models.spec import Instance, ModelSpec
 from visionmesh.models.variants import Precision
 
@@ -40,17 +44,31 @@ def open_engines(
         not fit ``spec``, or the options do not fit; (device_missing).
     """
     options = read_options(spec, instance)
-    program, run, close = _open(weights, spec, torch.device("cpu"), options, instance.threads)
+    gpu = open_gpu(instance.device) if is_gpu(instance.device) else None
+    device = torch.device("cpu")
+    if gpu is not None and gpu.info.kind == "cuda":
+        device = torch.device("cuda", gpu.info.index)
+    program, run, close = _open(weights, spec, device, options, instance.threads)
     let_go = _LastOf(count, close)
     give_back_memory()
-    return tuple(
-        _HostEngine(
-            network=HostNetwork(run, batch=program.batch, threads=instance.threads),
+    if gpu is None:
+        networks = [HostNetwork(run, batch=program.batch, threads=instance.threads)] * count
+        return tuple(_HostEngine(network=one, spec=spec, let_go=let_go) for one in networks)
+    sizes = only_sizes(program.batch, spec.batching.max_size)
+    engines = [
+        DeviceEngine(
+            gpu=gpu,
+            network=DeviceNetwork(_own(run), gpu=gpu, sizes=sizes, close=let_go),
             spec=spec,
-            let_go=let_go,
         )
         for _ in range(count)
-    )
+    ]
+    return tuple(engines)
+
+
+def _own(run: Run) -> Run:
+    """Return what one engine of several runs: each has graphs of its own."""
+    return run.another() if isinstance(run, Runner) else run
 
 
 def _open(
@@ -66,7 +84,10 @@ def _open(
         run: Run = parallel
     else:
         program = load_program(weights, name=spec.name)
-        move(program.network, device)
+        try:
+            move(program.network, device)
+        except torch.OutOfMemoryError as error:
+            raise GpuMemoryError(str(error)) from error
         run = Runner(program.network, device=device, options=options)
         close = _nothing
     try:

@@ -13,6 +13,9 @@ from torch import fx
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.models.programs import read_interface
 
+FAILURES = (RuntimeError, IndexError, TypeError, ValueError)
+"""What PyTorch raises when a network does not work on its input."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Program:

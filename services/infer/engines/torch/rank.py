@@ -13,6 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from services.infer.engines.torch.options import Options
 from services.infer.engines.torch.parts import Part, meet
+from services.infer.engines.torch.program import FAILURES
 from visionmesh.errors import ConfigurationError
 
 
@@ -51,7 +52,7 @@ class _Rank:
             getattr(self, order)(*values)
         except ConfigurationError as error:
             return error.message
-        except (RuntimeError, OSError) as error:
+        except (*FAILURES, OSError) as error:
             return str(error) or repr(error)
         return ""
 

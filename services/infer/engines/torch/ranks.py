@@ -23,6 +23,7 @@ import torch.distributed as dist
 
 from services.infer.engines.host import NetworkError
 from services.infer.engines.torch.parts import meet
+from services.infer.engines.torch.program import FAILURES
 from services.infer.engines.torch.rank import serve
 from visionmesh.errors import ConfigurationError
 
@@ -112,7 +113,7 @@ class Ranks:
             failure: Exception | None = None
             try:
                 done = own()
-            except (RuntimeError, ConfigurationError) as error:
+            except (*FAILURES, OSError, ConfigurationError) as error:
                 failure = error
             self._require_same(failure, self._replies(patience))
             if failure is not None:

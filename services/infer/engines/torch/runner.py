@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,13 @@ class Runner:
         if options.graphs and device.type == "cuda":
             self._graphs = {}
             self._pool = torch.cuda.graph_pool_handle()
+
+    def another(self) -> Runner:
+        """Return one that may run at the same time, with the same weights."""
+        other = copy(self)
+        if self._graphs is not None:
+            other._graphs, other._pool = {}, torch.cuda.graph_pool_handle()
+        return other
 
     def __call__(self, images: torch.Tensor) -> Tensors:
         """Return what the network says of a batch on the current stream; raise `RuntimeError`."""
