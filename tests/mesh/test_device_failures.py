@@ -1,0 +1,98 @@
+"""Processes die that share a device's memory; no event is lost, and no answer is another's."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.gpu_device import DEVICE
+from tests.mesh.conftest import CLASSIFIER, SETTINGS, picture, write_classifier
+from tests.mesh.measured import measured
+from tests.polling import until
+from visionmesh.client import Mesh
+from visionmesh.contracts import Answer, Status
+from visionmesh.local import LocalMesh
+
+EVENTS = 120
+KINDS = 24
+"""Of pictures, each of which has another answer."""
+STAGES = ("preprocess", "infer", "postprocess")
+KILLS = 2
+
+
+@pytest.fixture
+async def own_mesh(tmp_path: Path) -> AsyncIterator[LocalMesh]:
+    """A mesh whose parts may be killed, of which three stages share the device's memory."""
+    model = write_classifier(
+        tmp_path / "models", instances=[{"device": DEVICE}], cache={"enabled": False}
+    )
+    own = {
+        stage: getattr(SETTINGS, stage).model_copy(update={"device": DEVICE})
+        for stage in ("preprocess", "postprocess")
+    }
+    settings = SETTINGS.model_copy(update=own)
+    async with LocalMesh(state=tmp_path / "state", settings=settings, models=[model]) as running:
+        yield running
+
+
+async def all_answers(mesh: Mesh, source: str, since: datetime) -> dict[str, Answer]:
+    """Return what each event was answered, once all were."""
+    seen: dict[str, Answer] = {}
+    async for result in mesh.results(CLASSIFIER, source=source, since=since):
+        assert result.status is Status.OK, result
+        assert result.id not in seen
+        seen[result.id] = Answer(**result.recognised())
+        if len(seen) == EVENTS:
+            break
+    return seen
+
+
+async def share(mesh: Mesh) -> None:
+    """Return when both stages that write to the device have done so."""
+
+    async def sharing() -> bool:
+        capacity = "visionmesh_device_arena_capacity_bytes"
+        try:
+            found = [await measured(mesh, stage, capacity) for stage in ("preprocess", "infer")]
+        except httpx.TransportError:
+            return False  # what a killed worker told of itself is still known
+        return all(one.total() > 0 for one in found)
+
+    await until(sharing)
+
+
+async def kill(own_mesh: LocalMesh, stage: str) -> None:
+    """Kill the worker of a stage, once it is there again."""
+
+    async def found() -> int | None:
+        return next(iter(own_mesh.pids[stage]), None)
+
+    os.kill(await until(found), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+async def test_a_killed_stage_costs_no_result_and_makes_none_wrong(
+    gpu_device: str, own_mesh: LocalMesh, stage: str
+) -> None:
+    pictures = [picture() for _ in range(KINDS)]
+    async with Mesh(own_mesh.nats_url) as mesh:
+        expected = [Answer(**(await mesh.infer(CLASSIFIER, one)).recognised()) for one in pictures]
+        assert len({str(one) for one in expected}) == KINDS
+        await share(mesh)
+        counting = asyncio.create_task(all_answers(mesh, stage, datetime.now(UTC)))
+        for number in range(EVENTS):
+            if number % (EVENTS // (KILLS + 1)) == EVENTS // (KILLS + 2):
+                await kill(own_mesh, stage)
+            await mesh.publish(CLASSIFIER, pictures[number % KINDS], source=stage, id=str(number))
+        async with asyncio.timeout(60):
+            seen = await counting
+        await share(mesh)
+    assert seen == {str(number): expected[number % KINDS] for number in range(EVENTS)}
+    assert own_mesh.restarts[stage] >= KILLS
