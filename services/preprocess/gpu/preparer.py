@@ -8,6 +8,7 @@ from queue import SimpleQueue
 
 from services.preprocess.gpu.bench import Bench
 from services.preprocess.gpu.decoding import JpegDecoder
+from services.preprocess.gpu.fit import Fitter
 from services.preprocess.job import Job
 from services.preprocess.pixels import Prepared
 from visionmesh.errors import Reject
@@ -34,6 +35,7 @@ class GpuPreparer:
         open_decoder: Callable[[Gpu], JpegDecoder | None],
         count: Count,
     ) -> None:
+        Fitter(gpu=gpu).compile()
         self._benches: SimpleQueue[Bench] = SimpleQueue()
         for _ in range(at_once):
             self._benches.put(

@@ -231,10 +231,57 @@ def test_a_large_picture_is_averaged_on_the_way(
     spec = InputSpec(width=wanted[0], height=wanted[1])
     stored = bench.picture(pixels, "RGB")
     assert reduction(stored.upright, plan(size, spec)) == squares
+    expected = averaged(pixels, "RGB", 1, spec, squares)
+    np.testing.assert_array_equal(bench.pixels(stored, spec, squares), expected)
+
+
+def averaged(
+    pixels: Pixels, order: Color, orientation: int, spec: InputSpec, squares: int
+) -> Pixels:
+    """Return what the CPU makes of the averages, upright, over squares that are whole."""
+    upright = turn(
+        pixels if spec.color == order else to_color(pixels, "RGB", spec.color), orientation
+    )
+    size = upright.shape[1], upright.shape[0]
     width, height = (-(-side // squares) for side in size)
     pads = (0, height * squares - size[1]), (0, width * squares - size[0]), (0, 0)
-    whole = np.pad(pixels, pads, mode="edge").reshape(height, squares, width, squares, 3)
+    whole = np.pad(upright, pads, mode="edge").reshape(height, squares, width, squares, -1)
     smaller = np.floor(whole.mean(axis=(1, 3)) + 0.5).astype(np.uint8)
-    expected = np.empty((spec.height, spec.width, 3), np.uint8)
-    fit(smaller, size, spec, expected)
-    np.testing.assert_array_equal(bench.pixels(stored, spec, squares), expected)
+    out = np.empty((spec.height, spec.width, spec.channels), np.uint8)
+    fit(smaller, size, spec, out)
+    return out
+
+
+@ON_ONE_DEVICE
+@given(
+    size=st.tuples(st.integers(1, 50), st.integers(1, 50)),
+    resize=st.sampled_from(Resize),
+    color=st.sampled_from(["RGB", "BGR", "GRAY"]),
+    grey=st.booleans(),
+    orientation=st.integers(1, 8),
+    squares=st.sampled_from([2, 3, 4, 8]),
+    neighbour=st.sampled_from([0, 2, 3]),
+)
+def test_squares_of_any_picture_are_averaged_to_the_last_bit(
+    gpu: Gpu,
+    *,
+    size: tuple[int, int],
+    resize: Resize,
+    color: Color,
+    grey: bool,
+    orientation: int,
+    squares: int,
+    neighbour: int,
+) -> None:
+    bench, random = Bench(gpu), np.random.default_rng(4)
+    shape = (size[1], size[0], 1 if grey and color == "GRAY" else 3)
+    pixels = random.integers(0, 256, shape, np.uint8)
+    order: Color = "GRAY" if shape[2] == 1 else "RGB"
+    spec = InputSpec(width=11, height=9, resize=resize, color=color)
+    fits = [bench.fit(bench.picture(pixels, order, orientation), spec, squares)]
+    if neighbour:
+        # Another size of squares in the batch: the kernel does not know it in advance then.
+        fits.append(bench.fit(bench.picture(scene(20, 20), "RGB"), spec, neighbour))
+    found, *_ = bench.run(fits)
+    expected = averaged(pixels, order, orientation, spec, squares)
+    np.testing.assert_array_equal(found[: expected.size], expected.reshape(-1))
