@@ -53,13 +53,19 @@ class Load:
 
 @asynccontextmanager
 async def fresh_mesh(
-    *folders: Path, max_requests: int = IngestSettings().max_requests
+    *folders: Path,
+    max_requests: int = IngestSettings().max_requests,
+    settings: Settings | None = None,
+    nats_url: str | None = None,
 ) -> AsyncIterator[tuple[LocalMesh, Mesh]]:
     """Run a mesh of its own with the models in ``folders``, and a client of it."""
-    settings = Settings(ingest=IngestSettings(port=0, grpc_port=0, max_requests=max_requests))
+    own = IngestSettings(port=0, grpc_port=0, max_requests=max_requests)
+    settings = settings or Settings(ingest=own)
     with tempfile.TemporaryDirectory() as state:
         async with (
-            LocalMesh(state=Path(state), settings=settings, models=folders) as running,
+            LocalMesh(
+                state=Path(state), settings=settings, models=folders, nats_url=nats_url
+            ) as running,
             Mesh(running.nats_url) as client,
         ):
             yield running, client

@@ -155,10 +155,22 @@ def save_onnx(network: Network, size: int, path: Path) -> None:
     )
 
 
+class _Named(nn.Module):  # type: ignore[misc] # torch is not followed
+    """Tells its output by name, as the mesh wants it of programs."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Any) -> dict[str, Any]:
+        return {"output": self.network(images)}
+
+
 def save_program(network: Network, size: int, path: Path) -> None:
     """Write the network as an exported program with a free batch size."""
-    shapes = ({0: torch.export.Dim("N", min=1, max=256)},)
-    torch.export.save(torch.export.export(network, (_images(size),), dynamic_shapes=shapes), path)
+    shapes = {"images": {0: torch.export.Dim("N", min=1, max=256)}}
+    exported = torch.export.export(_Named(network), (_images(size),), dynamic_shapes=shapes)
+    torch.export.save(exported, path)
 
 
 def _images(size: int) -> Any:

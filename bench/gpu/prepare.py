@@ -27,7 +27,7 @@ from bench.gpu.wheels import repack, split
 ROOT = Path(__file__).parents[2]
 MEBIBYTE = 1 << 20
 EXTRAS = ("embedded", "ingest", "preprocess", "postprocess", "gpu")
-BESIDES = ("pytest", "pytest-asyncio", "hypothesis")
+BESIDES = ("pytest", "pytest-asyncio", "hypothesis", "testcontainers")
 """What the tests of GPUs want."""
 PLATFORMS = (
     *(f"manylinux_2_{minor}_x86_64" for minor in range(28, 4, -1)),

@@ -39,7 +39,7 @@ def test_onnx_and_program_say_what_the_network_says(tmp_path: Path) -> None:
     )
     (from_onnx,) = session.run(None, {"images": images})
     program = torch.export.load(tmp_path / "model.pt2").module()
-    from_program = program(torch.from_numpy(images)).numpy()
+    from_program = program(torch.from_numpy(images))["output"].numpy()
     expected = network.float()(torch.from_numpy(images).float()).numpy()
     assert expected.shape == (3, 84, 64 + 16 + 4)
     for found in (from_onnx, from_program):
