@@ -7,12 +7,13 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 from services.infer.engines import Engine, Image, Outputs
 from services.infer.queue import Queue
+from services.infer.units import Units, fitting
 from visionmesh.errors import Code, Fatal, Reject, Retry
 
 
@@ -27,6 +28,8 @@ class Batch:
     """Images that the network could work on; the others were rejected."""
     engine: int
     """Index of the engine that ran them."""
+    halved: bool
+    """Memory lacked: the engine's largest batch is half of what it was."""
     started_ns: int
     finished_ns: int
 
@@ -49,7 +52,7 @@ class _Item:
     home: bool
 
 
-_Answer = Outputs | Reject
+_Answer = Outputs | Reject | Retry
 _Ran = tuple[list[_Item], list[_Answer], Batch]
 
 _ROUNDS = 2
@@ -66,6 +69,10 @@ class Batcher:
     are at work does it wait for more images, until ``max_delay`` after the oldest was enqueued.
     Urgent images come first, as in `Queue`.
 
+    ``units`` tells what each engine computes with, if they have to share it. Where another is at
+    work on the same, an engine takes a batch only once it is as large as the other's: its copies
+    overlap then, and the two do not end up with halves of what one could run.
+
     Made and used on the event loop. ``on_batch`` is called there once for each batch.
     """
 
@@ -75,10 +82,12 @@ class Batcher:
         engines: Sequence[Engine],
         max_size: int,
         max_delay: timedelta,
+        units: Sequence[Hashable] | None = None,
         capacity: int | None = None,
         on_batch: Callable[[Batch], None] | None = None,
     ) -> None:
         self._engines = tuple(engines)
+        self._units = Units(range(len(self._engines)) if units is None else units)
         self._max_size = max_size
         self._max_delay_ns = max_delay // timedelta(microseconds=1) * 1000
         # As many may wait as run: enough for no engine to be idle.
@@ -95,7 +104,7 @@ class Batcher:
         # What the threads share, guarded by the condition.
         self._changed = threading.Condition()
         self._queue: Queue[_Item] = Queue()
-        self._idle = 0
+        self._idle: set[int] = set()
         self._running: dict[int, list[_Item]] = {}
         self._open = True
         for index, engine in enumerate(self._engines):
@@ -166,7 +175,8 @@ class Batcher:
         with self._changed:
             for item in self._arrived:
                 self._queue.put(item, urgent=item.urgent)
-            self._changed.notify(len(self._arrived))
+            # One that goes on waiting for its unit must not keep the news from another.
+            self._changed.notify(len(self._engines) if self._units.shared else len(self._arrived))
         self._arrived.clear()
 
     def _work(self, index: int, engine: Engine) -> None:
@@ -188,13 +198,15 @@ class Batcher:
 
     def _run(self, index: int, engine: Engine, items: list[_Item]) -> _Ran:
         started_ns = time.time_ns()
+        largest = engine.batch_sizes[-1]
         home = any(item.home for item in items)
         answers = _answers(engine, [item.image for item in items], home=home)
         batch = Batch(
             id=random.getrandbits(63),
             size=len(items),
-            answered=sum(not isinstance(answer, Reject) for answer in answers),
+            answered=sum(isinstance(answer, dict) for answer in answers),
             engine=index,
+            halved=engine.batch_sizes[-1] < largest,
             started_ns=started_ns,
             finished_ns=time.time_ns(),
         )
@@ -206,35 +218,40 @@ class Batcher:
             self._running.pop(index, None)
             while True:
                 self._forget_cancelled()
-                patience = self._patience(engine) if self._queue else None
+                patience = self._patience(index, engine.batch_sizes) if self._queue else None
                 if patience == 0:
-                    size = self._share(engine.batch_sizes)
+                    size = self._share(index, engine.batch_sizes)
                     items = [self._queue.take() for _ in range(size)]
                     self._running[index] = items
                     return items
                 if not self._queue and not self._open:
                     return []
-                self._idle += 1
+                self._idle.add(index)
                 self._changed.wait(patience)
-                self._idle -= 1
+                self._idle.discard(index)
 
     def _forget_cancelled(self) -> None:
         if any(item.done.done() for item in self._queue):
             self._queue.keep(lambda item: not item.done.done())
 
-    def _share(self, sizes: tuple[int, ...]) -> int:
+    def _share(self, index: int, sizes: tuple[int, ...]) -> int:
         """Return how many images an engine takes that can run batches of ``sizes``."""
-        even = math.ceil(len(self._queue) / (self._idle + 1))
+        even = math.ceil(len(self._queue) / self._units.free(index, self._idle, self._running))
         wanted = min(max(even, sizes[0]), max(self._max_size, sizes[0]))
-        # One of the sizes, or the rest, which a fixed batch is filled up for.
-        size = max(size for size in sizes if size <= wanted)
+        size = fitting(sizes, wanted)
         behind = len(self._queue) // (_ROUNDS * len(self._engines))
         return min(max(size, min(behind, self._max_size) // size * size), len(self._queue))
 
-    def _patience(self, engine: Engine) -> float:
-        """Return for how many seconds it is worth waiting for more images."""
-        if len(self._queue) >= engine.batch_sizes[0] or not self._running or not self._open:
+    def _patience(self, index: int, sizes: tuple[int, ...]) -> float | None:
+        """Return for how many seconds it is worth waiting for more images.
+
+        `None`: until they are there, or who runs on the same unit has finished and takes them.
+        """
+        if not self._running or not self._open:
             return 0
+        if len(self._queue) >= sizes[0]:
+            ahead = min(self._units.ahead(index, self._running), sizes[-1])
+            return None if ahead and self._share(index, sizes) < ahead else 0
         waited_ns = time.time_ns() - min(item.enqueued_ns for item in self._queue.heads)
         return min(max(0, self._max_delay_ns - waited_ns), self._max_delay_ns) / 1e9
 
@@ -243,7 +260,7 @@ class Batcher:
             for item, answer in zip(items, answers, strict=True):
                 if item.done.done():
                     continue  # its submitter has gone
-                if isinstance(answer, Reject):
+                if isinstance(answer, Reject | Retry):
                     item.done.set_exception(answer)
                 else:
                     item.done.set_result(
@@ -271,6 +288,8 @@ def _answers(engine: Engine, images: Sequence[Image], *, home: bool) -> list[_An
     """Run the images together; if that fails, one by one, so that a bad one fails alone."""
     try:
         outputs = engine.run(images, home=home)
+    except Retry as error:
+        return [error] * len(images)
     except Reject as error:
         if len(images) == 1:
             return [error]

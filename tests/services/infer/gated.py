@@ -13,9 +13,9 @@ import numpy as np
 
 from services.infer.batcher import BatchedOutput, Batcher
 from services.infer.engines import Engine, Image, Outputs
-from visionmesh.errors import Code, Fatal, Reject
+from visionmesh.errors import Code, Fatal, Reject, Retry
 
-BAD, DEADLY = 250, 251
+BAD, DEADLY, FULL, HALVING = 250, 251, 252, 253
 WAIT = 10.0
 
 
@@ -37,6 +37,10 @@ class GatedEngine:
         assert self._gate.acquire(timeout=WAIT)
         if DEADLY in numbers:
             raise Fatal(Code.MODEL_FAILED, "The session is broken.")
+        if FULL in numbers:
+            raise Retry("The device is full.")
+        if HALVING in numbers:
+            self.batch_sizes = self.batch_sizes[:-1]
         if BAD in numbers:
             raise Reject(Code.MODEL_FAILED, "The network fails.")
         return {"number": np.array(numbers)}

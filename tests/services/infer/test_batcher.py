@@ -15,6 +15,8 @@ from services.infer.batcher import Batch
 from services.infer.engines import open_engines
 from tests.networks import expected, save_network
 from tests.services.infer.gated import (
+    FULL,
+    HALVING,
     GatedEngine,
     batcher_of,
     image,
@@ -23,6 +25,7 @@ from tests.services.infer.gated import (
     until,
     until_queued,
 )
+from visionmesh.errors import Retry
 from visionmesh.models.spec import Instance, ModelSpec
 
 
@@ -87,9 +90,70 @@ async def test_batches_have_sizes_that_the_engine_can_run() -> None:
     await until(lambda: engine.batches)
     tasks += submit(batcher, *range(1, 8))
     await until_queued(batcher, 7)
-    engine.let_pass(4)
+    engine.let_pass(2)
     assert await numbers_of(tasks) == list(range(8))
-    assert [len(batch) for batch in engine.batches] == [1, 4, 2, 1]
+    tasks = submit(batcher, *range(5))
+    engine.let_pass(2)
+    assert await numbers_of(tasks) == list(range(5))
+    assert [len(batch) for batch in engine.batches] == [1, 7, 4, 1]
+    await batcher.close()
+
+
+async def test_engines_on_one_unit_do_not_halve_what_one_could_run() -> None:
+    first, second = engines = GatedEngine(), GatedEngine()
+    batcher = batcher_of(*engines, units=("gpu", "gpu"))
+    tasks = submit(batcher, *range(4))
+    await until(lambda: first.batches or second.batches)
+    one, other = engines if first.batches else (second, first)
+    assert one.batches == [[0, 1, 2, 3]]
+
+    tasks += submit(batcher, 4, 5, 6)
+    await until_queued(batcher, 3)
+    tasks += submit(batcher, 7)
+    # As many as the one has: they are copied while it computes.
+    await until(lambda: other.batches == [[4, 5, 6, 7]])
+
+    tasks += submit(batcher, 8, 9)
+    await until_queued(batcher, 2)
+    one.let_pass()
+    assert await numbers_of(tasks[:4]) == [0, 1, 2, 3]
+    # The other is at work with four, so the two wait for it, or for more.
+    other.let_pass(2)
+    assert await numbers_of(tasks[4:]) == list(range(4, 10))
+    assert (len(one.batches), other.batches[1:]) == (1, [[8, 9]])
+    await batcher.close()
+
+
+async def test_units_share_what_is_there_whatever_the_engines_of_each() -> None:
+    engines = [GatedEngine() for _ in range(4)]
+    batcher = batcher_of(*engines, units=("a", "a", "b", "b"))
+    tasks = submit(batcher, *range(8))
+    await until(lambda: sum(len(b) for e in engines for b in e.batches) == 8)
+    for pair in (engines[:2], engines[2:]):
+        assert [len(batch) for engine in pair for batch in engine.batches] == [4]
+    for engine in engines:
+        engine.let_pass()
+    assert await numbers_of(tasks) == list(range(8))
+    await batcher.close()
+
+
+async def test_what_a_device_cannot_do_now_is_tried_again_later() -> None:
+    engine = GatedEngine(gated=False)
+    batcher = batcher_of(engine)
+    tasks = submit(batcher, 1, FULL)
+    failed = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(error) for error in failed] == [Retry, Retry]
+    assert await numbers_of(submit(batcher, 2)) == [2]
+    await batcher.close()
+
+
+async def test_a_batch_tells_that_it_was_too_large_for_the_memory() -> None:
+    seen: list[Batch] = []
+    engine = GatedEngine(batch_sizes=(1, 2, 4), gated=False)
+    batcher = batcher_of(engine, on_batch=seen.append)
+    await numbers_of(submit(batcher, 1, 2, HALVING, 3))
+    await numbers_of(submit(batcher, 1, 2, 3))
+    assert [(batch.size, batch.halved) for batch in seen] == [(4, True), (2, False), (1, False)]
     await batcher.close()
 
 
