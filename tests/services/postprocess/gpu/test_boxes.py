@@ -182,19 +182,35 @@ def test_scores_at_the_floor_are_as_near_to_it_as_for_the_decoder(gpu: Gpu) -> N
     agree(gpu, load_decoder(detector("yolov5", 1, size=SIZE)), [output], [Params(confidence=0)])
 
 
+def test_scores_that_are_a_little_above_1_count_as_1(gpu: Gpu) -> None:
+    """Of two boxes that cover each other the first stays, as both are as sure as can be."""
+    output = np.full((5, 2), 8, np.float32)
+    output[0, 1], output[4] = 9, (1, 1.0005)
+    agree(gpu, load_decoder(detector("yolov8", 1, size=SIZE)), [output], [Params(iou=0.1)])
+
+
+def test_a_negative_zero_is_no_more_than_a_zero(gpu: Gpu) -> None:
+    output = np.full((5, MAX_CANDIDATES + 9), 8, np.float32)
+    output[4] = np.linspace(0, 1, MAX_CANDIDATES + 9)
+    output[4, ::50] = -0.0
+    decoder = load_decoder(detector("yolov8", 1, size=SIZE, floor=0))
+    agree(gpu, decoder, [output], [Params(confidence=0)])
+
+
 def test_nothing_is_found_in_an_output_that_says_nothing(gpu: Gpu) -> None:
     output = np.zeros((84, 1001), np.float16)
     agree(gpu, load_decoder(detector("yolov8", 80, size=SIZE)), [output], [Params()])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1.5, -0.5])
-@pytest.mark.parametrize("place", range(7))
+@pytest.mark.parametrize("place", [*range(7), slice(4, 7)], ids=str)
+@pytest.mark.parametrize("others", [0.5, 0.01], ids=["found", "background"])
 @pytest.mark.parametrize("name", ["yolov8", "yolov5"])
 def test_what_a_decoder_refuses_is_left_to_it(
-    gpu: Gpu, name: str, place: int, value: float
+    gpu: Gpu, *, name: str, others: float, place: int | slice, value: float
 ) -> None:
     """An image that is not sound does not take its neighbours along."""
-    sound = np.full((7, 300), 0.5, np.float32)
+    sound = np.full((7, 300), others, np.float32)
     broken = sound.copy()
     broken[place, 299] = value
     outputs = [sound, broken, sound]

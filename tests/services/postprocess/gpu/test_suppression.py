@@ -29,6 +29,7 @@ class Scene:
         sizes = random.uniform(-5, 60, (boxes, 2)).round(1)
         self.corners = np.concatenate((corners, corners + sizes), axis=1).astype(np.float32)
         self.scores = (random.integers(0, 33, boxes) / 32).astype(np.float32)
+        self.scores[::2] *= np.where(self.scores[::2] == 0, -1, 1)  # a negative zero is a zero
         self.labels = random.integers(0, CLASSES, boxes).astype(np.int32)
         self.iou = iou
         self.least = np.full(CLASSES, least, np.float32)
