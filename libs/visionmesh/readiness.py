@@ -61,4 +61,6 @@ def _ready(node: NodeRecord | None, models: Set[str]) -> bool:
         if model in models:
             message = f"Version {number} of {model} cannot be loaded: {why}"
             raise ConfigurationError(Code.MODEL_FAILED, message)
-    return node.stage != "infer" or models <= node.models.keys()
+    # What it neither serves nor has failed to is for nodes with other devices.
+    settled = node.models.keys() | (node.applied or {}).keys()
+    return node.stage != "infer" or models <= settled

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
@@ -60,6 +60,21 @@ class LoadedModel:
     def queued(self) -> int:
         """Images that wait for an engine."""
         return self._batcher.queued
+
+    @property
+    def idle(self) -> timedelta:
+        """How long ago its last image came, or it was loaded."""
+        return timedelta(seconds=time.monotonic() - self.last_used)
+
+    @property
+    def description(self) -> str:
+        """What runs it, for the log."""
+        way = self.way
+        return f"{self.engines} x {way.engine} in {way.precision}, as {way.why}"
+
+    def is_of(self, record: ModelRecord) -> bool:
+        """Say whether ``record`` has these weights under this number."""
+        return record.version(self.version).sha256 == self.sha256
 
     def told(self) -> LoadedVersion:
         """Return what the mesh is told of it."""

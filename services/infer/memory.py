@@ -10,14 +10,21 @@ from visionmesh.gpu import Gpu, open_gpu
 from visionmesh.gpu.opening import is_gpu
 
 _NOT_YET = timedelta(milliseconds=500)
-"""When to deliver an image again for whose model there was no room."""
+"""When to deliver an image again whose model cannot run now."""
 
 
-class NoRoom(Retry):
+class NotReady(Retry):
+    """A version cannot run now; its images are to come again a little later."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, delay=_NOT_YET, code=Code.MODEL_NOT_READY)
+
+
+class NoRoom(NotReady):
     """A GPU has too little free memory for a version: others may give way, or it has to wait."""
 
     def __init__(self, message: str, *, gpus: Collection[str]) -> None:
-        super().__init__(message, delay=_NOT_YET, code=Code.MODEL_NOT_READY)
+        super().__init__(message)
         self.gpus = frozenset(gpus)
         """The UUIDs of those that it may be."""
 

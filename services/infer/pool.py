@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Collection
 from datetime import timedelta
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
 
+from services.infer.alarms import Alarms
 from services.infer.batcher import BatchedOutput
 from services.infer.engines import Image
 from services.infer.loaded import BatchListener, LoadedModel, build_of
 from services.infer.loading import Loader, close_all
-from visionmesh.errors import (
-    Code,
-    ConfigurationError,
-    Refused,
-    Reject,
-    Retry,
-    VisionmeshError,
-)
+from services.infer.memory import NoRoom, NotReady
+from services.infer.room import UNBOUNDED, Bounds, Key, Room
+from services.infer.turns import Elsewhere
+from visionmesh.errors import ConfigurationError, Refused, Reject, Retry, VisionmeshError
 from visionmesh.gpu import Gpu
 from visionmesh.models.record import ModelRecord
-from visionmesh.models.registry import Registry
 from visionmesh.tasks import end
 
-_NOT_YET = timedelta(milliseconds=500)
-"""When to deliver an image again whose model cannot be loaded now."""
 _DOWNLOAD_PAUSES = (timedelta(milliseconds=500), timedelta(seconds=2), timedelta(seconds=5))
 """Before a version is downloaded again."""
 
@@ -39,32 +31,38 @@ log = logging.getLogger(__name__)
 class ModelPool:
     """Keeps loaded what gets traffic, loads the rest when an image asks for it.
 
-    ``on_change`` is called in the event loop when `versions`, `loaded` or `failures` have changed;
-    ``undecodable`` tells which versions of a model cannot be answered though they run.
+    The ``loader`` is closed with it.
+    ``on_change`` is called in the event loop when `versions`, `loaded`, `failures` or `asleep` have
+    changed; ``undecodable`` tells which versions of a model cannot be answered though they run;
+    ``bounds`` hold for what all versions take of GPUs.
     """
 
     def __init__(
         self,
         *,
-        registry: Registry,
-        directory: Path,
+        loader: Loader,
         linger: timedelta = timedelta(seconds=30),
         on_batch: BatchListener | None = None,
         on_change: Callable[[], None] = lambda: None,
         undecodable: Callable[[str], Collection[int]] = lambda _: (),
+        bounds: Bounds = UNBOUNDED,
     ) -> None:
-        self._loader = Loader(registry=registry, directory=directory)
+        self._loader = loader
         self._linger = linger
         self._on_batch = on_batch
         self._on_change = on_change
         self._undecodable = undecodable
         self._records: dict[str, ModelRecord] = {}
-        self._serving: dict[tuple[str, int], LoadedModel] = {}
+        self._serving: dict[Key, LoadedModel] = {}
+        self._room = Room(loader=loader, serving=self._serving, evict=self._evict, bounds=bounds)
         self._loading: dict[tuple[str, int, str], asyncio.Task[LoadedModel]] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        self._asleep: set[tuple[str, int]] = set()
-        self._timers: dict[tuple[str, int], asyncio.TimerHandle] = {}
-        self.failures: dict[tuple[str, int], str] = {}
+        self._alarms: Alarms[Key] = Alarms()
+        self.asleep: dict[Key, str] = {}
+        """Why a version is not loaded until its next image comes."""
+        self.elsewhere: set[str] = set()
+        """Models none of whose devices is in this machine."""
+        self.failures: dict[Key, str] = {}
         """Why a version that should be loaded is not."""
         self.applied: dict[str, int] = {}
         """The revision of the record, by model, that everything else tells of."""
@@ -81,17 +79,14 @@ class ModelPool:
         Weights that were replaced under their number are told only if nothing else is there.
         """
         found: dict[str, tuple[int, ...]] = {}
-        for name, keys in groupby(sorted(self._serving.keys() | self._asleep), itemgetter(0)):
+        for name, keys in groupby(sorted(self._serving.keys() | self.asleep.keys()), itemgetter(0)):
             versions = tuple(version for _, version in keys)
-            current = tuple(v for v in versions if not self._is_replaced(name, v))
-            found[name] = current or versions
+            found[name] = tuple(v for v in versions if not self._is_replaced(name, v)) or versions
         return found
 
     def _is_replaced(self, name: str, version: int) -> bool:
         model, record = self._serving.get((name, version)), self._records.get(name)
-        if model is None or record is None:
-            return False
-        return record.version(version).sha256 != model.sha256
+        return not (model is None or record is None or model.is_of(record))
 
     def is_current(self, name: str, version: int) -> bool:
         """Say whether the version runs as its record says; not while its replacement is loaded."""
@@ -109,6 +104,7 @@ class ModelPool:
         for key in self._known(name):
             if record is None or key[1] not in record.versions:
                 self._drop(key)
+        self.elsewhere.discard(name)
         self.applied.pop(name, None)
         old = self._records.pop(name, None)
         if record is not None:
@@ -126,8 +122,8 @@ class ModelPool:
             self.applied[name] = record.revision
         self._on_change()
 
-    def _known(self, name: str) -> list[tuple[str, int]]:
-        return [key for key in self._serving.keys() | self._asleep if key[0] == name]
+    def _known(self, name: str) -> list[Key]:
+        return [key for key in self._serving.keys() | self.asleep.keys() if key[0] == name]
 
     async def _try_to_load(self, record: ModelRecord, version: int) -> None:
         """Load a version; a download that fails is tried again, as no image may ask for it."""
@@ -135,20 +131,20 @@ class ModelPool:
             try:
                 await self._load(record, version)
                 return
-            except (ConfigurationError, Refused) as error:
-                _report(record, version, error)
-                return
-            except Retry as error:
-                if pause is None:
-                    _report(record, version, error)
-                else:
-                    await asyncio.sleep(pause.total_seconds())
+            except (NoRoom, Elsewhere):
+                return  # it wakes with an image once others are idle, or has no place here
+            except (ConfigurationError, Refused, Retry) as error:
+                if pause is None or not isinstance(error, Retry):
+                    name = record.spec.name
+                    log.error("version %d of %s is not loaded: %s", version, name, error)
+                    return
+            await asyncio.sleep(pause.total_seconds())
 
     async def _fall_back(self, record: ModelRecord) -> None:
         """If nothing is ready that should answer, load what answered before, else the newest."""
         name = record.spec.name
         for version in (*record.traffic.before, *sorted(record.versions, reverse=True)):
-            if self._answering(name):
+            if self._answering(name) or name in self.elsewhere:
                 return
             if version in record.versions and (name, version) not in self.failures:
                 await self._try_to_load(record, version)
@@ -158,8 +154,7 @@ class ModelPool:
 
     def gpu(self, name: str, version: int) -> Gpu | None:
         """Return the GPU that all engines of a version run on, if it is loaded and there is one."""
-        model = self._serving.get((name, version))
-        return None if model is None else model.gpu
+        return model.gpu if (model := self._serving.get((name, version))) else None
 
     async def infer(
         self, name: str, version: int, image: Image, *, urgent: bool = False, home: bool = True
@@ -177,11 +172,12 @@ class ModelPool:
         Retry
             (model_not_ready) if the version is not known here, or cannot be loaded now.
         """
-        model = self._serving.get((name, version))
-        if model is None or not model.takes(image):
+        with self._room.using((name, version)):
+            model = self._serving.get((name, version))
             # Not loaded yet, or preprocess heard of a changed input before its engines are warm.
-            model = await self._on_demand(name, version)
-        return await model.infer(image, urgent=urgent, home=home)
+            if model is None or not model.takes(image):
+                model = await self._on_demand(name, version)
+            return await model.infer(image, urgent=urgent, home=home)
 
     async def close(self) -> None:
         """Run what is queued, then free everything."""
@@ -195,17 +191,15 @@ class ModelPool:
         record = self._records.get(name)
         if record is None or version not in record.versions or record.parked:
             # ingest may have heard of a new version earlier than this worker, of an unload later.
-            raise Retry(
-                f"Version {version} of model {name!r} is not known here, or was unloaded.",
-                delay=_NOT_YET,
-                code=Code.MODEL_NOT_READY,
+            raise NotReady(
+                f"Version {version} of model {name!r} is not known here, or was unloaded."
             )
         try:
             model = await self._load(record, version)
+        except (Refused, Elsewhere) as error:
+            raise NotReady(error.message) from error
         except ConfigurationError as error:
             raise Reject(error.code, error.message) from error
-        except Refused as error:
-            raise Retry(error.message, delay=_NOT_YET, code=Code.MODEL_NOT_READY) from error
         self._drop_when_idle((name, version))
         return model
 
@@ -224,40 +218,59 @@ class ModelPool:
     async def _exchange(self, record: ModelRecord, version: int) -> LoadedModel:
         key = (record.spec.name, version)
         try:
-            loaded = await self._loader.load(record, version)
+            loaded = await self._room.load(record, version)
         except (ConfigurationError, Refused, Retry) as error:
-            self.failures[key] = error.message
-            self._asleep.discard(key)
-            self._on_change()
+            self._note(key, error)
             raise
         current = self._records.get(key[0])
         if current is None or build_of(current, version) != build_of(record, version):
             close_all(loaded.engines)
-            raise Retry(f"Model {key[0]!r} was changed while it was loaded.", delay=_NOT_YET)
+            raise NotReady(f"Model {key[0]!r} was changed while it was loaded.")
         model = LoadedModel(record=record, version=version, loaded=loaded, on_batch=self._on_batch)
         self._drop(key)
         self._serving[key] = model
-        way = loaded.way
-        log.info(
-            "version %d of %s is ready: %d x %s in %s, as %s",
-            version, key[0], model.engines, way.engine, way.precision, way.why,
-        )  # fmt: skip
+        log.info("version %d of %s is ready: %s", version, key[0], model.description)
         self._on_change()
         return model
 
-    def _drop(self, key: tuple[str, int]) -> None:
+    def _note(self, key: Key, error: VisionmeshError) -> None:
+        """Remember why a version is not loaded: it is for other nodes, waits for room, or fails."""
+        self.asleep.pop(key, None)
+        if isinstance(error, Elsewhere):
+            self.elsewhere.add(key[0])
+        elif isinstance(error, NoRoom) and key not in self._serving:
+            self.asleep[key] = error.message
+        else:
+            self.failures[key] = error.message
+        self._on_change()
+
+    async def _evict(self, key: Key, why: str) -> None:
+        """Unload an idle version, and return once the memory of all that was dropped is free."""
+        self._unload(key, why)
+        await asyncio.wait(self._closing)
+
+    def _unload(self, key: Key, why: str) -> None:
+        """Drop a version; one that is needed wakes with its next image."""
+        name, version = key
+        needed = self._is_needed(self._records[name], version)
+        self._drop(key)
+        if needed:
+            self.asleep[key] = why
+        log.info("version %d of %s is unloaded: %s", version, name, why)
+        self._on_change()
+
+    def _drop(self, key: Key) -> None:
         """Take the model out of service; what it has in hand is finished first."""
         self.failures.pop(key, None)
-        self._asleep.discard(key)
-        if (timer := self._timers.pop(key, None)) is not None:
-            timer.cancel()
+        self.asleep.pop(key, None)
+        self._alarms.cancel(key)
         model = self._serving.pop(key, None)
         if model is not None:
             task = asyncio.create_task(model.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
-    def _drop_when_idle(self, key: tuple[str, int]) -> None:
+    def _drop_when_idle(self, key: Key) -> None:
         """Drop a version that no image has asked for in a while, and one that was unloaded.
 
         One without traffic lingers for late images. One that is needed falls asleep after the
@@ -265,32 +278,23 @@ class ModelPool:
         """
         name, version = key
         record, model = self._records.get(name), self._serving.get(key)
-        if record is None:
-            return
-        if record.parked:
+        if record is None or record.parked:
             self._drop(key)
             return
-        needed = version in (*record.wanted, *record.shares_among(self._answering(name)))
+        needed = self._is_needed(record, version)
         if model is None:
             if not needed:
-                self._asleep.discard(key)
+                self.asleep.pop(key, None)
             return
         patience = record.spec.keep_alive if needed else self._linger
         if patience is None:
             return
-        left = model.last_used + patience.total_seconds() - time.monotonic()
-        if left > 0:
-            if (timer := self._timers.pop(key, None)) is not None:
-                timer.cancel()
-            loop = asyncio.get_running_loop()
-            self._timers[key] = loop.call_later(left, self._drop_when_idle, key)
+        left = patience - model.idle
+        if left > timedelta(0):
+            self._alarms.set(key, left, self._drop_when_idle)
             return
-        self._drop(key)
-        if needed:
-            self._asleep.add(key)
-        log.info("version %d of %s is unloaded", version, name)
-        self._on_change()
+        self._unload(key, f"no image came for {patience.total_seconds():g} s")
 
-
-def _report(record: ModelRecord, version: int, error: VisionmeshError) -> None:
-    log.error("version %d of %s is not loaded: %s", version, record.spec.name, error)
+    def _is_needed(self, record: ModelRecord, version: int) -> bool:
+        answering = self._answering(record.spec.name)
+        return version in (*record.wanted, *record.shares_among(answering))

@@ -12,12 +12,15 @@ from services.infer.batch_spans import BatchSpans
 from services.infer.batcher import Batch
 from services.infer.engines import Image
 from services.infer.loaded import LoadedModel
+from services.infer.loading import Loader
 from services.infer.pool import ModelPool
+from services.infer.room import Bounds
 from visionmesh import subjects
 from visionmesh.context import Context, Near
 from visionmesh.contracts import Answer, Priority, Want
 from visionmesh.errors import Code, Expired, Fatal
 from visionmesh.gpu import Gpu
+from visionmesh.gpu.watch import GpuWatch
 from visionmesh.handover import size_of
 from visionmesh.models.record import ModelRecord
 from visionmesh.nodes import version_key
@@ -40,12 +43,18 @@ class Infer(Worker):
         self._context = context
         self._stage = Stage(context=context, handler=self._infer_all)
         self._pool = ModelPool(
-            registry=context.catalog.registry,
-            directory=context.settings.state_dir / "artifacts",
+            loader=Loader(
+                registry=context.catalog.registry,
+                directory=context.settings.state_dir / "artifacts",
+            ),
             on_batch=self._count,
             on_change=self._pool_changed,
             undecodable=context.nodes.undecodable,
+            bounds=_bounds(context),
         )
+        self._gpus = GpuWatch(looked=self._tell_gpus)
+        context.metrics.watch_gpus(lambda: self._gpus.seen)
+        self._up = False
         self._asked: dict[str, asyncio.Future[Forward | Done]] = {}
         """The images that callers wait for, by reply subject."""
         self._stage.cancelled.on_cancel(self._give_up)
@@ -62,17 +71,25 @@ class Infer(Worker):
     def in_hand(self) -> int:
         return self._stage.in_hand
 
+    @property
+    def unfit(self) -> str | None:
+        used = {gpu for model in self._pool.loaded for gpu in model.device_memory}
+        return self._gpus.unfit(used)
+
     async def start(self) -> None:
+        await self._gpus.start()
         await self._stage.start()
         self._announcing = asyncio.create_task(self._announce_news(), name="announce models")
         self._context.catalog.on_change(self._model_changed)
         await self._context.catalog.start()
         await asyncio.gather(*self._changes.values())
+        self._up = True
 
     async def stop(self) -> None:
         await self._stage.stop()
         await end([*self._changes.values(), *([self._announcing] if self._announcing else [])])
         await self._pool.close()
+        await self._gpus.stop()
 
     async def _model_changed(self, name: str, record: ModelRecord | None) -> None:
         """Load in the background: a large model must not hold up the others."""
@@ -87,15 +104,16 @@ class Infer(Worker):
         if before is not None:
             await asyncio.wait((before,))
         await self._pool.apply(name, record)
-        if record is None:
+        if record is None or name in self._pool.elsewhere:
             self._listening.discard(name)
             await self._stage.unlisten_lanes(f"infer_{name}")
-            self._context.metrics.forget(name)
         else:
             await self._stage.listen_lanes(
                 subjects.TENSORS, f"vm.tensors.{name}", name=f"infer_{name}"
             )
             self._listening.add(name)
+        if record is None:
+            self._context.metrics.forget(name)
         await self._announce()
 
     def _followed(self, task: asyncio.Task[None]) -> None:
@@ -117,13 +135,21 @@ class Infer(Worker):
         self._news.clear()
         pool = self._pool
         failed = {version_key(*key): why for key, why in pool.failures.items()}
+        asleep = {version_key(*key): why for key, why in pool.asleep.items()}
         loaded = tuple(model.told() for model in pool.loaded)
         await self._context.devices.read(model.gpu for model in pool.loaded if model.gpu)
         models = {name: told for name, told in pool.versions.items() if name in self._listening}
-        applied = {name: told for name, told in pool.applied.items() if name in self._listening}
+        settled = self._listening | pool.elsewhere
+        applied = {name: told for name, told in pool.applied.items() if name in settled}
         await self._context.nodes.update(
-            models=models, applied=applied, failed=failed, loaded=loaded
+            models=models, applied=applied, failed=failed, asleep=asleep, loaded=loaded
         )
+
+    async def _tell_gpus(self) -> None:
+        """Tell how the GPUs are; while one is unfit, images go to other workers if they can."""
+        gpus = tuple(gpu.model_copy(update={"processes": ()}) for gpu in self._gpus.seen)
+        ready = {"ready": self.unfit is None} if self._up else {}
+        await self._context.nodes.update(gpus=gpus, **ready)
 
     def _count(self, model: LoadedModel, batch: Batch) -> None:
         metrics = self._context.metrics.model(model.name)
@@ -185,6 +211,15 @@ class Infer(Worker):
             return forward(
                 subjects.OUTPUTS, subjects.output(name, lane), slot, tensors=metas, **keys
             )
+
+
+def _bounds(context: Context) -> Bounds:
+    settings = context.settings.infer
+    return Bounds(
+        nbytes=settings.device_memory_bytes,
+        share=settings.device_memory_share,
+        on_evict=lambda name: context.metrics.model(name).evicted(),
+    )
 
 
 def _image(item: Item, gpu: Gpu | None) -> Image:

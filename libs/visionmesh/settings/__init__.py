@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import ByteSize, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from visionmesh.durations import Duration
@@ -48,7 +48,12 @@ class PreprocessSettings(DeviceSettings):
 
 
 class InferSettings(DeviceSettings):
-    """Nothing besides what all have; models say how many engines they want."""
+    """Models say how many engines they want, and on which device."""
+
+    device_memory_bytes: Annotated[ByteSize, Field(gt=0)] | None = None
+    """Of each GPU, for all models of the process; those that are idle give way."""
+    device_memory_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The same as a share of what the GPU has; the smaller of the two holds."""
 
 
 class PostprocessSettings(DeviceSettings):

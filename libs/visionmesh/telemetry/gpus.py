@@ -25,12 +25,12 @@ class GpuCollector(Collector):
         temperature = _gauge("temperature_celsius", "A GPU's temperature.")
         healthy = _gauge("healthy", "1, or 0 if a GPU must not be used.")
         for gpu in self._gpus():
-            for device, name in (
-                (gpu, gpu.name),
-                *((part, f"{gpu.name} MIG {part.profile}") for part in gpu.slices),
-            ):
-                _add(total, device.uuid, name, device.memory_total)
-                _add(used, device.uuid, name, device.memory_used)
+            _add(total, gpu.uuid, gpu.name, gpu.memory_total)
+            _add(used, gpu.uuid, gpu.name, gpu.memory_used)
+            for part in gpu.slices:
+                name = f"{gpu.name} MIG {part.profile}"
+                _add(total, part.uuid, name, part.memory_total)
+                _add(used, part.uuid, name, part.memory_used)
             _add(busy, gpu.uuid, gpu.name, gpu.utilization)
             _add(temperature, gpu.uuid, gpu.name, gpu.temperature)
             _add(healthy, gpu.uuid, gpu.name, gpu.healthy)

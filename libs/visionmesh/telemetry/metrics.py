@@ -84,6 +84,11 @@ class ModelTable:
             _VERSION,
             registry=registry,
         )
+        self.evictions = counter(
+            "visionmesh_evictions",
+            "Versions that left a GPU's memory to others until their next image.",
+            ("model",),
+        )
         self.dead = counter("visionmesh_dead", "Images that ended on DEAD.", (*_MODEL, "reason"))
 
     def forget(self, model: str) -> None:
@@ -182,6 +187,10 @@ class ModelMetrics:
         self._table.shadow.labels(self._model, version, outcome).inc()
         if agreement is not None:
             self._table.agreement.labels(self._model, version).observe(agreement)
+
+    def evicted(self) -> None:
+        """Count a version that gave way to another one."""
+        self._table.evictions.labels(self._model).inc()
 
     def dead(self, reason: str) -> None:
         """Count an image that went to DEAD."""

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from services.infer.loading import Loader
 from services.infer.pool import ModelPool
 from tests.networks import expected, save_folder
 from visionmesh.models.folder import load_folder
@@ -35,7 +36,7 @@ async def registry(nats_url: str) -> AsyncIterator[Registry]:
 
 @pytest.fixture
 async def pool(registry: Registry, tmp_path: Path) -> AsyncIterator[ModelPool]:
-    pool = ModelPool(registry=registry, directory=tmp_path / "cache", linger=LINGER)
+    pool = ModelPool(loader=Loader(registry=registry, directory=tmp_path / "cache"), linger=LINGER)
     yield pool
     await pool.close()
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from services.infer.batcher import Batch
 from services.infer.loaded import LoadedModel
+from services.infer.loading import Loader
 from services.infer.pool import ModelPool
 from tests.networks import save_network
 from tests.services.infer.conftest import (
@@ -115,8 +116,7 @@ async def test_an_idle_model_falls_asleep_and_wakes_with_the_next_image(
 ) -> None:
     seen: list[list[int]] = []
     pool = ModelPool(
-        registry=registry,
-        directory=tmp_path / "cache",
+        loader=Loader(registry=registry, directory=tmp_path / "cache"),
         on_change=lambda: seen.append(versions(pool)),
     )
     await pool.apply("trees", await pushed(registry, tmp_path / "trees", more="keep_alive: 100ms"))
@@ -201,7 +201,9 @@ async def test_batches_are_told_with_their_model(registry: Registry, tmp_path: P
     def listen(model: LoadedModel, batch: Batch) -> None:
         told.append((model.name, model.version, batch.size))
 
-    pool = ModelPool(registry=registry, directory=tmp_path / "cache", on_batch=listen)
+    pool = ModelPool(
+        loader=Loader(registry=registry, directory=tmp_path / "cache"), on_batch=listen
+    )
     await pool.apply("trees", await pushed(registry, tmp_path / "trees"))
     await scores(pool, 1)
     assert told == [("trees", 1, 1)]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from services.infer.loaded import LoadedModel
+from services.infer.loading import Loader
 from services.infer.pool import ModelPool
 from tests.networks import expected, save_folder, save_network
 from visionmesh.cpu import cpu_features, multiplies_bytes
@@ -43,7 +44,7 @@ async def registry(nats_url: str) -> AsyncIterator[Registry]:
 
 @pytest.fixture
 async def pool(registry: Registry, tmp_path: Path) -> AsyncIterator[ModelPool]:
-    pool = ModelPool(registry=registry, directory=tmp_path / "cache")
+    pool = ModelPool(loader=Loader(registry=registry, directory=tmp_path / "cache"))
     yield pool
     await pool.close()
 

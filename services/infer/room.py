@@ -1,0 +1,166 @@
+"""Room for versions in the memory of GPUs: what each may take, and who gives way to whom."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from services.infer.loaded import LoadedModel
+from services.infer.loading import Loaded, Loader, close_all
+from services.infer.memory import NoRoom
+from visionmesh.errors import Code, ConfigurationError
+from visionmesh.gpu import gpu_of, open_gpu
+from visionmesh.gpu.opening import is_gpu
+from visionmesh.models.record import ModelRecord
+from visionmesh.models.spec import ModelSpec
+
+Key = tuple[str, int]
+"""A model's name and the number of a version."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What all versions of a worker may take of each GPU: a number of bytes, and a share of it."""
+
+    nbytes: int | None = None
+    share: float = 1.0
+    on_evict: Callable[[str], None] = lambda _: None
+    """Called with the name of a model of which a version gave way."""
+
+    def of(self, gpu: str) -> int | None:
+        """Return the bytes of the GPU with this UUID; `None`: as many as there are."""
+        if self.nbytes is None and self.share == 1:
+            return None
+        most = int(gpu_of(gpu).info.memory_bytes * self.share)
+        return most if self.nbytes is None else min(most, self.nbytes)
+
+
+UNBOUNDED = Bounds()
+
+
+class Room:
+    """Loads versions, and has idle ones give way where a GPU's memory does not hold all.
+
+    ``serving`` is what is loaded; ``evict`` takes a version out of service for the reason it is
+    told and returns once its memory is free. What an image is in or waits for is never evicted,
+    and of the rest the version goes first whose last image is the longest ago.
+    """
+
+    def __init__(
+        self,
+        *,
+        loader: Loader,
+        serving: Mapping[Key, LoadedModel],
+        evict: Callable[[Key, str], Awaitable[None]],
+        bounds: Bounds,
+    ) -> None:
+        self._loader = loader
+        self._serving = serving
+        self._evict = evict
+        self._bounds = bounds
+        self._used: Counter[Key] = Counter()
+        self._coming: dict[Key, Mapping[str, int]] = {}
+        """What versions that are being loaded take, or are said to."""
+
+    @contextmanager
+    def using(self, key: Key) -> Iterator[None]:
+        """Let no other version take the place of this one meanwhile."""
+        self._used[key] += 1
+        try:
+            yield
+        finally:
+            self._used[key] -= 1
+            if not self._used[key]:
+                del self._used[key]
+
+    async def load(self, record: ModelRecord, version: int) -> Loaded:
+        """Return a version's engines, with what they take within all bounds.
+
+        Raises
+        ------
+        ConfigurationError
+            (model_invalid) if it takes more than ``model.yaml`` says, or than there could ever be;
+            and as `Loader.load`.
+        Retry
+            (model_not_ready) if what is in use leaves too little; and as `Loader.load`.
+        """
+        key = (record.spec.name, version)
+        spec = record.spec_of(version)
+        said = promised(spec)
+        try:
+            await self._admit(key, said)
+            loaded = await self._load(key, record)
+            try:
+                _hold_to(said, loaded.device_memory, spec)
+                await self._admit(key, loaded.device_memory)
+            except BaseException:
+                close_all(loaded.engines)
+                raise
+        finally:
+            self._coming.pop(key, None)
+        return loaded
+
+    async def _load(self, key: Key, record: ModelRecord) -> Loaded:
+        while True:
+            try:
+                return await self._loader.load(record, key[1])
+            except NoRoom as error:
+                await self._make_room(key, error.gpus, error.message)
+
+    async def _admit(self, key: Key, wanted: Mapping[str, int]) -> None:
+        """Keep ``wanted`` bytes of each GPU for a version, as far as the bounds allow."""
+        self._coming[key] = wanted
+        for gpu, nbytes in wanted.items():
+            limit = self._bounds.of(gpu)
+            while limit is not None and (held := self._held(gpu)) > limit:
+                why = f"it takes {nbytes} bytes of {gpu}, others {held - nbytes}, of {limit} in all"
+                await self._make_room(key, {gpu}, why)
+
+    def _held(self, gpu: str) -> int:
+        """Return what all versions have of a GPU, those that are being loaded too."""
+        loaded = (model.device_memory for model in self._serving.values())
+        return sum(memory.get(gpu, 0) for memory in (*loaded, *self._coming.values()))
+
+    async def _make_room(self, key: Key, gpus: Collection[str], why: str) -> None:
+        """Evict the version on ``gpus`` that has been idle the longest; raise if there is none."""
+        held = {
+            other: model
+            for other, model in self._serving.items()
+            if not model.device_memory.keys().isdisjoint(gpus)
+        }
+        name = f"Version {key[1]} of {key[0]!r}"
+        if not held and not self._coming.keys() - {key}:
+            raise ConfigurationError(Code.MODEL_INVALID, f"{name} is too large for its GPU: {why}.")
+        idle = [other for other in held if not self._used[other] and other != key]
+        if not idle:
+            raise NoRoom(f"{name} has to wait until others are idle: {why}.", gpus=gpus)
+        longest = max(idle, key=lambda other: held[other].idle)
+        self._bounds.on_evict(longest[0])
+        await self._evict(longest, f"it gave way to version {key[1]} of {key[0]}")
+        for gpu in gpus:
+            await asyncio.to_thread(gpu_of(gpu).trim)
+
+
+def promised(spec: ModelSpec) -> dict[str, int]:
+    """Return what a model is said to take of each GPU of this node, by UUID."""
+    said: Counter[str] = Counter()
+    for instance in spec.instances:
+        if instance.memory is not None and is_gpu(instance.device) and not instance.fallback:
+            try:
+                said[open_gpu(instance.device).info.uuid] += instance.memory
+            except ConfigurationError:
+                continue  # on another node it is
+    return dict(said)
+
+
+def _hold_to(said: Mapping[str, int], taken: Mapping[str, int], spec: ModelSpec) -> None:
+    for gpu, nbytes in said.items():
+        if taken.get(gpu, 0) > nbytes:
+            raise ConfigurationError(
+                Code.MODEL_INVALID,
+                f"{spec.name}/model.yaml: instances: memory: {nbytes} bytes are said, but its "
+                f"engines took {taken[gpu]} of {gpu}.",
+            )

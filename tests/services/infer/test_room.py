@@ -1,0 +1,235 @@
+"""Where a GPU does not hold all models, idle ones give way; what is in use never does."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from services.infer.engines import Engine, Image, Outputs
+from services.infer.loading import Loaded, Loader, close_all
+from services.infer.memory import NoRoom
+from services.infer.pool import ModelPool
+from services.infer.room import Bounds, promised
+from tests.services.infer.conftest import image_of, pushed, right
+from tests.services.infer.test_ways import spec_of
+from visionmesh.errors import Code, Retry
+from visionmesh.gpu import open_gpu
+from visionmesh.models.record import ModelRecord
+from visionmesh.models.registry import Registry
+from visionmesh.models.spec import Instance
+
+GPU = open_gpu("emulated").info.uuid
+MODELS = ("elms", "yews", "larches")
+SIZE = 40
+"""Of each model but for those that a test makes larger."""
+
+
+class Gate:
+    """What runs wait for; open unless a test shuts it."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.open.set()
+        self.reached = threading.Event()
+
+    def pass_through(self) -> None:
+        self.reached.set()
+        assert self.open.wait(timeout=10)
+
+
+class Held:
+    """An engine that gives its part of a device back when it is closed."""
+
+    def __init__(self, engine: Engine, device: Device, gate: Gate) -> None:
+        self._engine = engine
+        self._device = device
+        self._gate = gate
+        self.batch_sizes = engine.batch_sizes
+
+    def run(self, images: Sequence[Image], *, home: bool = True) -> Outputs:
+        self._gate.pass_through()
+        return self._engine.run(images, home=home)
+
+    def warm(self) -> None:
+        self._engine.warm()
+
+    def close(self) -> None:
+        self._engine.close()
+        self._device.used -= SIZE
+
+
+class Device(Loader):
+    """Loads networks on the CPU as if each took `SIZE` bytes of a GPU that has ``memory`` bytes."""
+
+    def __init__(self, *, registry: Registry, directory: Path, memory: int) -> None:
+        super().__init__(registry=registry, directory=directory)
+        self.memory = memory
+        self.used = self.most = 0
+        self.gates = {name: Gate() for name in MODELS}
+
+    async def load(self, record: ModelRecord, version: int) -> Loaded:
+        on_cpu = record.spec.model_copy(update={"instances": (Instance(count=1),)})
+        loaded = await super().load(record.model_copy(update={"spec": on_cpu}), version)
+        if self.used + SIZE > self.memory:
+            close_all(loaded.engines)
+            raise NoRoom(f"{self.memory - self.used} bytes are free", gpus={GPU})
+        self.used += SIZE
+        self.most = max(self.most, self.used)
+        [engine] = loaded.engines
+        held = Held(engine, self, self.gates[record.spec.name])
+        return replace(loaded, engines=(held,), device_memory={GPU: SIZE})
+
+
+class Pool:
+    """A pool on such a device, and the models that it is given by name."""
+
+    def __init__(self, registry: Registry, folder: Path, *, memory: int, bound: int | None) -> None:
+        self.evicted: list[str] = []
+        self.device = Device(registry=registry, directory=folder / "cache", memory=memory)
+        self.pool = ModelPool(
+            loader=self.device, bounds=Bounds(nbytes=bound, on_evict=self.evicted.append)
+        )
+        self._registry = registry
+        self._folder = folder
+
+    async def apply(self, *names: str, more: str = "") -> None:
+        for name in names:
+            record = await pushed(self._registry, self._folder / name, more=more)
+            await self.pool.apply(name, record)
+
+    async def answers(self, name: str) -> None:
+        output = await self.pool.infer(name, 1, image_of(3))
+        np.testing.assert_allclose(output.outputs["scores"], right(1, 3), rtol=1e-4)
+
+    @property
+    def loaded(self) -> set[str]:
+        return {model.name for model in self.pool.loaded}
+
+
+Make = Callable[..., Awaitable[Pool]]
+
+
+@pytest.fixture
+async def make(registry: Registry, tmp_path: Path) -> AsyncIterator[Make]:
+    made: list[Pool] = []
+
+    async def make(*, memory: int = 10_000, bound: int | None = None) -> Pool:
+        made.append(Pool(registry, tmp_path, memory=memory, bound=bound))
+        return made[-1]
+
+    yield make
+    for pool in made:
+        await pool.pool.close()
+        assert pool.device.used == 0, "all that was taken was given back"
+    for record in await registry.list():
+        if record.spec.name in MODELS:
+            await registry.remove(record.spec.name)
+
+
+@pytest.mark.parametrize("limits", [{"memory": 100}, {"bound": 100}], ids=["full", "bounded"])
+async def test_the_version_that_is_idle_the_longest_gives_way_and_wakes_with_its_next_image(
+    make: Make, limits: dict[str, int]
+) -> None:
+    pool = await make(**limits)
+    await pool.apply("elms", "yews")
+    await pool.answers("elms")
+    await pool.apply("larches")
+    assert pool.loaded == {"elms", "larches"}
+    assert pool.pool.asleep == {("yews", 1): "it gave way to version 1 of larches"}
+    assert pool.pool.versions["yews"] == (1,), "images may still be sent to it"
+
+    await pool.answers("yews")
+    assert pool.loaded == {"yews", "larches"}
+    assert pool.pool.asleep.keys() == {("elms", 1)}
+    assert pool.evicted == ["yews", "elms"]
+    assert pool.pool.failures == {}
+
+
+async def test_what_is_in_use_stays_and_who_has_to_wait_for_it_sleeps(make: Make) -> None:
+    pool = await make(memory=60)
+    await pool.apply("elms")
+    gate = pool.device.gates["elms"]
+    gate.open.clear()
+    busy = asyncio.create_task(pool.answers("elms"))
+    assert await asyncio.to_thread(gate.reached.wait, 10)
+
+    await pool.apply("yews")
+    assert pool.loaded == {"elms"}
+    assert pool.pool.versions["yews"] == (1,), "its images wait, and are not refused"
+    with pytest.raises(Retry, match="has to wait until others are idle: 20 bytes") as caught:
+        await pool.answers("yews")
+    assert caught.value.code is Code.MODEL_NOT_READY
+    assert "has to wait" in pool.pool.asleep["yews", 1]
+    assert pool.pool.failures == {}
+
+    gate.open.set()
+    await busy
+    await pool.answers("yews")
+    assert pool.loaded == {"yews"}
+
+
+async def test_a_version_that_is_too_large_for_its_gpu_fails(make: Make) -> None:
+    pool = await make(memory=30)
+    await pool.apply("elms")
+    assert pool.pool.failures == {
+        ("elms", 1): "Version 1 of 'elms' is too large for its GPU: 30 bytes are free."
+    }
+    assert pool.pool.versions == {}
+    assert pool.evicted == []
+
+
+async def test_a_version_beyond_all_bounds_fails_and_keeps_nothing(make: Make) -> None:
+    pool = await make(bound=30)
+    await pool.apply("elms")
+    assert "it takes 40 bytes of EMULATED-0, others 0, of 30" in pool.pool.failures["elms", 1]
+    assert pool.device.used == 0
+
+
+async def test_who_says_what_it_takes_finds_room_before_it_is_loaded(make: Make) -> None:
+    pool = await make(bound=100)
+    said = "instances: [{device: emulated, memory: 50}]\n"
+    await pool.apply("elms", "yews", "larches", more=said)
+    assert pool.device.most == 2 * SIZE
+    assert pool.loaded == {"yews", "larches"}
+
+
+async def test_who_takes_more_than_it_says_is_refused_with_the_figures(make: Make) -> None:
+    pool = await make()
+    await pool.apply("elms", more="instances: [{device: emulated, memory: 39}]\n")
+    assert "39 bytes are said, but its engines took 40" in pool.pool.failures["elms", 1]
+    assert (pool.loaded, pool.device.used) == (set(), 0)
+
+
+async def test_versions_that_are_loaded_at_once_keep_to_the_bounds(make: Make) -> None:
+    pool = await make(bound=100)
+    said = "instances: [{device: emulated, memory: 45}]\n"
+    await pool.apply("elms", more=said)
+    await asyncio.gather(*(pool.apply(name, more=said) for name in ("yews", "larches")))
+    assert len(pool.loaded) == 2
+    assert pool.device.most == 2 * SIZE
+
+
+def test_bounds_are_the_smaller_of_bytes_and_share() -> None:
+    memory = open_gpu("emulated").info.memory_bytes
+    assert Bounds().of(GPU) is None
+    assert Bounds(nbytes=5).of(GPU) == 5
+    assert Bounds(share=0.25).of(GPU) == memory // 4
+    assert Bounds(nbytes=memory, share=0.5).of(GPU) == memory // 2
+
+
+def test_what_is_said_of_devices_elsewhere_does_not_count() -> None:
+    def said(*instances: dict[str, Any]) -> dict[str, int]:
+        return promised(spec_of(instances=instances))
+
+    assert said({"device": "emulated", "memory": "1KiB"}, {"device": "emulated", "memory": 6}) == {
+        GPU: 1030
+    }
+    assert said({"device": "cuda:GPU-of-another-machine", "memory": 5}) == {}
+    assert said({"device": "cpu", "memory": 5}, {"device": "emulated"}) == {}
