@@ -12,7 +12,7 @@ import pytest
 from bench.gpu.figures import Figure, table
 from bench.gpu.run import ROOT, Runner, Step, environment
 
-QUICK = "machine,preprocess,handover"
+QUICK = "machine,preprocess,handover,boxes"
 
 
 def test_a_dry_run_on_the_emulated_device_tells_all_figures(tmp_path: Path) -> None:
