@@ -109,6 +109,7 @@ ENGINES: Mapping[str, Mapping[str, str]] = MappingProxyType(
         },
         "cuda": {
             "onnxruntime": "services.infer.engines.onnxruntime_device",
+            "tensorrt": "services.infer.engines.tensorrt",
             "torch": "services.infer.engines.torch",
         },
         "emulated": {

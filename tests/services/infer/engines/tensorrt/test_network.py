@@ -1,0 +1,251 @@
+"""A plan runs on the device that images lie on; what it cannot do is told in its own words."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from services.infer.engines import Engine, open_engines
+from services.infer.engines import tensorrt as adapter
+from services.infer.engines.tensorrt.key import plan_key
+from services.infer.engines.tensorrt.options import BuildOptions, read_options
+from services.infer.engines.tensorrt.runtime import failure, listener
+from services.infer.plans import FolderPlans
+from tests.services.infer.engines.tensorrt.conftest import SHAPE
+from tests.services.infer.engines.tensorrt.pretended import pretended
+from visionmesh.errors import Code, ConfigurationError, Reject
+from visionmesh.gpu import GpuError, open_gpu
+from visionmesh.gpu.gpu import GpuMemoryError
+from visionmesh.models.artifacts import file_sha256
+from visionmesh.models.spec import Instance, ModelSpec
+from visionmesh.models.variants import Precision
+
+EACH = [[1, 1], [2, 2], [4, 4]]
+
+Open = Callable[..., tuple[Engine, ...]]
+
+
+@pytest.fixture
+def trt(monkeypatch: pytest.MonkeyPatch) -> Any:
+    module = pretended()
+    monkeypatch.setattr(adapter, "load_runtime", lambda _: module)
+    return module
+
+
+@pytest.fixture
+def opened(trt: Any, spec: ModelSpec, plans: FolderPlans, tmp_path: Path) -> Open:
+    """Return engines of a plan that some node has built."""
+
+    def open_it(*, count: int = 1, options: dict[str, Any] | None = None, **told: Any) -> Any:
+        weights, file = tmp_path / "model.onnx", tmp_path / "made.plan"
+        weights.write_bytes(b"a network")
+        file.write_text(json.dumps({"profiles": EACH, "shape": SHAPE} | told))
+        instance = Instance(device="emulated", options=options or {})
+        key = plan_key(
+            trt,
+            open_gpu("emulated").info,
+            network=file_sha256(weights),
+            shape=SHAPE,
+            sizes=(1, 2, 4),
+            options=read_options(spec, instance).build,
+        )
+        plans.put(str(key), file)
+        return adapter.open_engines(
+            weights, spec, instance, count=count, precision=Precision.FP32, plans=plans
+        )
+
+    return open_it
+
+
+def images_of(count: int) -> list[Any]:
+    rng = np.random.default_rng(count)
+    return [rng.integers(0, 256, (8, 6, 3), np.uint8) for _ in range(count)]
+
+
+@pytest.mark.parametrize("profiles", [EACH, [[1, 4]]], ids=["each", "one"])
+@pytest.mark.parametrize("graphs", [True, False])
+def test_every_number_of_images_is_answered(
+    opened: Open, trt: Any, profiles: Any, graphs: bool
+) -> None:
+    (engine,) = opened(profiles=profiles, options={"graphs": graphs})
+    assert engine.batch_sizes == (1, 2, 4)
+    engine.warm()
+    for count in (1, 2, 3, 4, 3, 1):
+        images = images_of(count)
+        outputs = engine.run(images)
+        expected = [[2.0 * image.sum(dtype=float)] for image in images]
+        np.testing.assert_allclose(outputs["sums"], expected, rtol=1e-6)
+    (plan,) = trt.Runtime.engines
+    assert [context.shape[0] for context in plan.contexts] == [1, 2, 4]
+    assert [context.profile for context in plan.contexts] == (
+        [0, 1, 2] if len(profiles) == 3 else [0, 0, 0]
+    )
+    assert plan.ran[-6:] == [1, 2, 4, 4, 4, 1]
+    engine.close()
+
+
+def test_slots_share_the_weights_and_nothing_else(opened: Open, trt: Any) -> None:
+    engines = opened(count=2)
+    for engine in engines:
+        engine.warm()
+    one, other = (engine.run(images_of(1)) for engine in engines)
+    np.testing.assert_array_equal(one["sums"], other["sums"])
+    assert len(trt.Runtime.engines) == 1
+    contexts = trt.Runtime.engines[0].contexts
+    assert len(contexts) == 6
+    memories = {context.memory[0] for context in contexts}
+    assert len(memories) == 2, "contexts of one slot work in the same memory"
+    addresses = [address for context in contexts for address in context.addresses.values()]
+    assert len({*addresses}) == 2 + 6, "each slot has its batch, each size its outputs"
+    for engine in engines:
+        engine.close()
+
+
+def test_a_network_of_one_size_runs_with_it_only(opened: Open) -> None:
+    (engine,) = opened(batch=2, profiles=[[2, 2]])
+    engine.warm()
+    assert engine.batch_sizes == (2,)
+    assert engine.run(images_of(1))["sums"].shape == (1, 1)
+    engine.close()
+
+
+def test_an_output_whose_size_the_images_decide_is_refused(opened: Open) -> None:
+    (engine,) = opened(unknown=True)
+    with pytest.raises(ConfigurationError, match=r"'sums', \(-1, 3\), depends on what is in"):
+        engine.warm()
+    engine.close()
+
+
+def test_an_output_that_numpy_lacks_is_refused(opened: Open) -> None:
+    with pytest.raises(ConfigurationError, match="'sums' is BF16"):
+        opened(dtype="BF16")
+
+
+def test_a_plan_for_other_images_is_refused(opened: Open) -> None:
+    with pytest.raises(ConfigurationError, match=r"\(3, 9, 9\), where model.yaml says") as told:
+        opened(shape=(3, 9, 9))
+    assert told.value.code == Code.MODEL_INVALID
+
+
+def test_a_failed_run_tells_what_tensorrt_said(opened: Open, trt: Any) -> None:
+    (engine,) = opened()
+    engine.warm()
+    (plan,) = trt.Runtime.engines
+    plan.told.update(fails=2, reason="layer conv_7 is\n  not happy")
+    with pytest.raises(Reject, match="layer conv_7 is not happy"):
+        engine.run(images_of(2))
+    assert len(engine.run(images_of(1))["sums"]) == 1
+    engine.close()
+
+
+def test_too_little_memory_while_running_halves_the_batches(opened: Open, trt: Any) -> None:
+    (engine,) = opened()
+    engine.warm()
+    (plan,) = trt.Runtime.engines
+    plan.told.update(fails=4, reason="Cuda Runtime (out of memory)")
+    assert len(engine.run(images_of(4))["sums"]) == 4
+    assert engine.batch_sizes == (1, 2)
+    engine.close()
+
+
+def test_a_stored_plan_that_does_not_load_is_built_again(
+    opened: Open, trt: Any, monkeypatch: pytest.MonkeyPatch, plans: FolderPlans
+) -> None:
+    built = []
+
+    def build(job: Any, **_: Any) -> None:
+        job.plan.write_text(json.dumps({"profiles": EACH, "shape": job.shape}))
+        built.append(job)
+
+    monkeypatch.setattr(adapter, "build_plan", build)
+    real = trt.Runtime.deserialize_cuda_engine
+    spoiled = iter([True, False])
+    monkeypatch.setattr(
+        trt.Runtime,
+        "deserialize_cuda_engine",
+        lambda self, content: real(self, b"?" if next(spoiled) else content),
+    )
+    (engine,) = opened()
+    engine.warm()
+    engine.close()
+    (job,) = built
+    assert job.sizes == (1, 2, 4)
+    assert job.timings.parent == plans.folder
+    assert not list(plans.folder.glob("building-*"))
+
+
+def test_what_nobody_has_built_is_built_and_stored(
+    trt: Any, spec: ModelSpec, plans: FolderPlans, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = []
+
+    def build(job: Any, **_: Any) -> None:
+        job.plan.write_text(json.dumps({"profiles": EACH, "shape": job.shape}))
+        built.append(job)
+
+    monkeypatch.setattr(adapter, "build_plan", build)
+    (tmp_path / "model.onnx").write_bytes(b"a network")
+    for store in (plans, plans, None):
+        (engine,) = adapter.open_engines(
+            tmp_path / "model.onnx",
+            spec,
+            Instance(device="emulated"),
+            count=1,
+            precision=Precision.FP32,
+            plans=store,
+        )
+        engine.close()
+    assert len(built) == 2, "once for the store, and once without one"
+    assert not built[1].plan.parent.exists()
+
+
+def test_errors_are_told_once_and_memory_by_its_kind(trt: Any) -> None:
+    heard = listener(trt)
+    for message in ("first\n line", "second", "first\n line"):
+        heard.log(trt.ILogger.Severity.ERROR, message)
+    assert str(failure(trt, "no plan")) == "no plan: first line; second"
+    assert str(failure(trt, "no plan")) == "no plan: TensorRT does not say why"
+    heard.log(trt.ILogger.Severity.ERROR, "Requested amount of GPU memory: Out of Memory")
+    assert isinstance(failure(trt, "no plan"), GpuMemoryError)
+    assert not isinstance(failure(trt, "no plan"), GpuMemoryError)
+    assert isinstance(failure(trt, "no plan"), GpuError)
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"profiles": "some"}, "options.profiles"),
+        ({"level": 9}, "options.level"),
+        ({"fp16": True}, "options.fp16"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(
+    spec: ModelSpec, options: dict[str, Any], what: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=what):
+        read_options(spec, Instance(device="cuda", options=options))
+
+
+def test_options_are_read_as_people_write_them(spec: ModelSpec) -> None:
+    options = read_options(
+        spec,
+        Instance(device="cuda", options={"workspace": "1GiB", "timeout": "90s", "profiles": "one"}),
+    )
+    assert options.build == BuildOptions(workspace=1 << 30, profiles="one")
+    assert options.timeout.total_seconds() == 90
+
+
+def test_without_tensorrt_it_is_said_how_to_get_it(
+    spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(ConfigurationError, match=r"run: pip install 'visionmesh\[tensorrt\]'"):
+        open_engines(
+            tmp_path / "model.onnx", spec, Instance(device="cuda"), count=1, engine="tensorrt"
+        )
