@@ -167,7 +167,7 @@ async def _version(
 
 def _require_program(file: Path, spec: ModelSpec, outputs: Sequence[TensorMeta]) -> None:
     """Raise `ConfigurationError` unless the program is safe, and takes and gives what ONNX does."""
-    from visionmesh.models.programs import require_fitting  # noqa: PLC0415 - few have a program
+    from visionmesh.models.importing.programs import require_fitting  # noqa: PLC0415 - few have a program
 
     require_fitting(file, spec, tuple(meta.name for meta in outputs))
 

@@ -10,11 +10,12 @@ from typing import Any
 import onnx
 
 from visionmesh.models.check import inspect
-from visionmesh.models.folder import SPEC_FILE, WEIGHTS_FILE, ModelFolder, load_folder
+from visionmesh.models.folder import PROGRAM_FILE, SPEC_FILE, WEIGHTS_FILE, ModelFolder, load_folder
 from visionmesh.models.importing.defaults import assume_habits
 from visionmesh.models.importing.entry import describe_entry, describe_ultralytics, image_shape
 from visionmesh.models.importing.exits import guesses
 from visionmesh.models.importing.labels import named, read_labels
+from visionmesh.models.importing.originals import Original, keep
 from visionmesh.models.importing.probe import BATCHES, images
 from visionmesh.models.importing.reading import read_onnx
 from visionmesh.models.importing.seen import Guess, Seen, shown
@@ -74,8 +75,8 @@ def import_model(source: str, wishes: Wishes, *, models: Path, force: bool = Fal
         work = Path(name) / wishes.name
         (work / "1").mkdir(parents=True)
         draft = Draft(wishes)
-        tidied = _ready(source, wishes, draft, work)
-        _write(work, draft, tidied, source)
+        tidied, original = _ready(source, wishes, draft, work)
+        _write(work, draft, tidied, source, original)
         new = load_folder(work)
         if old is not None:
             _require_agreement(draft, new.spec, old)
@@ -93,9 +94,13 @@ def import_model(source: str, wishes: Wishes, *, models: Path, force: bool = Fal
     )
 
 
-def _ready(source: str, wishes: Wishes, draft: Draft, work: Path) -> Tidied:
-    """Return the network of ``source``, with all that is known of it in ``draft``."""
-    model = read_onnx(as_onnx(source, wishes, draft, work))
+def _ready(source: str, wishes: Wishes, draft: Draft, work: Path) -> tuple[Tidied, Original | None]:
+    """Return the network of ``source``, with all that is known of it in ``draft``.
+
+    With it comes what PyTorch had of it.
+    """
+    file, original = as_onnx(source, wishes, draft, work)
+    model = read_onnx(file)
     (work / "source.onnx").unlink(missing_ok=True)
     metadata = describe_ultralytics(model, draft)
     describe_entry(model, draft)
@@ -108,7 +113,7 @@ def _ready(source: str, wishes: Wishes, draft: Draft, work: Path) -> Tidied:
     if labels is not None:
         draft.facts["labels"] = labels
     assume_habits(draft, ultralytics=bool(metadata))
-    return tidied
+    return tidied, original
 
 
 def _labels(wishes: Wishes, metadata: dict[str, Any]) -> Fact | None:
@@ -192,8 +197,14 @@ def _keep_outputs(model: onnx.ModelProto, names: tuple[str, ...]) -> None:
         model.graph.output.remove(value)
 
 
-def _write(work: Path, draft: Draft, tidied: Tidied, source: str) -> None:
+def _write(
+    work: Path, draft: Draft, tidied: Tidied, source: str, original: Original | None
+) -> None:
     onnx.save_model(tidied.model, work / "1" / WEIGHTS_FILE)
+    if original is not None:
+        program = work / "1" / PROGRAM_FILE
+        if why_not := keep(original, program, like=tidied.model, batch=tidied.batch):
+            tidied.notes.append(why_not)
     shown_source = Path(source).name if Path(source).exists() else source
     write_spec(work, draft, source=shown_source, notes=tidied.notes)
 

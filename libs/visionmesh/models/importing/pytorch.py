@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import logging
 import re
 import sys
-import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -20,25 +18,25 @@ import numpy as np
 from visionmesh.errors import OWN_ERRORS, Code, ConfigurationError
 from visionmesh.models.graphs import OPSET, fixed_batch
 from visionmesh.models.importing.complaints import complaint
+from visionmesh.models.importing.originals import Original, quiet
 from visionmesh.models.importing.pickles import require_harmless
 from visionmesh.models.importing.probe import BATCHES, Outputs, Runner, agree, first_line, images
+from visionmesh.models.importing.programs import require_safe_program
 from visionmesh.models.importing.reading import read_onnx, require_size
 from visionmesh.models.importing.statedicts import fill, require_whole
-from visionmesh.models.importing.wishes import misfit, unsafe
+from visionmesh.models.importing.wishes import misfit
 
 CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _INPUT = "images"
 _BATCH = "N"
-_EXPRESSION = re.compile(r'"expr_str"\s*:\s*"((?:[^"\\]|\\.)*)"')
-_PLAIN = re.compile(r"[\w\s+*/%(),.<>=&|~^-]*")
-_NAME = re.compile(r"'\w+'")
-_CODE = re.compile(r"__|\b[a-z_]\w*\s*\(|\.\s*[A-Za-z_]")
-"""What is no arithmetic: calls of functions, which unlike symbols have small letters, and
-attributes. PyTorch evaluates these texts."""
 
 
-def convert(source: str, weights: Path | None, shape: tuple[int, ...] | None, target: Path) -> None:
+def convert(
+    source: str, weights: Path | None, shape: tuple[int, ...] | None, target: Path
+) -> Original | None:
     """Write a network of PyTorch as ONNX to ``target``, with a free batch if it allows that.
+
+    Return the network itself, unless it is TorchScript, of which no exported program can be made.
 
     ``source`` is ``module:callable`` or a file; ``shape`` is that of one image, and may be `None`
     for an exported program, which knows it.
@@ -50,23 +48,20 @@ def convert(source: str, weights: Path | None, shape: tuple[int, ...] | None, ta
         run code; (model_invalid) if the network cannot be exported, or says something else as ONNX.
     """
     require_torch(source)
-    with warnings.catch_warnings(), _quiet():
-        warnings.simplefilter("ignore")
+    with quiet():
         network, shape = _load(source, weights, shape)
         require_size(source, sum(tensor.nbytes for tensor in _tensors(network)))
         _export(network, shape, target)
-        _require_parity(network, shape, target)
+        names = _require_parity(network, shape, target)
+    if _is_script(network):
+        return None
+    return Original(network=network, names=names)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep PyTorch's advice, which is for who writes networks, from who imports one."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
+def _is_script(network: Any) -> bool:
+    import torch  # noqa: PLC0415 - it is large, and an extra
+
+    return isinstance(network, torch.jit.ScriptModule)
 
 
 def require_torch(source: str) -> None:
@@ -99,7 +94,7 @@ def _load(
             return _script(file), _required(shape)
         require_harmless(file)
         if any("/models/" in name or "exported_program" in name for name in names):
-            _require_plain_expressions(file, archive)
+            require_safe_program(file)
             return _program(file)
     raise misfit(_only_weights(file))
 
@@ -180,19 +175,6 @@ def _program(file: Path) -> tuple[Any, tuple[int, ...]]:
     return program, tuple(inputs[0].shape[1:])
 
 
-def _require_plain_expressions(file: Path, archive: zipfile.ZipFile) -> None:
-    """Raise `ConfigurationError` (model_unsafe) if a size is computed by more than arithmetic."""
-    for member in archive.namelist():
-        if member.endswith(".json"):
-            for text in _EXPRESSION.findall(archive.read(member).decode(errors="replace")):
-                plain = _NAME.sub("", text)
-                if _CODE.search(text) or not _PLAIN.fullmatch(plain):
-                    raise unsafe(
-                        f"{file} wants to run code as a size: {text[:80]!r}; "
-                        "export it again where it was made"
-                    )
-
-
 def _export(network: Any, shape: tuple[int, ...], target: Path) -> None:
     """Write ``network`` to ``target``, with a free batch if that can be."""
     import torch  # noqa: PLC0415 - as above
@@ -261,8 +243,11 @@ def _reason(error: Exception) -> str:
     return first_line(error)
 
 
-def _require_parity(network: Any, shape: tuple[int, ...], file: Path) -> None:
-    """Raise `ConfigurationError` (model_invalid) unless ONNX says what PyTorch says."""
+def _require_parity(network: Any, shape: tuple[int, ...], file: Path) -> tuple[str, ...]:
+    """Raise `ConfigurationError` (model_invalid) unless ONNX says what PyTorch says.
+
+    Return the names that the outputs have in ONNX.
+    """
     model = read_onnx(file)
     fixed, runner = fixed_batch(model), Runner(model)
     for size in BATCHES if fixed is None else (fixed,):
@@ -273,6 +258,7 @@ def _require_parity(network: Any, shape: tuple[int, ...], file: Path) -> None:
                 "the exported network says something else than the original (batch of "
                 f"{size}); write it without random numbers and plain numbers from its input"
             )
+    return tuple(output.name for output in model.graph.output)
 
 
 def _answers(network: Any, batch: np.ndarray[Any, Any], names: list[str]) -> Outputs:

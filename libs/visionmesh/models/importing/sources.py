@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from visionmesh.models.importing import pytorch, tensorflow
+from visionmesh.models.importing.originals import Original
 from visionmesh.models.importing.reading import require_size
 from visionmesh.models.importing.wishes import Draft, Wishes, misfit
 
@@ -23,8 +24,10 @@ _ELSEWHERE = {
 """What cannot be imported, and what to do instead."""
 
 
-def as_onnx(source: str, wishes: Wishes, draft: Draft, work: Path) -> Path:
+def as_onnx(source: str, wishes: Wishes, draft: Draft, work: Path) -> tuple[Path, Original | None]:
     """Return the ONNX file that ``source`` is, or that is made of it in the folder ``work``.
+
+    With it comes what it was made of, if that can be kept as an exported program.
 
     Raises
     ------
@@ -39,10 +42,10 @@ def as_onnx(source: str, wishes: Wishes, draft: Draft, work: Path) -> Path:
     if not is_callable:
         _require_there(path)
     if suffix == ".onnx":
-        return path
+        return path, None
     if is_callable or suffix in _TORCH:
-        pytorch.convert(source, wishes.weights, _shape(draft), target)
-    elif suffix == ".tflite" or (path / "saved_model.pb").is_file():
+        return target, pytorch.convert(source, wishes.weights, _shape(draft), target)
+    if suffix == ".tflite" or (path / "saved_model.pb").is_file():
         tensorflow.convert(path, target)
     else:
         raise misfit(
@@ -53,7 +56,7 @@ def as_onnx(source: str, wishes: Wishes, draft: Draft, work: Path) -> Path:
                 "SavedModel, or module:callable",
             )
         )
-    return target
+    return target, None
 
 
 def _require_there(path: Path) -> None:

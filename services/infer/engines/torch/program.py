@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from visionmesh.errors import Code, ConfigurationError
-from visionmesh.models.programs import read_interface
+from visionmesh.models.importing.programs import read_interface
 
 FAILURES = (RuntimeError, IndexError, TypeError, ValueError)
 """What PyTorch raises when a network does not work on its input."""

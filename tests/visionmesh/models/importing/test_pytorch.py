@@ -74,6 +74,18 @@ def require_same(done: Imported, network: Any) -> None:
         np.testing.assert_allclose(answer(done, images), wanted, atol=1e-5)
 
 
+def require_program(done: Imported, network: Any, *sizes: int) -> None:
+    """Compare what is kept for PyTorch with the original."""
+    with (done.folder / "1" / "model.pt2").open("rb") as file:
+        program = torch.export.load(file).module()
+    session = onnxruntime.InferenceSession(done.folder / "1" / "model.onnx")
+    (name,) = [output.name for output in session.get_outputs()]
+    for size in sizes:
+        images = torch.rand(size, 3, HEIGHT, WIDTH)
+        with torch.no_grad():
+            torch.testing.assert_close(program(images)[name], network.eval()(images))
+
+
 def test_a_network_that_a_function_makes_and_a_checkpoint_fills(tmp_path: Path) -> None:
     torch.manual_seed(1)
     other = Trees()
@@ -81,6 +93,7 @@ def test_a_network_that_a_function_makes_and_a_checkpoint_fills(tmp_path: Path) 
     done = brought(here("trees"), tmp_path, weights=tmp_path / "w.pth")
     require_same(done, other)
     assert done.facts["output.decoder"].value == "softmax"
+    require_program(done, other, 1, 2, 7)
 
 
 @pytest.fixture(scope="module")
@@ -94,26 +107,33 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_exported_program(tmp_path: Path, program: Path) -> None:
-    require_same(brought(program, tmp_path, values={}), trees())
+    done = brought(program, tmp_path, values={})
+    require_same(done, trees())
+    require_program(done, trees(), 1, 2, 7)
 
 
 def test_an_exported_program_for_one_image(tmp_path: Path) -> None:
     alone = torch.export.export(trees().eval(), (torch.rand(1, 3, HEIGHT, WIDTH),))
     torch.export.save(alone, tmp_path / "trees.pt2")
-    require_same(brought(tmp_path / "trees.pt2", tmp_path, values={}), trees())
+    done = brought(tmp_path / "trees.pt2", tmp_path, values={})
+    require_same(done, trees())
+    require_program(done, trees(), 1)
 
 
 def test_torchscript(tmp_path: Path) -> None:
     network = trees().eval()
     script = torch.jit.trace(network, torch.rand(1, 3, HEIGHT, WIDTH))
     script.save(tmp_path / "trees.pt")
-    require_same(brought(tmp_path / "trees.pt", tmp_path), network)
+    done = brought(tmp_path / "trees.pt", tmp_path)
+    require_same(done, network)
+    assert not (done.folder / "1" / "model.pt2").exists()
 
 
 def test_a_network_that_mixes_images_gets_a_batch_of_one(tmp_path: Path) -> None:
     done = brought(here("Batched"), tmp_path)
     assert done.batch == 1
     assert "the batch is 1" in done.notes[0]
+    require_program(done, Batched(), 1)
 
 
 def test_a_pickled_network_is_refused_by_name_and_not_loaded(tmp_path: Path) -> None:

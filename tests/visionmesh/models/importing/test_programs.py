@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from visionmesh.errors import Code, ConfigurationError
-from visionmesh.models.programs import Interface, read_interface
+from visionmesh.models.importing.programs import Interface, read_interface
 
 Document = dict[str, Any]
 SPEC = json.dumps(
