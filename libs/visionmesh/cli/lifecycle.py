@@ -21,7 +21,7 @@ from visionmesh.cli.versions import failures, print_failures, size
 
 if TYPE_CHECKING:
     from visionmesh.local import LocalMesh
-    from visionmesh.nodes import NodeRecord
+    from visionmesh.nodes import LoadedVersion, NodeRecord
     from visionmesh.settings import Settings
 
 _UNSAID = {
@@ -166,6 +166,7 @@ def ps(
             return
         _print_workers(found)
         _print_loaded(found)
+        _print_asleep(found)
         print_failures(failures(found))
 
     asyncio.run(nodes())
@@ -209,13 +210,30 @@ def _print_loaded(nodes: Sequence[NodeRecord]) -> None:
                 node.pid,
                 ", ".join(one.devices),
                 f"{one.copies} x {one.engine} {one.precision}",
-                size(one.memory_bytes),
+                memory(one),
                 f"{one.since.astimezone():%F %T}",
             )
             for node, one in loaded
         ),
         empty="",
     )
+
+
+def memory(loaded: LoadedVersion) -> str:
+    """Return what a version takes of the host's memory, and of GPUs."""
+    taken = [size(loaded.memory_bytes)]
+    if loaded.device_memory:
+        taken.append(f"{size(sum(loaded.device_memory.values()))} of GPU")
+    return " + ".join(taken)
+
+
+def _print_asleep(nodes: Sequence[NodeRecord]) -> None:
+    """Print which versions wait for their next image, and why."""
+    asleep = [(node, version, why) for node in nodes for version, why in node.asleep.items()]
+    if asleep:
+        screen().print()
+    for node, version, why in asleep:
+        screen().print(Text(f"{version} sleeps on {node.node} ({node.pid}): {why}", "dim"))
 
 
 def _versions(models: dict[str, tuple[int, ...]], failed: Iterable[str]) -> str:

@@ -49,6 +49,8 @@ class Nvml:
             raise NoNvml(f"no NVIDIA driver answers ({error})") from error
         self._lost = (nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_RESET_REQUIRED)
         self._xids: dict[str, list[int]] = defaultdict(list)
+        self._parts: dict[str, tuple[RawSlice, ...]] = {}
+        """Of each GPU: one that is lost tells nothing of them any more."""
         count = self._told(nvml.nvmlDeviceGetCount) or 0
         self._gpus = [self._found(index) for index in range(count)]
         self._events = self._told(nvml.nvmlEventSetCreate)
@@ -88,10 +90,11 @@ class Nvml:
         try:
             return self._figures(handle, first)
         except _LostError as error:
-            return replace(first, lost=str(error))
+            return replace(first, lost=str(error), slices=self._parts.get(first.uuid, ()))
 
     def _figures(self, handle: Any, first: RawGpu) -> RawGpu:
         nvml, told = self._nvml, self._told
+        parts = self._parts[first.uuid] = tuple(self._slices(handle))
         memory = told(nvml.nvmlDeviceGetMemoryInfo, handle)
         busy = told(nvml.nvmlDeviceGetUtilizationRates, handle)
         # Two counts, of replaced rows, and two flags.
@@ -115,7 +118,7 @@ class Nvml:
             recovery=self._recovery(handle),
             xids=tuple(self._xids[first.uuid]),
             processes=tuple((one.pid, one.usedGpuMemory) for one in running),
-            slices=tuple(self._slices(handle)),
+            slices=parts,
         )
 
     def _recovery(self, handle: Any) -> int | None:

@@ -1,0 +1,49 @@
+"""A scrape tells what NVML last said of GPUs."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from visionmesh.gpu.listing import GpuListing, GpuSlice
+from visionmesh.telemetry.metrics import Metrics
+
+
+def test_each_gpu_and_each_slice_has_its_gauges() -> None:
+    part = GpuSlice(uuid="MIG-1", profile="1g.10gb", memory_total=10, memory_used=1)
+    gpus = [
+        GpuListing(
+            index=0,
+            uuid="GPU-0",
+            name="NVIDIA H100",
+            memory_total=80,
+            memory_used=60,
+            utilization=0.5,
+            temperature=44,
+            slices=(part,),
+        )
+    ]
+    metrics = Metrics(stage="infer", registry=CollectorRegistry())
+    metrics.watch_gpus(lambda: gpus)
+    assert scrape(metrics) == {
+        ("memory_total_bytes", "GPU-0", "NVIDIA H100"): 80,
+        ("memory_used_bytes", "GPU-0", "NVIDIA H100"): 60,
+        ("memory_total_bytes", "MIG-1", "NVIDIA H100 MIG 1g.10gb"): 10,
+        ("memory_used_bytes", "MIG-1", "NVIDIA H100 MIG 1g.10gb"): 1,
+        ("utilization_ratio", "GPU-0", "NVIDIA H100"): 0.5,
+        ("temperature_celsius", "GPU-0", "NVIDIA H100"): 44,
+        ("healthy", "GPU-0", "NVIDIA H100"): 1,
+    }
+
+    gpus[:] = [GpuListing(index=0, uuid="GPU-0", name="NVIDIA H100", unfit="it is lost")]
+    assert scrape(metrics) == {("healthy", "GPU-0", "NVIDIA H100"): 0}
+
+
+def scrape(metrics: Metrics) -> dict[tuple[str, str, str], float]:
+    prefix = "visionmesh_gpu_"
+    return {
+        (sample.name.removeprefix(prefix), sample.labels["gpu"], sample.labels["name"]): value
+        for family in text_string_to_metric_families(metrics.exposition()[0].decode())
+        for sample in family.samples
+        if sample.name.startswith(prefix) and (value := sample.value) is not None
+    }
