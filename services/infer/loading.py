@@ -127,7 +127,9 @@ class Loader:
                     except ConfigurationError as error:
                         failed.append(error)
                 if not found:
-                    raise failed[0]
+                    # Copies of one instance fail for one reason.
+                    reasons = dict.fromkeys(error.message for error in failed)
+                    raise ConfigurationError(failed[0].code, " ".join(reasons))
             except BaseException:
                 close_all(engine for opened in found for engine in opened.engines)
                 raise
@@ -167,7 +169,8 @@ class Loader:
                 if len(copies.engines) == 1:
                     raise
             else:
-                return Opened(replace(copies, engines=(name,)), engines, tuple(failed))
+                works = replace(copies, engines=(name,), count=len(engines))
+                return Opened(works, engines, tuple(failed))
         raise ConfigurationError(Code.MODEL_INVALID, " ".join(failed))
 
     async def _warm(self, engines: Sequence[Engine]) -> None:

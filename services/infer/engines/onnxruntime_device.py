@@ -68,6 +68,8 @@ def open_engines(
     try:
         engines.extend(DeviceEngine(gpu=gpu, network=network, spec=spec) for network in networks)
     except BaseException:
+        for engine in engines:
+            engine.close()
         for network in networks:
             network.close()
         raise

@@ -33,7 +33,8 @@ _NO_MEMORY = re.compile(
 )
 _CAPTURING = re.compile(r"CUDA failure 9\d\d|stream is capturing|StreamCapture")
 """cudaErrorStreamCapture…, which whoever allocates memory gets while another thread captures."""
-_STATUS = re.compile(r".*Status Message: ", re.DOTALL)
+_PLACE = re.compile(r".*Status Message: |Error in execution: ", re.DOTALL)
+"""What stands before the reason if it is that of a run with bound memory."""
 
 
 class Options(Frozen):
@@ -116,7 +117,7 @@ def open_session(
 def as_told(error: Exception) -> NetworkError | GpuError:
     """Return what ONNX Runtime's error means."""
     said = str(error)
-    reason = _STATUS.sub("", ort_reason(error))
+    reason = _PLACE.sub("", ort_reason(error))
     if _NO_MEMORY.search(said):
         return GpuMemoryError(reason)
     return GpuError(reason) if _CAPTURING.search(said) else NetworkError(reason)

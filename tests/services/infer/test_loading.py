@@ -1,0 +1,110 @@
+"""What runs a version on this node, and what is told of that which does not."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from services.infer.loading import Loader, close_all
+from services.infer.turns import Elsewhere
+from tests.networks import save_folder, spoil_network
+from tests.services.infer.conftest import image_of, pushed, right
+from visionmesh.errors import ConfigurationError
+from visionmesh.models.folder import load_folder
+from visionmesh.models.registry import Registry
+
+
+@pytest.fixture
+async def loader(registry: Registry, tmp_path: Path) -> AsyncIterator[Loader]:
+    loader = Loader(registry=registry, directory=tmp_path / "cache")
+    yield loader
+    loader.close()
+
+
+async def test_an_instance_on_a_gpu_runs_as_many_engines_as_it_has_slots(
+    registry: Registry, loader: Loader, tmp_path: Path, gpu_device: str
+) -> None:
+    record = await pushed(
+        registry, tmp_path / "trees", more=f"instances: [{{device: {gpu_device}, slots: 3}}]\n"
+    )
+    loaded = await loader.load(record, 1)
+    assert (loaded.way.devices, loaded.way.engine) == ((gpu_device,), "onnxruntime")
+    assert len(loaded.engines) == 3
+    for engine in loaded.engines:
+        np.testing.assert_allclose(engine.run([image_of(0)])["scores"][0], right(1), rtol=1e-4)
+    close_all(loaded.engines)
+
+
+async def test_the_first_engine_that_works_runs_and_the_others_are_told(
+    registry: Registry, loader: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "services.infer.engines.openvino", raising=False)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    record = await pushed(
+        registry, tmp_path / "trees", more="instances: [{engines: [openvino, onnxruntime]}]\n"
+    )
+    loaded = await loader.load(record, 1)
+    assert loaded.way.engine == "onnxruntime"
+    assert loaded.way.why.startswith("it was not tuned; openvino on cpu: ")
+    assert "pip install openvino" in loaded.way.why
+    close_all(loaded.engines)
+
+
+REFUSED = "{device: emulated, options: {provider: abacus}}"
+
+
+async def test_where_no_engine_works_another_instance_does(
+    registry: Registry, loader: Loader, tmp_path: Path
+) -> None:
+    record = await pushed(
+        registry, tmp_path / "trees", more=f"instances: [{REFUSED}, {{device: cpu, count: 1}}]\n"
+    )
+    loaded = await loader.load(record, 1)
+    assert loaded.way.devices == ("cpu",)
+    assert "options.provider of onnxruntime" in loaded.way.why
+    close_all(loaded.engines)
+
+
+async def test_where_none_works_those_that_stand_in_do(
+    registry: Registry, loader: Loader, tmp_path: Path
+) -> None:
+    more = f"instances: [{{device: cpu, count: 2, fallback: true}}, {REFUSED}]\n"
+    record = await pushed(registry, tmp_path / "trees", more=more)
+    loaded = await loader.load(record, 1)
+    assert (loaded.way.devices, len(loaded.engines)) == (("cpu",), 2)
+    assert "options.provider of onnxruntime" in loaded.way.why
+    close_all(loaded.engines)
+
+
+async def test_those_that_stand_in_say_which_device_is_missing(
+    registry: Registry, loader: Loader, tmp_path: Path
+) -> None:
+    more = "instances: [{device: 'cuda:77'}, {device: cpu, count: 1, fallback: true}]\n"
+    record = await pushed(registry, tmp_path / "trees", more=more)
+    loaded = await loader.load(record, 1)
+    assert loaded.way.devices == ("cpu",)
+    assert "GPU" in loaded.way.why
+    close_all(loaded.engines)
+
+
+async def test_a_version_that_fails_everywhere_is_refused_with_every_reason(
+    registry: Registry, loader: Loader, tmp_path: Path
+) -> None:
+    more = "instances: [{device: cpu, fallback: true}, {device: emulated}]\n"
+    folder = save_folder(tmp_path / "trees", more=more)
+    spoil_network(folder / "1" / "model.onnx")
+    record = await registry.push(load_folder(folder), replace=True)
+    with pytest.raises(ConfigurationError, match=r"batch of 2: .* answers 2 images"):
+        await loader.load(record, 1)
+
+
+async def test_a_model_for_other_nodes_is_not_loaded(
+    registry: Registry, loader: Loader, tmp_path: Path
+) -> None:
+    record = await pushed(registry, tmp_path / "trees", more="instances: [{device: 'cuda:77'}]\n")
+    with pytest.raises(Elsewhere, match="is for other nodes"):
+        await loader.load(record, 1)
