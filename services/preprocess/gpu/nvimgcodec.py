@@ -15,7 +15,7 @@ from nvidia import nvimgcodec
 from services.preprocess.formats.header import Color, Data
 from services.preprocess.gpu.decoding import OnDevice
 from services.preprocess.gpu.fit import Stored
-from visionmesh.gpu import Stream
+from visionmesh.gpu import GpuError, Stream
 
 _KINDS: Final = (
     nvimgcodec.BackendKind.HW_GPU_ONLY,
@@ -23,8 +23,6 @@ _KINDS: Final = (
     nvimgcodec.BackendKind.HYBRID_CPU_GPU,
 )
 """In this order. Not ``CPU_ONLY``: what is decoded on the CPU goes its own, shorter way."""
-_THREADS: Final = 1
-"""For Huffman's codes where the cores decode; each worker thread has a decoder."""
 _OPTIONS: Final = ":fancy_upsampling=1"
 
 
@@ -40,7 +38,6 @@ class NvJpegDecoder:
     def __init__(self, *, device: int) -> None:
         self._decoder = nvimgcodec.Decoder(
             device_id=device,
-            max_num_cpu_threads=_THREADS,
             backends=[nvimgcodec.Backend(kind) for kind in _KINDS],
             options=_OPTIONS,
         )
@@ -50,14 +47,38 @@ class NvJpegDecoder:
     def decode(
         self, encoded: Sequence[Data], color: Color, stream: Stream
     ) -> list[OnDevice | None]:
-        """Decode JPEGs to grey if ``color`` is GRAY, else to RGB; `None` for what fails."""
-        images = self._decoder.decode(
-            [nvimgcodec.CodeStream(np.frombuffer(one, np.uint8)) for one in encoded],
-            params=self._grey if color == "GRAY" else self._colour,
-            cuda_stream=stream.pointer,
-        )
+        """Decode JPEGs to grey if ``color`` is GRAY, else to RGB; `None` for what fails.
+
+        Raises
+        ------
+        GpuError
+            If it is not an image's fault.
+        """
         order: Color = "GRAY" if color == "GRAY" else "RGB"
-        return [image and OnDevice(_stored(image, order), image) for image in images]
+        sources = [_parsed(one) for one in encoded]
+        try:
+            images = self._decoder.decode(
+                [source for source in sources if source is not None],
+                params=self._grey if order == "GRAY" else self._colour,
+                cuda_stream=stream.pointer,
+            )
+        except RuntimeError as error:
+            raise GpuError(str(error)) from error
+        left = iter(images)
+        decoded = (None if source is None else next(left) for source in sources)
+        return [
+            None if image is None else OnDevice(_stored(image, order), image) for image in decoded
+        ]
+
+
+def _parsed(encoded: Data) -> Any:
+    """Return a stream whose header was read; `None` if that fails."""
+    stream = nvimgcodec.CodeStream(np.frombuffer(encoded, np.uint8))
+    try:
+        # It is read when something of it is first asked for.
+        return stream if stream.width else None
+    except RuntimeError:
+        return None
 
 
 def _parameters(spec: Any, form: Any) -> Any:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from services.preprocess.decode import decode, open_image
 from services.preprocess.formats.header import Color, Data, Pixels
+from services.preprocess.formats.jpeg import is_usual
 from tests.services.preprocess.pictures import (
     MAX_PIXELS,
     encode,
@@ -249,3 +250,22 @@ def test_a_tiff_of_sixteen_bits_is_turned_too(orientation: int) -> None:
     samples = scene(64, 40).astype(np.uint16) * 257
     reference = upright(turned(Image.fromarray(scene(64, 40)), "PNG", orientation))
     assert largest_error(pixels_of(tiff16(samples, orientation)), reference) == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "usual"),
+    [
+        (encode(photo(), "JPEG"), True),
+        (encode(photo(), "JPEG", progressive=True), True),
+        (encode(photo(mode="L"), "JPEG"), True),
+        (turned(photo(), "JPEG", 6), True),
+        (encode(photo(mode="CMYK"), "JPEG"), False),
+        (encode(photo(), "JPEG", keep_rgb=True), False),
+        (encode(photo(), "JPEG")[:-30], False),
+        (encode(photo(), "JPEG") + bytes(500), False),
+        (encode(photo(), "JPEG") + bytes(5), True),
+    ],
+)
+def test_a_jpeg_that_some_decoders_misread_is_told(data: bytes, usual: bool) -> None:
+    assert is_usual(data) is usual
+    assert is_usual(memoryview(data)) is usual
