@@ -271,5 +271,5 @@ def _open_gpu(own: ServiceSettings) -> Gpu | None:
     try:
         return open_gpu(own.device)
     except ConfigurationError as error:
-        log.warning("going on without %s: %s", own.device, error)
+        log.warning("%s cannot be used: %s", own.device, error)
         return None

@@ -18,7 +18,7 @@ import sys
 import time
 from asyncio.subprocess import PIPE, Process
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -103,17 +103,30 @@ class Soak:
         self._device = device
         self._prefix = f"visionmesh-soak-{os.getpid()}-"
         self._locations: asyncio.Queue[bytes] = asyncio.Queue()
-        self._living: list[Process] = []
+        self._heard: set[Process] = set()
+        self._talking: list[Process] = []
 
-    async def run(self, duration: timedelta, *, pause: timedelta) -> None:
-        """Run for ``duration``, with a kill every ``pause`` on the average."""
+    async def run(
+        self,
+        duration: timedelta,
+        *,
+        pause: timedelta,
+        enough: Callable[[Counter[str]], bool] = lambda _: False,
+    ) -> None:
+        """Run until ``enough`` holds of the counts, for ``duration`` at most.
+
+        A process that has said something is killed every ``pause`` on the average.
+        """
         roles = [*[self._keep_writing] * WRITERS, *[self._keep_reading] * READERS]
         running = [asyncio.create_task(role()) for role in roles]
         try:
-            await asyncio.wait_for(self._kill(pause), duration.total_seconds())
+            async with asyncio.timeout(duration.total_seconds()):
+                while not enough(self.counts):
+                    await self._kill(pause)
         except TimeoutError:
-            for task in running:
-                task.cancel()
+            pass
+        for task in running:
+            task.cancel()
         # What ended before it was cancelled has failed.
         for ended in await asyncio.gather(*running, return_exceptions=True):
             if not isinstance(ended, asyncio.CancelledError):
@@ -121,16 +134,15 @@ class Soak:
         reap(SHM, prefix=self._prefix)
 
     async def _kill(self, pause: timedelta) -> None:
-        while True:
-            await asyncio.sleep(random.uniform(0, 2) * pause.total_seconds())
-            if self._living:
-                random.choice(self._living).kill()
-                self.counts["kills"] += 1
+        await asyncio.sleep(random.uniform(0, 2) * pause.total_seconds())
+        if self._talking:
+            self._talking.pop(random.randrange(len(self._talking))).kill()
+            self.counts["kills"] += 1
 
     async def _keep_writing(self) -> None:
         while True:
             async with self._process("--write", self._prefix + secrets.token_hex(4)) as writer:
-                while line := await _line(writer):
+                while line := await self._line(writer):
                     if self._locations.qsize() == MOST_WAITING:
                         self._locations.get_nowait()
                     self._locations.put_nowait(line)
@@ -142,7 +154,7 @@ class Soak:
                 while said:
                     assert reader.stdin is not None
                     reader.stdin.write(await self._locations.get())
-                    said = await _line(reader)
+                    said = await self._line(reader)
                     self.counts[said.decode().strip() or "lost"] += 1
 
     @asynccontextmanager
@@ -150,19 +162,21 @@ class Soak:
         process = await asyncio.create_subprocess_exec(
             sys.executable, __file__, self._device, *role, stdin=PIPE, stdout=PIPE
         )
-        self._living.append(process)
         try:
             yield process
         finally:
-            self._living.remove(process)
+            self._talking = [other for other in self._talking if other is not process]
             with suppress(ProcessLookupError):
                 process.kill()
             await process.communicate()
 
-
-async def _line(process: Process) -> bytes:
-    assert process.stdout is not None
-    return await process.stdout.readline()
+    async def _line(self, process: Process) -> bytes:
+        assert process.stdout is not None
+        line = await process.stdout.readline()
+        if line and process not in self._heard:
+            self._heard.add(process)
+            self._talking.append(process)
+        return line
 
 
 def main() -> int:
@@ -178,7 +192,7 @@ def main() -> int:
         read()
     else:
         soak = Soak(told.device)
-        asyncio.run(soak.run(timedelta(seconds=told.seconds), pause=timedelta(seconds=2)))
+        asyncio.run(soak.run(timedelta(seconds=told.seconds), pause=timedelta(seconds=1)))
         _say(json.dumps(soak.counts))
         return int(soak.counts["wrong"] > 0 or not soak.counts["right"])
     return 0
