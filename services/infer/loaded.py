@@ -51,6 +51,7 @@ class LoadedModel:
         self._writer = PixelWriter(spec.input)
         self._batcher = Batcher(
             engines=loaded.engines,
+            units=loaded.way.units,
             max_size=spec.batching.max_size,
             max_delay=spec.batching.max_delay,
             on_batch=(lambda batch: on_batch(self, batch)) if on_batch else None,

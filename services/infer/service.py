@@ -13,6 +13,7 @@ from services.infer.batcher import Batch
 from services.infer.engines import Image
 from services.infer.loaded import LoadedModel
 from services.infer.loading import Loader
+from services.infer.plans import MeshPlans
 from services.infer.pool import ModelPool
 from services.infer.room import Bounds
 from visionmesh import subjects
@@ -42,10 +43,16 @@ class Infer(Worker):
     def __init__(self, context: Context) -> None:
         self._context = context
         self._stage = Stage(context=context, handler=self._infer_all)
+        self._plans = MeshPlans(
+            context.catalog.registry.plans,
+            context.settings.state_dir / "plans",
+            loop=asyncio.get_running_loop(),
+        )
         self._pool = ModelPool(
             loader=Loader(
                 registry=context.catalog.registry,
                 directory=context.settings.state_dir / "artifacts",
+                plans=self._plans,
             ),
             on_batch=self._count,
             on_change=self._pool_changed,
@@ -86,6 +93,8 @@ class Infer(Worker):
         self._up = True
 
     async def stop(self) -> None:
+        # Nobody waits for what takes minutes to be built: another worker does that.
+        self._plans.close()
         await self._stage.stop()
         await end([*self._changes.values(), *([self._announcing] if self._announcing else [])])
         await self._pool.close()
@@ -154,6 +163,8 @@ class Infer(Worker):
     def _count(self, model: LoadedModel, batch: Batch) -> None:
         metrics = self._context.metrics.model(model.name)
         metrics.batch(batch.size)
+        if batch.halved:
+            metrics.halved()
         metrics.engine_queue(model.queued)
         ran = timedelta(microseconds=(batch.finished_ns - batch.started_ns) / 1e3 / batch.size)
         news = self._backlog.note(model.name, queued=model.queued, engines=model.engines, cost=ran)

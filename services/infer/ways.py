@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -72,6 +72,15 @@ class Way:
     @property
     def devices(self) -> tuple[str, ...]:
         return tuple(sorted({copies.instance.device for copies in self.copies}))
+
+    @property
+    def units(self) -> tuple[Hashable, ...]:
+        """What each engine computes with: the slots of a GPU share it, others have their cores."""
+        return tuple(
+            copies.instance.device if is_gpu(copies.instance.device) else (at, number)
+            for at, copies in enumerate(self.copies)
+            for number in range(copies.count)
+        )
 
     def file_of(self, engine: str) -> str:
         """Return the SHA-256 of the file that an engine runs.

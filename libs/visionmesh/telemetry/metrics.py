@@ -84,6 +84,12 @@ class ModelTable:
             _VERSION,
             registry=registry,
         )
+        self.halvings = counter(
+            "visionmesh_batch_halvings",
+            "Times that a GPU had too little memory for an engine's largest batch, which is half "
+            "as large since.",
+            ("model",),
+        )
         self.evictions = counter(
             "visionmesh_evictions",
             "Versions that left a GPU's memory to others until their next image.",
@@ -187,6 +193,10 @@ class ModelMetrics:
         self._table.shadow.labels(self._model, version, outcome).inc()
         if agreement is not None:
             self._table.agreement.labels(self._model, version).observe(agreement)
+
+    def halved(self) -> None:
+        """Count an engine that runs half as many images at once from now on."""
+        self._table.halvings.labels(self._model).inc()
 
     def evicted(self) -> None:
         """Count a version that gave way to another one."""
