@@ -45,7 +45,8 @@ class FolderPlans:
         self._limit = limit
         self._lock = threading.Lock()
         self._stops: list[Callable[[], None]] = []
-        self._closed = False
+        self.closed = False
+        """Whether nothing is to be built any more."""
 
     def get(self, key: str) -> Path | None:
         """Return the plan that was stored under ``key``; `None` if there is none."""
@@ -73,7 +74,7 @@ class FolderPlans:
         """Have ``stop`` called when `close` is, from the thread that does; at once if it was."""
         with self._lock:
             self._stops.append(stop)
-            closed = self._closed
+            closed = self.closed
         try:
             if closed:
                 stop()
@@ -85,7 +86,7 @@ class FolderPlans:
     def close(self) -> None:
         """Stop what is being built now, and whatever is begun later."""
         with self._lock:
-            self._closed = True
+            self.closed = True
             stops = tuple(self._stops)
         for stop in stops:
             stop()

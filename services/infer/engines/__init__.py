@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import MappingProxyType
@@ -76,8 +76,15 @@ class PlanStore(Protocol):
     def put(self, key: str, path: Path) -> None:
         """Store the file ``path`` under ``key``."""
 
+    def forget(self, networks: Iterable[str]) -> None:
+        """Delete from this node what was built of the networks with these SHA-256."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is to be built any more, as the worker ends."""
+
     def stopping(self, stop: Callable[[], None]) -> AbstractContextManager[None]:
-        """Have ``stop`` called if what is being built meanwhile is not wanted any more."""
+        """Have ``stop`` called when the store is `closed` meanwhile; at once if it was before."""
 
 
 class Opener(Protocol):

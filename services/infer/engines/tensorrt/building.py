@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from services.infer.engines import PlanStore
 from services.infer.engines.tensorrt.job import MESSAGES, Built, Failed, Job, Progress
-from visionmesh.errors import Code, ConfigurationError
+from visionmesh.errors import Code, ConfigurationError, Retry
 from visionmesh.gpu.gpu import GpuMemoryError
 from visionmesh.processes import launched
 
@@ -40,6 +40,8 @@ def build_plan(job: Job, *, model: str, timeout: timedelta, plans: PlanStore) ->
         if it takes longer than ``timeout``.
     GpuMemoryError
         If the device has too little memory for it now.
+    Retry
+        (model_not_ready) if ``plans`` is closed before it is built.
     """
     log.info("model %s: TensorRT builds it for batches of %s", model, _listed(job.sizes))
     # To a file: a pipe that nobody reads would block the builder once it is full.
@@ -63,7 +65,9 @@ def build_plan(job: Job, *, model: str, timeout: timedelta, plans: PlanStore) ->
             return
         if isinstance(last, Failed):
             raise _failed(model, last)
-        reason = f"it took longer than {timeout}" if late.is_set() else _fate(status, complaints)
+        if plans.closed:
+            raise Retry(f"Model {model!r}: the worker ends.", code=Code.MODEL_NOT_READY)
+        reason = f"took longer than {timeout}" if late.is_set() else _fate(status, complaints)
         raise _failed(model, Failed(reason=f"the builder {reason}"))
 
 
