@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from tests.mesh.conftest import write_classifier
+from visionmesh.client import Mesh
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.local import LocalMesh
 from visionmesh.settings import IngestSettings, Settings
@@ -82,3 +83,15 @@ async def test_a_model_that_no_worker_can_load_is_named_at_once(tmp_path: Path) 
     with pytest.raises(ConfigurationError, match=r"Version 1 of classifier(?s:.)*abacus") as caught:
         await mesh.__aenter__()
     assert caught.value.code is Code.MODEL_FAILED
+
+
+@pytest.mark.usefixtures("no_new_children")
+async def test_a_model_for_other_nodes_does_not_keep_a_mesh_from_coming_up(tmp_path: Path) -> None:
+    far = write_classifier(tmp_path, name="far", instances=[{"device": "cuda:GPU-elsewhere"}])
+    near = write_classifier(tmp_path, name="near")
+    async with (
+        LocalMesh(state=tmp_path / "state", models=[far, near]) as running,
+        Mesh(running.nats_url) as mesh,
+    ):
+        [infer] = [node for node in await mesh.nodes() if node.stage == "infer"]
+        assert (infer.models.keys(), infer.failed) == ({"near"}, {})
