@@ -15,8 +15,8 @@ from services.preprocess.pixels import Prepared
 from visionmesh import subjects
 from visionmesh.context import Context, Near
 from visionmesh.contracts import TensorMeta
-from visionmesh.errors import Miss, Reject, Retry
-from visionmesh.gpu import Gpu, open_gpu
+from visionmesh.errors import Code, ConfigurationError, Miss, Reject, Retry
+from visionmesh.gpu import Gpu, GpuError, open_gpu
 from visionmesh.models.spec import InputSpec
 from visionmesh.outbox import forward
 from visionmesh.service import Worker
@@ -103,13 +103,18 @@ def _preparer(context: Context, gpu: Gpu | None) -> Preparer:
     settings = context.settings.preprocess
     if gpu is None:
         return CpuPreparer(max_pixels=settings.max_pixels)
-    return GpuPreparer(
-        gpu=gpu,
-        max_pixels=settings.max_pixels,
-        at_once=settings.threads,
-        open_decoder=open_jpeg_decoder,
-        count=context.metrics.decoded,
-    )
+    try:
+        return GpuPreparer(
+            gpu=gpu,
+            max_pixels=settings.max_pixels,
+            at_once=settings.threads,
+            open_decoder=open_jpeg_decoder,
+            count=context.metrics.decoded,
+        )
+    except GpuError as error:
+        raise ConfigurationError(
+            Code.DEVICE_MISSING, f"{settings.device} cannot be used to prepare images: {error}"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,15 +110,16 @@ class Bench:
 
     def _decode(self, pictures: Sequence[_Picture]) -> None:
         """Decode on the device what can be; note of all others why not."""
-        by_color: dict[Color, list[tuple[_Picture, Envelope]]] = {}
+        by_color: dict[Color, list[tuple[_Picture, Envelope]]] = {"RGB": [], "GRAY": []}
         for picture in pictures:
             if picture.image is not None:
                 picture.why = self._why_on_host(picture.image)
                 if not picture.why:
-                    one = picture, picture.image
-                    by_color.setdefault(picture.job.spec.color, []).append(one)
+                    color: Color = "GRAY" if picture.job.spec.color == "GRAY" else "RGB"
+                    by_color[color].append((picture, picture.image))
         for color, group in by_color.items():
-            assert self._decoder is not None
+            if self._decoder is None or not group:
+                continue
             found = self._decoder.decode([image.data for _, image in group], color, self._stream)
             for (picture, image), decoded in zip(group, found, strict=True):
                 if decoded is None:

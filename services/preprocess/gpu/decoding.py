@@ -28,7 +28,7 @@ class JpegDecoder(Protocol):
     def decode(
         self, encoded: Sequence[Data], color: Color, stream: Stream
     ) -> list[OnDevice | None]:
-        """Decode JPEGs to grey if ``color`` is GRAY, else to RGB; `None` for what fails.
+        """Decode JPEGs to ``color``, which is RGB or GRAY; `None` for what fails.
 
         Pixels are there for what is enqueued on ``stream`` from now on.
         """

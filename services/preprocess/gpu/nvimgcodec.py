@@ -47,19 +47,18 @@ class NvJpegDecoder:
     def decode(
         self, encoded: Sequence[Data], color: Color, stream: Stream
     ) -> list[OnDevice | None]:
-        """Decode JPEGs to grey if ``color`` is GRAY, else to RGB; `None` for what fails.
+        """Decode JPEGs to ``color``, which is RGB or GRAY; `None` for what fails.
 
         Raises
         ------
         GpuError
             If it is not an image's fault.
         """
-        order: Color = "GRAY" if color == "GRAY" else "RGB"
         sources = [_parsed(one) for one in encoded]
         try:
             images = self._decoder.decode(
                 [source for source in sources if source is not None],
-                params=self._grey if order == "GRAY" else self._colour,
+                params=self._grey if color == "GRAY" else self._colour,
                 cuda_stream=stream.pointer,
             )
         except RuntimeError as error:
@@ -67,7 +66,7 @@ class NvJpegDecoder:
         left = iter(images)
         decoded = (None if source is None else next(left) for source in sources)
         return [
-            None if image is None else OnDevice(_stored(image, order), image) for image in decoded
+            None if image is None else OnDevice(_stored(image, color), image) for image in decoded
         ]
 
 

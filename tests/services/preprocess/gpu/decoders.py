@@ -22,8 +22,7 @@ class TurboDecoder:
     def decode(
         self, encoded: Sequence[Data], color: Color, stream: Stream
     ) -> list[OnDevice | None]:
-        order: Color = "GRAY" if color == "GRAY" else "RGB"
-        return [self._decode(one, order) for one in encoded]
+        return [self._decode(one, color) for one in encoded]
 
     def _decode(self, encoded: Data, order: Color) -> OnDevice | None:
         try:

@@ -44,7 +44,7 @@ def test_it_takes_data_where_it_lies() -> None:
     assert (stream.width, stream.height, stream.codec_name) == (210, 150, "jpeg")
 
 
-@pytest.mark.parametrize("color", ["RGB", "BGR", "GRAY"])
+@pytest.mark.parametrize("color", ["RGB", "GRAY"])
 def test_it_decodes_as_libjpeg_turbo_but_for_a_few_grey_levels(gpu: Gpu, color: Color) -> None:
     if gpu.info.kind != "cuda":
         pytest.skip("nvImageCodec decodes on NVIDIA's GPUs only")
@@ -53,17 +53,16 @@ def test_it_decodes_as_libjpeg_turbo_but_for_a_few_grey_levels(gpu: Gpu, color: 
     kinds = [photo(640, 480), photo(333, 217), photo(mode="L")]
     data = [encode(one, "JPEG", quality=90) for one in kinds]
     data.append(encode(kinds[0], "JPEG", progressive=True))
-    order: Color = "GRAY" if color == "GRAY" else "RGB"
     with gpu.stream() as stream:
         found = decoder.decode([*data, b"\xff\xd8\xff"], color, stream)
         stream.synchronize()
     assert found.pop() is None
     for one, decoded in zip(data, found, strict=True):
         assert decoded is not None
-        expected = simplejpeg.decode_jpeg(one, order)
+        expected = simplejpeg.decode_jpeg(one, color)
         stored, pixels = decoded.stored, gpu.xp.asarray(decoded.memory)
         assert (stored.height, stored.width, stored.column) == expected.shape
-        assert (stored.order, stored.address) == (order, gpu.address(pixels))
+        assert (stored.order, stored.address) == (color, gpu.address(pixels))
         home = pixels.get().reshape(expected.shape).astype(int)
         assert np.abs(home - expected).mean() < 1
         assert np.abs(home - expected).max() < 24
