@@ -52,6 +52,8 @@ class Loaded:
     """By how many bytes the process grew for them."""
     device_memory: Mapping[str, int] = field(default_factory=dict)
     """How many bytes they took of each GPU that they run on, by its UUID."""
+    reserved: Mapping[str, int] = field(default_factory=dict)
+    """How many they may take of each GPU for which ``model.yaml`` says that."""
 
 
 class Loader:

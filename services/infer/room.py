@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.infer.loaded import LoadedModel
 from services.infer.loading import Loaded, Loader, close_all
@@ -95,13 +95,13 @@ class Room:
             loaded = await self._load(key, record)
             try:
                 _hold_to(said, loaded.device_memory, spec)
-                await self._admit(key, loaded.device_memory)
+                await self._admit(key, {**loaded.device_memory, **said})
             except BaseException:
                 close_all(loaded.engines)
                 raise
         finally:
             self._coming.pop(key, None)
-        return loaded
+        return replace(loaded, reserved=said)
 
     async def _load(self, key: Key, record: ModelRecord) -> Loaded:
         while True:
@@ -121,15 +121,15 @@ class Room:
 
     def _held(self, gpu: str) -> int:
         """Return what all versions have of a GPU, those that are being loaded too."""
-        loaded = (model.device_memory for model in self._serving.values())
-        return sum(memory.get(gpu, 0) for memory in (*loaded, *self._coming.values()))
+        loaded = (model.room for model in self._serving.values())
+        return sum(room.get(gpu, 0) for room in (*loaded, *self._coming.values()))
 
     async def _make_room(self, key: Key, gpus: Collection[str], why: str) -> None:
         """Evict the version on ``gpus`` that has been idle the longest; raise if there is none."""
         held = {
             other: model
             for other, model in self._serving.items()
-            if not model.device_memory.keys().isdisjoint(gpus)
+            if not model.room.keys().isdisjoint(gpus)
         }
         name = f"Version {key[1]} of {key[0]!r}"
         if not held and not self._coming.keys() - {key}:

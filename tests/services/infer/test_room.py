@@ -200,6 +200,13 @@ async def test_who_says_what_it_takes_finds_room_before_it_is_loaded(make: Make)
     assert pool.loaded == {"yews", "larches"}
 
 
+async def test_what_is_said_is_kept_free_even_if_less_is_taken(make: Make) -> None:
+    pool = await make(bound=100)
+    await pool.apply("elms", more="instances: [{device: emulated, memory: 70}]\n")
+    await pool.apply("yews")
+    assert pool.loaded == {"yews"}
+
+
 async def test_who_takes_more_than_it_says_is_refused_with_the_figures(make: Make) -> None:
     pool = await make()
     await pool.apply("elms", more="instances: [{device: emulated, memory: 39}]\n")
