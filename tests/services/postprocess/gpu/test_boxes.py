@@ -174,18 +174,18 @@ def test_scores_at_the_floor_are_as_near_to_it_as_for_the_decoder(gpu: Gpu) -> N
     """In half precision 0.05 is a little less, and a product of two scores is single precision."""
     floor = np.float16(0.05)
     near = [np.nextafter(floor, np.float16(way)) for way in (0, 1)]
-    output = np.full((5, 3), 8, np.float16)
+    output = np.full((5, 3), 200, np.float16)
     output[4] = floor, *near
     agree(gpu, load_decoder(detector("yolov8", 1, size=SIZE)), [output], [Params(confidence=0)])
-    output = np.full((3, 6), 8, np.float16)
+    output = np.full((3, 6), 200, np.float16)
     output[:, 4], output[:, 5] = (floor, *near), 1
     agree(gpu, load_decoder(detector("yolov5", 1, size=SIZE)), [output], [Params(confidence=0)])
 
 
 def test_scores_that_are_a_little_above_1_count_as_1(gpu: Gpu) -> None:
     """Of two boxes that cover each other the first stays, as both are as sure as can be."""
-    output = np.full((5, 2), 8, np.float32)
-    output[0, 1], output[4] = 9, (1, 1.0005)
+    output = np.full((5, 2), 300, np.float32)
+    output[0, 1], output[4] = 310, (1, 1.0005)
     agree(gpu, load_decoder(detector("yolov8", 1, size=SIZE)), [output], [Params(iou=0.1)])
 
 
@@ -266,6 +266,18 @@ def test_batches_of_models_take_turns_in_the_same_memory(gpu: Gpu) -> None:
                 assert reduced is not None
                 for name, values in decoder.reduce({"o": output}).items():
                     np.testing.assert_array_equal(reduced.features[name], values)
+
+
+def test_what_the_device_suppressed_is_not_suppressed_again(
+    gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = crowd(np.random.default_rng(9), objects=40, boxes=CELLS, classes=3)
+    decoder = load_decoder(detector("yolov8", 3, size=SIZE))
+    expected = decoder.answer(decoder.reduce({"o": output}), Params(), PLACEMENT, 1280, 960)
+    monkeypatch.setattr("services.postprocess.decoders.candidates.suppress", None)
+    (reduced,) = reduce(gpu, load(gpu, decoder), [output], [Params()])
+    assert reduced is not None
+    assert reduced.answer(Params(), PLACEMENT, 1280, 960) == expected
 
 
 def test_other_decoders_have_no_reducer(gpu: Gpu) -> None:
