@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
@@ -117,7 +119,9 @@ class DeviceEngine:
         if network is not None:
             network.close()
         del self._gather, self._batch
-        self._gpu.trim()
+        # Of a device that is lost nothing can be had back.
+        with suppress(GpuError):
+            self._gpu.trim()
         give_back_memory()
 
     def _run_parts(self, images: Sequence[Image], *, home: bool) -> Outputs:
@@ -156,13 +160,14 @@ class DeviceEngine:
         """Enqueue the copies to memory of the host that is the caller's."""
         contiguous = self._gpu.xp.ascontiguousarray
         away = {name: contiguous(a) for name, a in outputs.items() if self._is_on_device(a)}
-        ends = np.cumsum([-(-array.nbytes // _ALIGNMENT) * _ALIGNMENT for array in away.values()])
-        memory = self._gpu.pinned(int(ends[-1]) if away else 0)
+        # An output may be empty, but memory may not.
+        rooms = [max(-(-array.nbytes // _ALIGNMENT), 1) * _ALIGNMENT for array in away.values()]
+        memory = self._gpu.pinned(sum(rooms)) if rooms else np.empty(0, np.uint8)
         found = dict(outputs)
-        for (name, array), begin in zip(away.items(), (0, *ends), strict=False):
-            found[name] = memory[begin : begin + array.nbytes].view(array.dtype)
-            found[name] = found[name].reshape(array.shape)
-            self._gpu.download(array, found[name])
+        for (name, array), begin in zip(away.items(), accumulate((0, *rooms)), strict=False):
+            host = memory[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
+            self._gpu.download(array, host)
+            found[name] = host
         return found
 
     def _keep(self, outputs: Mapping[str, DeviceArray]) -> Outputs:

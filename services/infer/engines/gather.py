@@ -44,7 +44,7 @@ class Gather:
         self._grid = math.ceil(self._count / (_GROUP * _BLOCK))
         self._terms = [term for terms in affine(spec) for term in np.resize(terms, 3)]
         self._table_bytes = _aligned(most * _WORDS * np.dtype(np.uint64).itemsize)
-        self._host, self._device = gpu.pinned(0), gpu.xp.empty(0, np.uint8)
+        self._host, self._device = np.empty(0, np.uint8), gpu.xp.empty(0, np.uint8)
         self._reserve(self._table_bytes + most * _aligned(math.prod(self._pixels)))
 
     def batch(self, size: int) -> DeviceArray:

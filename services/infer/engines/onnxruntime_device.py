@@ -139,7 +139,9 @@ class _Bound:
     graph: int
     """The number under which it is recorded."""
     outputs: dict[str, DeviceArray]
-    """Those whose shape is known before; the session allocates the others."""
+    """Those whose shape is known before."""
+    unknown: tuple[str, ...]
+    """The others, for which the session finds memory each time."""
     ran: bool = False
 
 
@@ -162,22 +164,27 @@ class _Network:
             self._driver.leave()
 
     def _run(self, images: DeviceArray, stream: Stream) -> Mapping[str, DeviceArray]:
-        driver = self._driver
-        with driver.stream as own:
+        with self._driver.stream as own:
             own.wait(stream.record())
             bound = self._bound(images)
             try:
-                driver.run(bound.binding, graph=bound.graph)
+                self._compute(bound)
             except (NetworkError, GpuError) as error:
-                if bound.ran or not driver.graphs or isinstance(error, GpuMemoryError):
+                if bound.ran or not self._driver.graphs or isinstance(error, GpuMemoryError):
                     raise
-                driver.give_up_graphs(error)
+                self._driver.give_up_graphs(error)
                 bound = self._bound(images)
-                driver.run(bound.binding, graph=bound.graph)
-            bound.ran = True
+                self._compute(bound)
             outputs = bound.outputs | self._allocated(bound)
             stream.wait(own.record())
         return outputs
+
+    def _compute(self, bound: _Bound) -> None:
+        # What the last run allocated would be taken for memory that is to be used again.
+        for name in bound.unknown:
+            bound.binding.bind_output(name, *self._driver.place)
+        self._driver.run(bound.binding, graph=bound.graph)
+        bound.ran = True
 
     def _bound(self, images: DeviceArray) -> _Bound:
         bound = self._sizes.get(len(images))
@@ -195,17 +202,24 @@ class _Network:
         if driver.graphs:
             # What is recorded cannot depend on what is in the images.
             shapes = self._tried(binding)
-        outputs = {}
+        outputs, unknown = {}, []
         for one in found:
             if not all(isinstance(side, int) for side in shapes[one.name]):
                 binding.bind_output(one.name, *driver.place)
+                unknown.append(one.name)
                 continue
             array = driver.gpu.xp.empty(shapes[one.name], DTYPES[one.type])
             outputs[one.name] = array
             address = driver.gpu.address(array)
             binding.bind_output(one.name, *driver.place, array.dtype.type, array.shape, address)
         graph = next(driver.graph_numbers) if driver.graphs else _NO_GRAPH
-        return _Bound(session=session, binding=binding, graph=graph, outputs=outputs)
+        return _Bound(
+            session=session,
+            binding=binding,
+            graph=graph,
+            outputs=outputs,
+            unknown=tuple(unknown),
+        )
 
     def _tried(self, binding: Any) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the outputs, as a run has them."""
@@ -219,14 +233,13 @@ class _Network:
 
     def _allocated(self, bound: _Bound) -> dict[str, DeviceArray]:
         """Return the outputs for which the session found the memory."""
-        found = bound.session.get_outputs()
-        if len(bound.outputs) == len(found):
+        if not bound.unknown:
             return {}
-        values = zip(found, bound.binding.get_outputs(), strict=True)
+        values = zip(bound.session.get_outputs(), bound.binding.get_outputs(), strict=True)
         read = self._driver.gpu.xp.from_dlpack
         # Truth values come as bytes.
         return {
             one.name: read(value).view(DTYPES[one.type])
             for one, value in values
-            if one.name not in bound.outputs
+            if one.name in bound.unknown
         }

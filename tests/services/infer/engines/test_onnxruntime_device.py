@@ -1,0 +1,217 @@
+"""ONNX Runtime with bound memory: what it answers, what it is asked for, and what it gives back.
+
+What only a GPU can do is pretended here where it changes which code runs: sessions of the CPU take
+the number of a graph as well, and record nothing.
+"""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import psutil
+import pytest
+from onnx import NodeProto, TensorProto, helper, save_model
+from onnx.numpy_helper import from_array
+
+from services.infer.engines import Engine, NoMemory, onnxruntime_provider, open_engines
+from services.infer.engines.onnxruntime_device import _Driver
+from tests.networks import save_network
+from tests.services.infer.engines.test_device import images_of, on_device, spec_of
+from visionmesh.errors import ConfigurationError, Reject
+from visionmesh.gpu import Gpu, GpuError
+from visionmesh.models.spec import Instance
+from visionmesh.models.variants import Precision
+
+Array = np.ndarray[Any, Any]
+
+
+def save(file: Path, nodes: list[NodeProto], found: dict[str, Any], **tables: Array) -> Path:
+    """Write a network that makes ``found``, shapes by name, of ``image``."""
+    kinds = {"sure": TensorProto.BOOL, "where": TensorProto.INT64}
+    outputs = [
+        helper.make_tensor_value_info(name, kinds.get(name, TensorProto.FLOAT), shape)
+        for name, shape in found.items()
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 8, 6])
+    constants = [from_array(table, name) for name, table in tables.items()]
+    graph = helper.make_graph(nodes, "small", [image], outputs, constants)
+    opsets = [helper.make_opsetid("", 17)]
+    save_model(helper.make_model(graph, opset_imports=opsets, ir_version=10), file)
+    return file
+
+
+def save_folding(file: Path) -> Path:
+    """Write a network that makes rows of an image, as wide as its brightest value says.
+
+    It also says of each value whether it is above 100, in a shape that is known before.
+    """
+    nodes = [
+        helper.make_node("ReduceMax", ["image"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["brightest"], to=TensorProto.INT64),
+        helper.make_node("Max", ["brightest", "one"], ["width"]),
+        helper.make_node("Div", ["pixels", "width"], ["height"]),
+        helper.make_node("Concat", ["same", "height", "width"], ["shape"], axis=0),
+        helper.make_node("Reshape", ["image", "shape"], ["found"]),
+        helper.make_node("Greater", ["found", "hundred"], ["sure"]),
+        helper.make_node("Flatten", ["image"], ["flat"]),
+    ]
+    shapes = {"found": ["n", "h", "w"], "sure": ["n", "h", "w"], "flat": ["n", 144]}
+    tables = {"one": np.array([1]), "pixels": np.array([144]), "same": np.array([0])}
+    return save(file, nodes, shapes, hundred=np.array([100], np.float32), **tables)
+
+
+def opened(device: str, file: Path, **options: Any) -> tuple[Engine, ...]:
+    return open_engines(file, spec_of(), Instance(device=device, options=options), count=2)
+
+
+@pytest.mark.parametrize("home", [True, False])
+def test_outputs_may_have_shapes_that_depend_on_the_image(
+    gpu_device: str, gpu: Gpu, tmp_path: Path, home: bool
+) -> None:
+    engine, _ = opened(gpu_device, save_folding(tmp_path / "m.onnx"))
+    engine.warm()
+    for width in (6, 48):
+        images = [np.full((8, 6, 3), width, np.uint8), np.zeros((8, 6, 3), np.uint8)]
+        outputs = engine.run(on_device(gpu, images), home=home)
+        assert outputs["found"].shape == outputs["sure"].shape == (2, 144 // width, width)
+        assert outputs["flat"].shape == (2, 144)
+        assert outputs["sure"].dtype == bool
+        assert float(outputs["found"].sum()) == float(outputs["flat"].sum()) == 144 * width
+    with pytest.raises(Reject, match="fails on the image"):
+        engine.run([np.full((8, 6, 3), 200, np.uint8)])
+
+
+def test_all_slots_share_the_weights_and_the_last_one_gives_them_back(
+    gpu_device: str, tmp_path: Path
+) -> None:
+    table = np.random.default_rng(0).random((144, 100_000), np.float32)
+    nodes = [
+        helper.make_node("Flatten", ["image"], ["row"]),
+        helper.make_node("MatMul", ["row", "table"], ["found"]),
+    ]
+    save(tmp_path / "m.onnx", nodes, {"found": ["n", 100_000]}, table=table)
+    before = rss()
+    first, second = opened(gpu_device, tmp_path / "m.onnx")
+    for engine in (first, second):
+        engine.warm()
+    assert 0.9 * table.nbytes < rss() - before < 2.5 * table.nbytes
+    first.close()
+    assert second.run(images_of(1))["found"].shape == (1, 100_000)
+    second.close()
+    assert rss() - before < 0.5 * table.nbytes
+
+
+def rss() -> int:
+    gc.collect()
+    return int(psutil.Process().memory_info().rss)
+
+
+def test_a_precision_that_it_cannot_compute_in_is_refused(gpu_device: str, tmp_path: Path) -> None:
+    file = save_network(tmp_path / "m.onnx")
+    with pytest.raises(ConfigurationError, match="in bf16"):
+        open_engines(
+            *(file, spec_of(), Instance(device=gpu_device)), count=1, precision=Precision.BF16
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"beads": 3}, r"options\.beads of onnxruntime: Extra inputs"),
+        ({"provider": "abacus"}, r"options\.provider of onnxruntime: Input should be 'cuda' or"),
+        ({"gpu_mem_limit": 0}, r"options\.gpu_mem_limit of onnxruntime: .*greater than"),
+    ],
+)
+def test_options_that_there_are_not_are_told(
+    gpu_device: str, tmp_path: Path, options: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=match):
+        opened(gpu_device, save_network(tmp_path / "m.onnx"), **options)
+
+
+def test_a_file_that_is_no_network_is_refused(gpu_device: str, tmp_path: Path) -> None:
+    file = tmp_path / "m.onnx"
+    file.write_bytes(b"no network")
+    with pytest.raises(ConfigurationError, match="cannot load model 'trees'"):
+        opened(gpu_device, file)
+
+
+@pytest.fixture
+def recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have sessions taken for such that record graphs."""
+    monkeypatch.setattr(onnxruntime_provider, "_has_graphs", lambda *_: True)
+
+
+def test_each_slot_and_batch_size_has_a_graph_of_its_own(
+    gpu_device: str, tmp_path: Path, recording: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[int] = []
+    run = _Driver.run
+
+    def watched(self: _Driver, binding: Any, *, graph: int) -> None:
+        ran.append(graph)
+        run(self, binding, graph=graph)
+
+    monkeypatch.setattr(_Driver, "run", watched)
+    file = save(
+        tmp_path / "m.onnx",
+        [helper.make_node("Flatten", ["image"], ["flat"])],
+        {"flat": ["n", "as many as there are"]},
+    )
+    first, second = opened(gpu_device, file)
+    for engine in (first, second):
+        engine.warm()
+    # Each is tried without a graph first, which tells the shapes.
+    assert ran == [-1, 1, -1, 2, -1, 3, -1, 4, -1, 5, -1, 6]
+    ran.clear()
+    images = images_of(3)
+    flat = second.run(images)["flat"]
+    assert ran == [6]
+    np.testing.assert_array_equal(flat, [image.transpose(2, 0, 1).ravel() for image in images])
+
+
+def test_what_cannot_be_recorded_runs_without_graphs(
+    gpu_device: str,
+    tmp_path: Path,
+    recording: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = _Driver.run
+
+    def refusing(self: _Driver, binding: Any, *, graph: int) -> None:
+        if graph > 1:
+            raise GpuError("operation not permitted when stream is capturing")
+        run(self, binding, graph=graph)
+
+    monkeypatch.setattr(_Driver, "run", refusing)
+    first, second = opened(gpu_device, save_network(tmp_path / "m.onnx"))
+    first.warm()
+    assert "goes on without: operation not permitted" in caplog.text
+    second.warm()
+    for engine in (first, second):
+        images = images_of(3)
+        np.testing.assert_array_equal(
+            engine.run(images)["scores"], second.run(on_second(images))["scores"]
+        )
+
+
+def on_second(images: list[Array]) -> list[Array]:
+    return [image.copy() for image in images]
+
+
+def test_too_little_memory_for_the_weights_is_no_fault_of_the_network(
+    gpu_device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = save_network(tmp_path / "m.onnx")
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("CUDA failure 2: out of memory")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", full)
+    with pytest.raises(NoMemory, match="out of memory"):
+        opened(gpu_device, file)
