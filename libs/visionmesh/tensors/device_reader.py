@@ -75,7 +75,7 @@ class DeviceReader:
     """
 
     def __init__(self, *, directory: Path, on_refused: Callable[[str, str], None]) -> None:
-        self._slabs = MappedSlabs(directory=directory)
+        self._slabs = MappedSlabs(directory=directory, elsewhere=True)
         self._on_refused = on_refused
         self._refused: set[str] = set()
         self._mappings: WeakKeyDictionary[Slab, _Mapping] = WeakKeyDictionary()
@@ -90,8 +90,6 @@ class DeviceReader:
             memory cannot be mapped here.
         """
         slab = self._slabs.find(location)
-        if not slab.elsewhere:
-            raise Miss(f"The arena {location.arena} is none of a GPU.")
         if slab.orphan:
             raise Miss(f"The owner of the arena {location.arena} is dead.")
         mapping = self._mappings.get(slab)

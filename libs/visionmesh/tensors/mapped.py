@@ -31,10 +31,14 @@ class SlabReading:
 
 
 class MappedSlabs:
-    """The slabs in ``directory`` that were read from; mappings are kept for the next time."""
+    """The slabs in ``directory`` that were read from; mappings are kept for the next time.
 
-    def __init__(self, *, directory: Path) -> None:
+    Only those count whose slots are in their file, or only those that have them ``elsewhere``.
+    """
+
+    def __init__(self, *, directory: Path, elsewhere: bool) -> None:
         self._directory = directory
+        self._elsewhere = elsewhere
         self._slabs: dict[str, Slab] = {}
 
     @property
@@ -69,7 +73,7 @@ class MappedSlabs:
         }
         if arena not in self._slabs and "/" not in arena:
             slab = open_slab(self._directory / arena)
-            if slab is not None:
+            if slab is not None and bool(slab.elsewhere) == self._elsewhere:
                 self._slabs[arena] = slab
         return self._slabs.get(arena)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from visionmesh.contracts import ShmLocation
-from visionmesh.errors import Miss
 from visionmesh.tensors.mapped import MappedSlabs, SlabReading
 from visionmesh.tensors.slab import Slab
 
@@ -27,7 +26,7 @@ class ShmReader:
     """Resolves references to the arenas in ``directory``; mappings are kept for the next time."""
 
     def __init__(self, *, directory: Path) -> None:
-        self._slabs = MappedSlabs(directory=directory)
+        self._slabs = MappedSlabs(directory=directory, elsewhere=False)
 
     @property
     def arenas(self) -> frozenset[str]:
@@ -42,7 +41,4 @@ class ShmReader:
         Miss
             If the arena is gone, or its slot no longer holds this payload.
         """
-        slab = self._slabs.find(location)
-        if slab.elsewhere:
-            raise Miss(f"The arena {location.arena} is none of shared memory.")
-        return ShmReading(slab=slab, location=location)
+        return ShmReading(slab=self._slabs.find(location), location=location)
