@@ -7,7 +7,7 @@ import pytest
 
 from services.infer.ways import Copies, choose_way
 from visionmesh.errors import Code, ConfigurationError
-from visionmesh.models.record import VersionRecord
+from visionmesh.models.record import StoredProgram, VersionRecord
 from visionmesh.models.spec import Instance, ModelSpec
 from visionmesh.models.variants import Artifact, Choice, Precision, Variants
 
@@ -168,6 +168,27 @@ def test_an_int8_network_is_not_run_where_that_may_be_slower_or_wrong(
     way = choose_way(spec_of(), version, features=features, cores=4)
     assert (way.precision, way.sha256, way.plain) == ("fp32", "f", True)
     assert why in way.why
+
+
+def test_the_engine_for_programs_runs_the_program_and_others_the_network() -> None:
+    spec = spec_of(instances=[{"engines": ["torch", "openvino"]}])
+    version = version_with().model_copy(
+        update={"program": StoredProgram(sha256="p", size_bytes=1), "variants": None}
+    )
+    way = choose_way(spec, version, features=CPU, cores=4)
+    assert (way.file_of("torch"), way.file_of("openvino")) == ("p", "f")
+    assert way.files == {"p", "f"}
+
+
+def test_without_a_program_the_engine_for_programs_says_so() -> None:
+    spec = spec_of(instances=[{"engines": ["torch", "openvino"]}])
+    way = choose_way(spec, version_with(), features=CPU, cores=4)
+    assert way.files == {"f"}
+    with pytest.raises(
+        ConfigurationError, match=r"runs model\.pt2, and the version has none"
+    ) as no:
+        way.file_of("torch")
+    assert raised.value.code is Code.MODEL_INVALID
 
 
 def test_a_device_that_nothing_serves_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from nats.aio.client import Client
 
 from tests.networks import save_folder, save_network
+from tests.programs import document, written
 from tests.visionmesh.models.conftest import stored
 from visionmesh.embedded import NatsServer
 from visionmesh.errors import Code, ConfigurationError, Refused
@@ -169,6 +171,59 @@ async def test_a_variant_that_was_changed_is_refused(registry: Registry, tmp_pat
     add_variant(path / "1")
     (path / "1" / "int8.onnx").write_bytes(b"something else")
     with pytest.raises(ConfigurationError, match=r"trees/1: int8\.onnx is not the file"):
+        await registry.push(load_folder(path))
+
+
+async def test_a_program_is_stored_and_freed_with_its_version(
+    registry: Registry, nc: Client, tmp_path: Path
+) -> None:
+    path = save_folder(tmp_path / "trees")
+    alone = await registry.push(load_folder(path))
+    file = written(path / "1" / "model.pt2", document())
+
+    record = await registry.push(load_folder(path))
+
+    program = record.versions[1].program
+    assert program is not None
+    assert (program.sha256, program.size_bytes) == (file_sha256(file), file.stat().st_size)
+    assert record.versions[1].features_digest != alone.versions[1].features_digest
+    fetched = await registry.fetch(program.sha256, directory=tmp_path / "cache")
+    assert fetched.read_bytes() == file.read_bytes()
+
+    file.unlink()
+    assert (await registry.push(load_folder(path))).versions == alone.versions
+    with pytest.raises(Refused, match="The mesh has no artefact"):
+        await registry.fetch(program.sha256, directory=tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "code"),
+    [
+        (("aten.mean.dim", "aten.from_file.default"), "run code", Code.MODEL_UNSAFE),
+        (('{"as_int": 8}', '{"as_int": 9}'), "where model.yaml says", Code.MODEL_INVALID),
+        (("scores", "answer"), "the names of model.onnx's outputs, scores", Code.MODEL_INVALID),
+    ],
+)
+async def test_a_program_that_is_unsafe_or_does_not_fit_is_not_stored(
+    registry: Registry, tmp_path: Path, change: tuple[str, str], message: str, code: Code
+) -> None:
+    path = save_folder(tmp_path / "trees")
+    text = json.dumps(document())
+    assert change[0] in text
+    written(path / "1" / "model.pt2", json.loads(text.replace(*change)))
+    with pytest.raises(ConfigurationError, match=message) as raised:
+        await registry.push(load_folder(path))
+    assert raised.value.code is code
+    with pytest.raises(Refused):
+        await registry.get("trees")
+
+
+async def test_a_program_outside_of_the_folder_is_not_stored(
+    registry: Registry, tmp_path: Path
+) -> None:
+    path = save_folder(tmp_path / "trees")
+    (path / "1" / "model.pt2").symlink_to(written(tmp_path / "other.pt2", document()))
+    with pytest.raises(ConfigurationError, match="links out of the model's folder"):
         await registry.push(load_folder(path))
 
 
