@@ -63,8 +63,8 @@ def open_engines(
             network = TensorRTNetwork(plan=plan, gpu=gpu, graphs=options.graphs)
             engines.append(DeviceEngine(gpu=gpu, network=network, spec=spec))
     except BaseException:
-        for engine in engines:
-            engine.close()
+        for opened in engines:
+            opened.close()
         raise
     give_back_memory()
     return tuple(engines)

@@ -52,7 +52,7 @@ def build(job: Job, tell: Tell) -> None:
         cache = _timing_cache(config, job.timings)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
-            raise failure(trt, "TensorRT cannot build it")
+            raise failure(trt, "its builder fails")
         _write(job.plan, plan)
         if job.timings is not None:
             _write(job.timings, cache.serialize())
@@ -63,22 +63,22 @@ def _parse(trt: Any, network: Any, weights: Path) -> None:
     parser = trt.OnnxParser(network, listener(trt))
     if parser.parse_from_file(str(weights)):
         return
-    errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    shown = "; ".join(dict.fromkeys(map(_described, errors[:_TOLD_ERRORS])))
-    rest = f"; and {len(errors) - _TOLD_ERRORS} more" if len(errors) > _TOLD_ERRORS else ""
+    faults = [parser.get_error(index) for index in range(parser.num_errors)]
+    shown = "; ".join(dict.fromkeys(map(_described, faults[:_TOLD_ERRORS])))
+    rest = f"; and {len(faults) - _TOLD_ERRORS} more" if len(faults) > _TOLD_ERRORS else ""
     listener(trt).heard()  # they are told better by the parser's own list
     raise ConfigurationError(
         Code.MODEL_INVALID, f"TensorRT cannot read the network: {shown or 'no reason given'}{rest}"
     )
 
 
-def _described(error: Any) -> str:
+def _described(fault: Any) -> str:
     """Return the parser's error with the node that it is about."""
-    name, operator = error.node_name(), error.node_operator()
-    where = f"{error.func()} of the parser"
+    name, operator = fault.node_name(), fault.node_operator()
+    where = f"{fault.func()} of the parser"
     if name or operator:
-        where = f"node {name or error.node()!r} ({operator})"
-    return f"{where}: {error.desc()}"
+        where = f"node {name or fault.node()!r} ({operator})"
+    return f"{where}: {fault.desc()}"
 
 
 def _configured(trt: Any, builder: Any, network: Any, job: Job) -> Any:

@@ -68,7 +68,7 @@ def load_plan(trt: Any, file: Path, *, sizes: tuple[int, ...]) -> Plan:
         shape=shape,
         dtype=_dtype(trt, engine, given),
         outputs=MappingProxyType({n: _dtype(trt, engine, n) for n in names if n != given}),
-        profiles=_profiles(engine, given, (shape[0],) if shape[0] > 0 else sizes),
+        profiles={shape[0]: 0} if shape[0] > 0 else _profiles(engine, given, sizes),
     )
 
 
@@ -149,8 +149,6 @@ class TensorRTNetwork:
         )
         if context is None:
             raise _failure(trt, "TensorRT makes no context")
-        scratch = self._working_memory(engine, profile)
-        context.set_device_memory(self._gpu.address(scratch), scratch.nbytes)
         done = (
             context.set_optimization_profile_async(profile, stream.pointer),
             context.set_input_shape(given, images.shape),
@@ -158,6 +156,8 @@ class TensorRTNetwork:
         )
         if not all(done) or context.infer_shapes():
             raise _failure(trt, f"TensorRT does not take images of the shape {images.shape}")
+        scratch = self._working_memory(engine, profile)
+        context.set_device_memory(self._gpu.address(scratch), scratch.nbytes)
         outputs = {name: self._output(context, name) for name in self._plan.outputs}
 
         def run() -> None:
