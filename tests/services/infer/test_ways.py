@@ -186,7 +186,7 @@ def test_without_a_program_the_engine_for_programs_says_so() -> None:
     assert way.files == {"f"}
     with pytest.raises(
         ConfigurationError, match=r"runs model\.pt2, and the version has none"
-    ) as no:
+    ) as raised:
         way.file_of("torch")
     assert raised.value.code is Code.MODEL_INVALID
 
