@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-nvrtc = pytest.importorskip("cupy.cuda.nvrtc", reason="compiling kernels needs the extra `gpu`")
+# `cupy.cuda.nvrtc` is a name for it, and no module that could be imported.
+nvrtc = pytest.importorskip(
+    "cupy_backends.cuda.libs.nvrtc", reason="compiling kernels needs the extra `gpu`"
+)
 
 ROOT = Path(__file__).parents[3]
 PRELUDE = ROOT / "libs/visionmesh/gpu/cuda.h"
