@@ -62,8 +62,8 @@ class Room:
         self._evict = evict
         self._bounds = bounds
         self._used: Counter[Key] = Counter()
-        self._coming: dict[Key, Mapping[str, int]] = {}
-        """What versions that are being loaded take, or are said to."""
+        self._alone = asyncio.Lock()
+        """One that is being loaded cannot give way: the next one waits until it could."""
 
     @contextmanager
     def using(self, key: Key) -> Iterator[None]:
@@ -87,23 +87,25 @@ class Room:
         Retry
             (model_not_ready) if what is in use leaves too little; and as `Loader.load`.
         """
-        key = (record.spec.name, version)
         spec = record.spec_of(version)
-        said = promised(spec)
+        if not any(is_gpu(instance.device) for instance in spec.instances):
+            return await self._loader.load(record, version)
+        async with self._alone:
+            return await self._load(record, version, promised(spec))
+
+    async def _load(self, record: ModelRecord, version: int, said: Mapping[str, int]) -> Loaded:
+        key = (record.spec.name, version)
+        await self._admit(key, said)
+        loaded = await self._try(key, record)
         try:
-            await self._admit(key, said)
-            loaded = await self._load(key, record)
-            try:
-                _hold_to(said, loaded.device_memory, spec)
-                await self._admit(key, {**loaded.device_memory, **said})
-            except BaseException:
-                close_all(loaded.engines)
-                raise
-        finally:
-            self._coming.pop(key, None)
+            _hold_to(said, loaded.device_memory, key[0])
+            await self._admit(key, {**loaded.device_memory, **said})
+        except BaseException:
+            close_all(loaded.engines)
+            raise
         return replace(loaded, reserved=said)
 
-    async def _load(self, key: Key, record: ModelRecord) -> Loaded:
+    async def _try(self, key: Key, record: ModelRecord) -> Loaded:
         while True:
             try:
                 return await self._loader.load(record, key[1])
@@ -111,18 +113,15 @@ class Room:
                 await self._make_room(key, error.gpus, error.message)
 
     async def _admit(self, key: Key, wanted: Mapping[str, int]) -> None:
-        """Keep ``wanted`` bytes of each GPU for a version, as far as the bounds allow."""
-        self._coming[key] = wanted
+        """Return once the bounds allow a version ``wanted`` bytes of each GPU."""
         for gpu, nbytes in wanted.items():
             limit = self._bounds.of(gpu)
-            while limit is not None and (held := self._held(gpu)) > limit:
-                why = f"it takes {nbytes} bytes of {gpu}, others {held - nbytes}, of {limit} in all"
+            while limit is not None and (held := self._held(gpu)) + nbytes > limit:
+                why = f"it takes {nbytes} bytes of {gpu}, others {held}, of {limit} in all"
                 await self._make_room(key, {gpu}, why)
 
     def _held(self, gpu: str) -> int:
-        """Return what all versions have of a GPU, those that are being loaded too."""
-        loaded = (model.room for model in self._serving.values())
-        return sum(room.get(gpu, 0) for room in (*loaded, *self._coming.values()))
+        return sum(model.room.get(gpu, 0) for model in self._serving.values())
 
     async def _make_room(self, key: Key, gpus: Collection[str], why: str) -> None:
         """Evict the version on ``gpus`` that has been idle the longest; raise if there is none."""
@@ -132,7 +131,7 @@ class Room:
             if not model.room.keys().isdisjoint(gpus)
         }
         name = f"Version {key[1]} of {key[0]!r}"
-        if not held and not self._coming.keys() - {key}:
+        if not held:
             raise ConfigurationError(Code.MODEL_INVALID, f"{name} is too large for its GPU: {why}.")
         idle = [other for other in held if not self._used[other] and other != key]
         if not idle:
@@ -156,11 +155,11 @@ def promised(spec: ModelSpec) -> dict[str, int]:
     return dict(said)
 
 
-def _hold_to(said: Mapping[str, int], taken: Mapping[str, int], spec: ModelSpec) -> None:
+def _hold_to(said: Mapping[str, int], taken: Mapping[str, int], model: str) -> None:
     for gpu, nbytes in said.items():
         if taken.get(gpu, 0) > nbytes:
             raise ConfigurationError(
                 Code.MODEL_INVALID,
-                f"{spec.name}/model.yaml: instances: memory: {nbytes} bytes are said, but its "
+                f"{model}/model.yaml: instances: memory: {nbytes} bytes are said, but its "
                 f"engines took {taken[gpu]} of {gpu}.",
             )

@@ -27,6 +27,7 @@ from visionmesh.models.spec import Instance
 
 GPU = open_gpu("emulated").info.uuid
 MODELS = ("elms", "yews", "larches")
+ON_GPU = "instances: [{device: emulated}]\n"
 SIZE = 40
 """Of each model but for those that a test makes larger."""
 
@@ -99,7 +100,7 @@ class Pool:
         self._registry = registry
         self._folder = folder
 
-    async def apply(self, *names: str, more: str = "") -> None:
+    async def apply(self, *names: str, more: str = ON_GPU) -> None:
         for name in names:
             record = await pushed(self._registry, self._folder / name, more=more)
             await self.pool.apply(name, record)
