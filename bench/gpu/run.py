@@ -56,7 +56,7 @@ def _tests() -> Step:
 STEPS: Mapping[str, Step] = MappingProxyType(
     {
         "machine": _module("machine", 60),
-        "kernels": Step(("-m", "pytest", "-q", "tests/visionmesh/gpu/test_sources.py"), 120),
+        "kernels": Step(("-m", "pytest", "-q", "tests/visionmesh/gpu"), 120),
         "tests": _tests(),
         "preprocess": _module("preprocess", 60),
         "handover": _module("handover", 60),
@@ -98,16 +98,25 @@ class Outcome:
 
 def environment(device: str, site: Path | None) -> dict[str, str]:
     """Return the variables of the steps."""
-    paths = [str(ROOT / "libs"), str(ROOT), *([str(site)] if site else [])]
-    before = os.environ.get("PYTHONPATH")
+    sites = [site] if site else []
+    # ONNX Runtime and nvImageCodec look for CUDA beside themselves, and else as any program does.
+    libraries = [
+        lib for one in (*sites, *sys.path) for lib in sorted(Path(one).glob("nvidia/*/lib"))
+    ]
     return {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([*paths, *([before] if before else [])]),
+        "PYTHONPATH": _path("PYTHONPATH", ROOT / "libs", ROOT, *sites),
+        "LD_LIBRARY_PATH": _path("LD_LIBRARY_PATH", *libraries),
         "PYTHONUNBUFFERED": "1",
         # Versions of packages differ from machine to machine, and with them what they warn of.
         "PYTEST_ADDOPTS": "-W default -p no:cacheprovider",
         "VISIONMESH_TEST_DEVICE": device,
     }
+
+
+def _path(name: str, *first: Path) -> str:
+    """Return the variable ``name`` with some folders before what it names already."""
+    return os.pathsep.join(filter(None, (*map(str, first), os.environ.get(name))))
 
 
 class Runner:
