@@ -35,8 +35,8 @@ _LISTED, _CHOSEN, _WRONG, _, _KEPT = range(5)
 _STATES = 5
 _TABLE = 2
 """Dimensions of an output."""
-_UP, _HOME = (0, 4), (3, 8)
-"""Which of a batch's arrays go up and which come home; the states do both."""
+_UP, _HOME = 4, slice(3, 8)
+"""How many of a batch's arrays go up, and which come home; the states do both."""
 
 
 class BoxDecoder(Protocol):
@@ -102,37 +102,38 @@ class BoxReducer:
         if heads[0].dtype not in self._kernels or not heads[0].size:
             return [None] * len(outputs)
         with self._workspaces.borrow() as workspace:
-            host = self.enqueue(workspace, heads, params)
+            home = self.enqueue(workspace, heads, params)
             workspace.stream.synchronize()
-            return [self._reduced(host, image) for image in range(len(heads))]
+            return [self._reduced(home, image) for image in range(len(heads))]
 
     def enqueue(
         self, workspace: Workspace, heads: Sequence[DeviceArray], params: Sequence[Params]
     ) -> Arrays:
-        """Enqueue all that is to be done, and return the host's arrays that it will fill."""
+        """Enqueue all that is to be done, and return what will come home."""
         if self._objectness:
             boxes, values = heads[0].shape
             classes = values - BOX - 1
         else:
             values, boxes = heads[0].shape
             classes = values - BOX
-        device, host = workspace.lay_out(_arrays(len(heads), boxes, classes), host=_HOME[1])
-        self._fill(host, heads, params)
-        workspace.upload(*_UP)
+        metas = _arrays(len(heads), boxes, classes)
+        device, up, home = workspace.lay_out(metas, up=_UP, home=_HOME)
+        self._fill(up, heads, params)
+        workspace.upload()
         self._find(device, boxes, heads[0].dtype)
         if self._suppresses:
             self._suppression(device, agnostic=self._decoder.nms == "agnostic")
-        workspace.download(*_HOME)
-        return host
+        workspace.download()
+        return home
 
-    def _fill(self, host: Arrays, heads: Sequence[DeviceArray], params: Sequence[Params]) -> None:
+    def _fill(self, up: Arrays, heads: Sequence[DeviceArray], params: Sequence[Params]) -> None:
         """Write what the kernels must know of each image."""
-        host["outputs"][:] = [self._workspaces.gpu.address(head) for head in heads]
-        host["iou"][:] = [self._decoder.iou(one) for one in params]
-        classes = np.arange(host["least"].shape[1])
-        for least, one in zip(host["least"], params, strict=True):
+        up["outputs"][:] = [self._workspaces.gpu.address(head) for head in heads]
+        up["iou"][:] = [self._decoder.iou(one) for one in params]
+        classes = np.arange(up["least"].shape[1])
+        for least, one in zip(up["least"], params, strict=True):
             least[:] = self._decoder.least(one, classes)
-        host["states"][:] = 0
+        up["states"][:] = 0
 
     def _find(self, device: DeviceArrays, boxes: int, dtype: np.dtype[Any]) -> None:
         """Enqueue the kernels that find the candidates."""
@@ -164,21 +165,21 @@ class BoxReducer:
             *(boxes, classes, most),
         )
 
-    def _reduced(self, host: Arrays, image: int) -> Reduced | None:
+    def _reduced(self, home: Arrays, image: int) -> Reduced | None:
         """Return what came home of an image, as arrays of its own; `None` if it is not sound."""
-        state: NDArray[np.int32] = host["states"][image]
+        state: NDArray[np.int32] = home["states"][image]
         count = state[_CHOSEN]
         if state[_WRONG] or state[_LISTED] > MAX_LISTED:
             return None
         try:
             features = to_features(
-                host["corners"][image, :count].copy(),
-                host["scores"][image, :count],
-                host["labels"][image, :count],
+                home["corners"][image, :count].copy(),
+                home["scores"][image, :count],
+                home["labels"][image, :count],
             )
         except Reject:
             return None
-        kept = host["kept"][image, : state[_KEPT]].astype(np.intp) if self._suppresses else None
+        kept = home["kept"][image, : state[_KEPT]].astype(np.intp) if self._suppresses else None
         return Reduced(features, partial(self._decoder.answer, features, kept=kept))
 
 

@@ -6,45 +6,56 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from services.postprocess.decoders import Arrays
 from visionmesh.contracts import TensorMeta
 from visionmesh.gpu.gpu import DeviceArray, Gpu
 from visionmesh.tensors.layout import device_arrays, plan
 
 
 class Workspace:
-    """A stream, and memory on both sides for one batch after the other; it grows as they do."""
+    """A stream, and memory on both sides for one batch after the other; it grows as they do.
+
+    What goes up and what comes home lie apart on the host: nothing of a batch that comes home late
+    gets into the next one.
+    """
 
     def __init__(self, *, gpu: Gpu) -> None:
         self._gpu = gpu
         self.stream = gpu.stream()
         self._device: DeviceArray = gpu.xp.empty(0, "uint8")
-        self._host = gpu.pinned(1)
+        self._up = gpu.pinned(1)
+        self._home = gpu.pinned(1)
 
     def lay_out(
-        self, metas: Sequence[TensorMeta], *, host: int
-    ) -> tuple[dict[str, DeviceArray], dict[str, DeviceArray]]:
-        """Return arrays on the device, and the same of the first ``host`` of them on the host.
+        self, metas: Sequence[TensorMeta], *, up: int, home: slice
+    ) -> tuple[dict[str, DeviceArray], Arrays, Arrays]:
+        """Return a batch's arrays on the device, those that go up, and those that come home.
 
-        What they hold is whatever was there before.
+        The first ``up`` go up. What they hold is whatever was there before.
         """
         offsets, total = plan(metas)
-        here = offsets[host] if host < len(metas) else total
+        self._end, self._span = offsets[up], slice(offsets[home.start], offsets[home.stop])
+        length = self._span.stop - self._span.start
         if self._device.nbytes < total:
             self._device = self._gpu.xp.empty(total, "uint8")
-        if self._host.nbytes < here:
-            self._host = self._gpu.pinned(here)
-        self._offsets = (*offsets, total)
-        return device_arrays(self._device, metas), device_arrays(self._host, metas[:host])
+        if self._up.nbytes < self._end:
+            self._up = self._gpu.pinned(self._end)
+        if self._home.nbytes < length:
+            self._home = self._gpu.pinned(length)
+        return (
+            device_arrays(self._device, metas),
+            device_arrays(self._up, metas[:up]),
+            device_arrays(self._home, metas[home]),
+        )
 
-    def upload(self, first: int, last: int) -> None:
-        """Enqueue one copy of the host's arrays from ``first`` to before ``last``."""
-        begin, end = self._offsets[first], self._offsets[last]
-        self._gpu.upload(self._host[begin:end], self._device[begin:end])
+    def upload(self) -> None:
+        """Enqueue one copy of all that goes up."""
+        self._gpu.upload(self._up[: self._end], self._device[: self._end])
 
-    def download(self, first: int, last: int) -> None:
-        """Enqueue one copy of the device's arrays from ``first`` to before ``last``."""
-        begin, end = self._offsets[first], self._offsets[last]
-        self._gpu.download(self._device[begin:end], self._host[begin:end])
+    def download(self) -> None:
+        """Enqueue one copy of all that comes home."""
+        length = self._span.stop - self._span.start
+        self._gpu.download(self._device[self._span], self._home[:length])
 
 
 class Workspaces:
