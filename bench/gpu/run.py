@@ -100,9 +100,8 @@ def environment(device: str, site: Path | None) -> dict[str, str]:
     """Return the variables of the steps."""
     sites = [site] if site else []
     # ONNX Runtime and nvImageCodec look for CUDA beside themselves, and else as any program does.
-    libraries = [
-        lib for one in (*sites, *sys.path) for lib in sorted(Path(one).glob("nvidia/*/lib"))
-    ]
+    folders = [*sites, *map(Path, sys.path)]
+    libraries = [lib for folder in folders for lib in sorted(folder.glob("nvidia/*/lib"))]
     return {
         **os.environ,
         "PYTHONPATH": _path("PYTHONPATH", ROOT / "libs", ROOT, *sites),
