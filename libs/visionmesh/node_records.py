@@ -161,7 +161,17 @@ def all_read(
         and record.ready
         and (model is None or model in record.models)
     ]
-    return bool(takers) and all(uuid in record.devices for record in takers)
+    return bool(takers) and all(_reads(record, uuid, model) for record in takers)
+
+
+def _reads(record: NodeRecord, uuid: str, model: str | None) -> bool:
+    """Say whether a worker reads there, and runs all it has loaded of ``model`` there only."""
+    if model is None or uuid not in record.devices:
+        return uuid in record.devices
+    loaded = [version for version in record.loaded if version.model == model]
+    return bool(loaded) and all(
+        len(version.devices) == 1 and version.device_memory.keys() == {uuid} for version in loaded
+    )
 
 
 def least_backlog(records: Iterable[NodeRecord], model: str) -> timedelta:

@@ -149,7 +149,7 @@ class Nodes:
     def all_read(self, uuid: str, *, stage: str, model: str | None = None) -> bool:
         """Say whether all workers of ``stage`` on this node read from the memory of a GPU.
 
-        With ``model`` those that serve it; only who takes an image of it must be able to read it.
+        With ``model`` only those are meant that serve it, and they must run it on that GPU alone.
         """
         key = (uuid, stage, model)
         if key not in self._all_read:

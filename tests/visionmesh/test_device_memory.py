@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import mmap
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from visionmesh.contracts import CudaLocation, InlineLocation, Reference, ShmLoc
 from visionmesh.errors import Miss
 from visionmesh.gpu import Gpu
 from visionmesh.gpu.copier import Copier
-from visionmesh.nodes import NodeRecord, Nodes, list_nodes
+from visionmesh.nodes import LoadedVersion, NodeRecord, Nodes, list_nodes
 from visionmesh.settings import Settings
 from visionmesh.tensors import device_arrays
 from visionmesh.tensors.slab import create_slab
@@ -59,7 +60,18 @@ async def infer(context: Context) -> AsyncIterator[Nodes]:
 @pytest.fixture
 async def near(context: Context, infer: Nodes, gpu: Gpu) -> Near:
     """Where all who may take an image of the model read from the GPU."""
-    await infer.update(devices=(gpu.info.uuid,))
+    version = LoadedVersion(
+        model="cats",
+        version=1,
+        devices=(gpu.info.uuid,),
+        engine="onnxruntime",
+        precision="fp32",
+        copies=1,
+        memory_bytes=0,
+        device_memory={gpu.info.uuid: 1},
+        since=datetime.now(UTC),
+    )
+    await infer.update(devices=(gpu.info.uuid,), loaded=(version,))
     near = Near(gpu=gpu, stage="infer", model="cats")
     await until(lambda: stays(context, near))
     return near

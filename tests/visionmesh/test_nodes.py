@@ -6,14 +6,14 @@ import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from nats.js.errors import NotFoundError
 
 from tests.polling import until
 from visionmesh.bus import Connection
-from visionmesh.nodes import Nodes, list_nodes, nodes_bucket
+from visionmesh.nodes import LoadedVersion, Nodes, list_nodes, nodes_bucket
 from visionmesh.subjects import ANY_LANE, NODES_BUCKET
 
 Join = Callable[..., Awaitable[Nodes]]
@@ -92,6 +92,23 @@ async def test_the_lane_is_this_node_s_where_a_ready_worker_serves_the_model(joi
     assert elsewhere.lane("infer", "cats") == ANY_LANE
 
 
+def loaded(model: str, *devices: str) -> dict[str, object]:
+    """Return what an infer worker tells that runs ``model`` on GPUs, given by UUID, or the CPU."""
+    gpus = tuple(device for device in devices if device != "cpu")
+    version = LoadedVersion(
+        model=model,
+        version=1,
+        devices=devices,
+        engine="onnxruntime",
+        precision="fp32",
+        copies=1,
+        memory_bytes=0,
+        device_memory=dict.fromkeys(gpus, 1),
+        since=datetime.now(UTC),
+    )
+    return {"models": {model: (1,)}, "loaded": (version,), "devices": gpus}
+
+
 async def test_what_is_on_a_gpu_may_stay_there_while_all_who_may_take_it_read_it_there(
     join: Join,
 ) -> None:
@@ -100,26 +117,41 @@ async def test_what_is_on_a_gpu_may_stay_there_while_all_who_may_take_it_read_it
     def may_stay(model: str | None = "cats") -> bool:
         return here.all_read("GPU-1", stage="infer", model=model)
 
-    await join("b", "infer", models={"cats": (1,)}, devices=("GPU-1",), ready=True)
-    dogs = await join("a", "infer", models={"dogs": (1,)}, ready=True)
+    await join("b", "infer", **loaded("cats", "GPU-1"), ready=True)
+    dogs = await join("a", "infer", **loaded("dogs", "cpu"), ready=True)
     await sees(lambda: here.serving("dogs"))
     assert not may_stay()
-    first = await join("a", "infer", models={"cats": (1,)}, devices=("GPU-1",))
+    first = await join("a", "infer", **loaded("cats", "GPU-1"))
     await sees(lambda: here.serving("cats"))
     assert not may_stay()
     await first.update(ready=True)
     await sees(may_stay)
     assert not here.all_read("GPU-2", stage="infer", model="cats")
     assert not may_stay(model=None)
-    second = await join("a", "infer", models={"cats": (1,)}, ready=True)
+    second = await join("a", "infer", **loaded("cats", "GPU-2"), ready=True)
     await sees(lambda: not may_stay())
-    await second.update(devices=("GPU-2", "GPU-1"))
+    await second.update(**loaded("cats", "GPU-1"))
     await sees(may_stay)
-    await second.update(devices=("GPU-2",))
+    await second.update(devices=())
     await sees(lambda: not may_stay())
     await second.stop()
     await dogs.stop()
     await sees(lambda: may_stay(model=None))
+
+
+@pytest.mark.parametrize("devices", [("cpu", "GPU-1"), ("GPU-1", "GPU-2")])
+async def test_what_is_on_a_gpu_leaves_it_for_a_model_that_runs_elsewhere_too(
+    join: Join, devices: tuple[str, ...]
+) -> None:
+    here = await join("a", "preprocess")
+    worker = await join("a", "infer", **loaded("cats", *devices), ready=True)
+    await sees(lambda: here.all_read("GPU-1", stage="infer"))
+    assert not here.all_read("GPU-1", stage="infer", model="cats")
+    await worker.update(**loaded("cats", "GPU-1"))
+    await sees(lambda: here.all_read("GPU-1", stage="infer", model="cats"))
+    # Asleep, it may wake up anywhere.
+    await worker.update(loaded=())
+    await sees(lambda: not here.all_read("GPU-1", stage="infer", model="cats"))
 
 
 async def test_a_model_is_served_from_when_it_is_loaded_until_it_is_dropped(join: Join) -> None:
