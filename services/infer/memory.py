@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from datetime import timedelta
 
 from visionmesh.errors import Code, ConfigurationError, Retry
-from visionmesh.gpu import Gpu, open_gpu
+from visionmesh.gpu import Gpu, GpuError, open_gpu
 from visionmesh.gpu.opening import is_gpu
 
 _NOT_YET = timedelta(milliseconds=500)
@@ -37,8 +37,12 @@ class Meter:
     """
 
     def __init__(self, devices: Iterable[str]) -> None:
-        gpus = (_present(device) for device in devices if is_gpu(device))
-        self._before = {gpu.info.uuid: (gpu, gpu.free_bytes) for gpu in gpus if gpu is not None}
+        self._before: dict[str, tuple[Gpu, int]] = {}
+        for device in devices:
+            if (gpu := present(device)) is not None:
+                # What was freed and is kept for later would be taken, and yet not seen.
+                gpu.trim()
+                self._before[gpu.info.uuid] = (gpu, gpu.free_bytes)
 
     @property
     def gpus(self) -> frozenset[str]:
@@ -50,8 +54,11 @@ class Meter:
         return {uuid: max(free - gpu.free_bytes, 0) for uuid, (gpu, free) in self._before.items()}
 
 
-def _present(device: str) -> Gpu | None:
+def present(device: str) -> Gpu | None:
+    """Return the GPU that ``device`` names; `None` if it is none, or is not to be had here."""
+    if not is_gpu(device):
+        return None
     try:
         return open_gpu(device)
-    except ConfigurationError:
-        return None  # other nodes have it
+    except (ConfigurationError, GpuError):
+        return None

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 from services.infer.loaded import LoadedModel
 from services.infer.loading import Loaded, Loader, close_all
-from services.infer.memory import NoRoom
+from services.infer.memory import NoRoom, present
 from visionmesh.errors import Code, ConfigurationError
-from visionmesh.gpu import gpu_of, open_gpu
+from visionmesh.gpu import gpu_of
 from visionmesh.gpu.opening import is_gpu
 from visionmesh.models.record import ModelRecord
 from visionmesh.models.spec import ModelSpec
@@ -147,11 +147,10 @@ def promised(spec: ModelSpec) -> dict[str, int]:
     """Return what a model is said to take of each GPU of this node, by UUID."""
     said: Counter[str] = Counter()
     for instance in spec.instances:
-        if instance.memory is not None and is_gpu(instance.device) and not instance.fallback:
-            try:
-                said[open_gpu(instance.device).info.uuid] += instance.memory
-            except ConfigurationError:
-                continue  # on another node it is
+        if instance.memory is None or instance.fallback:
+            continue
+        if (gpu := present(instance.device)) is not None:
+            said[gpu.info.uuid] += instance.memory
     return dict(said)
 
 
