@@ -33,8 +33,8 @@ _NO_MEMORY = re.compile(
 )
 _CAPTURING = re.compile(r"CUDA failure 9\d\d|stream is capturing|StreamCapture")
 """cudaErrorStreamCapture…, which whoever allocates memory gets while another thread captures."""
-_PLACE = re.compile(r".*Status Message: |Error in execution: ", re.DOTALL)
-"""What stands before the reason if it is that of a run with bound memory."""
+_NOISE = re.compile(r".*Status Message: |Error in execution: | ; GPU=-?\d+ ; .*", re.DOTALL)
+"""Before the reason of a run with bound memory; after that of a call to CUDA."""
 
 
 class Options(Frozen):
@@ -91,8 +91,12 @@ def open_session(
     first = next(iter(providers))
     _require(first, spec)
     try:
+        # Of itself it would go on with the CPU where a provider fails.
         session = onnxruntime.InferenceSession(
-            weights, _session_options(instance), providers=list(providers.items())
+            weights,
+            _session_options(instance),
+            providers=list(providers.items()),
+            enable_fallback=False,
         )
     except ERRORS as error:
         if graphs and _ABOUT_GRAPHS in str(error):
@@ -117,7 +121,7 @@ def open_session(
 def as_told(error: Exception) -> NetworkError | GpuError:
     """Return what ONNX Runtime's error means."""
     said = str(error)
-    reason = _PLACE.sub("", ort_reason(error))
+    reason = _NOISE.sub("", ort_reason(error))
     if _NO_MEMORY.search(said):
         return GpuMemoryError(reason)
     return GpuError(reason) if _CAPTURING.search(said) else NetworkError(reason)

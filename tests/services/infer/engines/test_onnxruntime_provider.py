@@ -23,7 +23,7 @@ from visionmesh.models.spec import Instance
 @pytest.mark.parametrize(
     ("said", "kind"),
     [
-        ("CUDA failure 2: out of memory ; GPU=0", GpuMemoryError),
+        ("CUDA failure 2: out of memory", GpuMemoryError),
         ("Failed to allocate memory for requested buffer of size 4096", GpuMemoryError),
         ("Available memory of 10 is smaller than requested bytes of 20", GpuMemoryError),
         ("CUDA failure 900: operation not permitted when stream is capturing", GpuError),
@@ -32,7 +32,7 @@ from visionmesh.models.spec import Instance
 def test_errors_of_the_device_are_told_from_those_of_the_network(
     said: str, kind: type[GpuError]
 ) -> None:
-    told = as_told(RuntimeError(f"Error in execution: {said}"))
+    told = as_told(RuntimeError(f"Error in execution: {said} ; GPU=0 ; hostname=a ; line=7 ; "))
     assert type(told) is kind
     assert str(told) == said
 
@@ -52,7 +52,10 @@ class Session:
     refuses = ""
     found: ClassVar[tuple[str, ...]] = ("CUDAExecutionProvider", "CPUExecutionProvider")
 
-    def __init__(self, weights: Path, options: Any, providers: list[Any]) -> None:
+    def __init__(
+        self, weights: Path, options: Any, *, providers: list[Any], enable_fallback: bool
+    ) -> None:
+        assert not enable_fallback
         self.made.append(dict(providers))
         if self.refuses and self.made[-1]["CUDAExecutionProvider"]["enable_cuda_graph"] == "1":
             raise RuntimeError(self.refuses)
