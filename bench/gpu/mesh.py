@@ -84,31 +84,38 @@ def prepare_rate(
         size=min(ARENA_BYTES, gpu.info.memory_bytes // 8),
         lease=timedelta(minutes=1),
     )
+    with closing(arena):
+        _turn(preparer, encoded, spec, arena, threads=threads, seconds=seconds / 4)
+        decoded.clear()
+        found = _turn(preparer, encoded, spec, arena, threads=threads, seconds=seconds)
+    return found, decoded
+
+
+def _turn(
+    preparer: GpuPreparer,
+    encoded: Sequence[bytes],
+    spec: InputSpec,
+    arena: DeviceArena,
+    *,
+    threads: int,
+    seconds: float,
+) -> float:
+    """Return the images per second that threads prepare at the same time."""
+    began = time.perf_counter()
     done = [0] * threads
 
-    def work(number: int, until: float) -> None:
-        while time.perf_counter() < until:
+    def work(number: int) -> None:
+        while time.perf_counter() - began < seconds:
             at = done[number] % (len(encoded) - _BUNDLE + 1)
             _prepare(preparer, encoded[at : at + _BUNDLE], spec, arena)
             done[number] += _BUNDLE
 
-    def turn(length: float) -> float:
-        done[:] = [0] * threads
-        began = time.perf_counter()
-        running = [
-            threading.Thread(target=work, args=(number, began + length))
-            for number in range(threads)
-        ]
-        for thread in running:
-            thread.start()
-        for thread in running:
-            thread.join()
-        return sum(done) / (time.perf_counter() - began)
-
-    with closing(arena):
-        turn(seconds / 4)
-        decoded.clear()
-        return turn(seconds), decoded
+    running = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    return sum(done) / (time.perf_counter() - began)
 
 
 def _prepare(

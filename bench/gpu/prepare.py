@@ -5,9 +5,9 @@
 ``there.txt`` names the packages that the machine has, one a line, as ``pip list --format=freeze``
 prints them there. All else that the benchmarks want is downloaded for that machine's Python and
 compressed better; libraries keep the code for its GPU only. Each folder ``carried/load-<n>`` fits
-under the limit together with the repository; ``python -m pip install --no-index --no-deps
-carried/load-*/*.whl`` installs them there. A wheel that is too large for one load is cut into
-pieces, which ``cat`` joins again.
+under the limit together with the repository; ``python -m bench.gpu.run --wheels carried/load-*``
+installs them there. A wheel that is too large for one load is cut into pieces, which are joined
+then.
 """
 
 from __future__ import annotations

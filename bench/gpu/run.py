@@ -5,7 +5,7 @@
 Each step is a process with a limit of time; one that fails or takes too long is told, and the next
 goes on. ``results`` then holds ``figures.jsonl``, a line for each figure, ``table.md`` for
 docs/benchmarks.md, and ``log.txt`` with all that was printed. Packages that were carried along are
-installed from ``--wheels`` into a folder beside them first.
+installed from ``--wheels`` into the folder ``carried`` beside ``results`` first.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from bench.gpu.figures import Figure, table
-from bench.gpu.wheels import install
+from bench.gpu.wheels import install, site_of
 
 ROOT = Path(__file__).parents[2]
 _GRACE = 10
@@ -180,12 +180,12 @@ def main() -> int:
     parser.add_argument("--wheels", type=Path, nargs="*", default=[], help="folders of wheels")
     told = parser.parse_args()
     told.out.mkdir(parents=True, exist_ok=True)
-    site = told.out.absolute().parent / "site" if told.wheels else None
-    env = environment(told.device, site)
+    carried = told.out.absolute().parent / "carried"
+    env = environment(told.device, site_of(carried) if told.wheels else None)
     arguments = ["--device", told.device, *(["--tiny"] if told.tiny else [])]
     outcomes: list[Outcome] = []
-    if site is not None:
-        install(told.wheels, site)
+    if told.wheels:
+        install(told.wheels, carried)
     runner = Runner(log=told.out / "log.txt", arguments=arguments, env=env)
     with (told.out / "figures.jsonl").open("w") as lines:
         for name in told.only.split(","):

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from collections.abc import Sequence
 from fnmatch import fnmatch
@@ -59,16 +60,25 @@ def split(file: Path, nbytes: int) -> list[Path]:
     return pieces
 
 
-def install(folders: Sequence[Path], site: Path) -> None:
-    """Install all wheels in ``folders`` into ``site``; pieces are joined beside it before."""
+def site_of(prefix: Path) -> Path:
+    """Return where `install` puts packages below ``prefix``."""
+    return Path(sysconfig.get_path("purelib", "posix_prefix", {"base": prefix}))
+
+
+def install(folders: Sequence[Path], prefix: Path) -> None:
+    """Install all wheels in ``folders`` below ``prefix``; pieces are joined there before.
+
+    Not into one folder by pip's ``--target``: packages would not find their own programs.
+    """
     found = [wheel for folder in folders for wheel in folder.glob("*.whl")]
     pieces: dict[str, list[Path]] = {}
     for piece in (piece for folder in folders for piece in folder.glob("*.whl.[0-9]*")):
         pieces.setdefault(piece.stem, []).append(piece)
-    site.mkdir(parents=True, exist_ok=True)
+    prefix.mkdir(parents=True, exist_ok=True)
     for name, parts in pieces.items():
-        found.append(site.parent / name)
+        found.append(prefix / name)
         ordered = sorted(parts, key=lambda part: part.name)
         found[-1].write_bytes(b"".join(part.read_bytes() for part in ordered))
-    options = ["-q", "--no-index", "--no-deps", "--no-compile", "--upgrade", f"--target={site}"]
-    subprocess.run([sys.executable, "-m", "pip", "install", *options, *map(str, found)], check=True)
+    options = ["-q", "--no-index", "--no-deps", "--no-compile", "--ignore-installed"]
+    command = [sys.executable, "-m", "pip", "install", *options, f"--prefix={prefix}"]
+    subprocess.run([*command, *map(str, found)], check=True)

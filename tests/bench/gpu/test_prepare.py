@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
+import importlib.metadata
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from bench.gpu.prepare import lacking, loads, there
-from bench.gpu.wheels import repack, split
+from bench.gpu.wheels import install, repack, site_of, split
 
 WHEEL = "colours-1.0-py3-none-any.whl"
 
@@ -22,6 +22,10 @@ def wheel(folder: Path) -> Path:
         "colours-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\n",
         "colours-1.0.dist-info/RECORD": "",
     }
+    return written(folder, files)
+
+
+def written(folder: Path, files: Mapping[str, str]) -> Path:
     with zipfile.ZipFile(folder / WHEEL, "w") as made:
         for name, content in files.items():
             made.writestr(name, content)
@@ -34,12 +38,38 @@ def test_a_repacked_wheel_is_smaller_and_installs(tmp_path: Path) -> None:
     after = tmp_path / "small" / WHEEL
     size = repack(before, after, sm=90, without=("colours/examples/*",))
     assert size == after.stat().st_size < before.stat().st_size
-    site = tmp_path / "site"
-    install = ["pip", "install", "-q", "--no-index", "--no-deps", f"--target={site}", str(after)]
-    subprocess.run([sys.executable, "-m", *install], check=True)
+    install([tmp_path / "small"], tmp_path / "prefix")
+    site = site_of(tmp_path / "prefix")
     assert "red" in (site / "colours" / "__init__.py").read_text()
     assert not (site / "colours" / "examples").exists()
     assert "colours/__init__.py,sha256=" in (site / "colours-1.0.dist-info/RECORD").read_text()
+
+
+def test_the_pieces_of_a_wheel_in_several_loads_are_installed_as_one(tmp_path: Path) -> None:
+    first, second, *others = split(wheel(tmp_path), 500)
+    (tmp_path / "load-1").mkdir()
+    (tmp_path / "load-2").mkdir()
+    for piece in (first, *others):
+        piece.rename(tmp_path / "load-2" / piece.name)
+    second.rename(tmp_path / "load-1" / second.name)
+    install([tmp_path / "load-1", tmp_path / "load-2"], tmp_path / "prefix")
+    assert (site_of(tmp_path / "prefix") / "colours" / "examples" / "blue.py").exists()
+
+
+def test_a_carried_server_is_found_where_it_was_installed(tmp_path: Path) -> None:
+    files = {
+        "colours-1.0.data/scripts/paint": "a program",
+        "colours-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: colours\nVersion: 1.0\n",
+        "colours-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\n",
+        "colours-1.0.dist-info/RECORD": "",
+    }
+    repack(written(tmp_path, files), tmp_path / f"again-{WHEEL}")
+    (tmp_path / "load").mkdir()
+    (tmp_path / f"again-{WHEEL}").rename(tmp_path / "load" / WHEEL)
+    install([tmp_path / "load"], tmp_path / "prefix")
+    (found,) = importlib.metadata.distributions(path=[str(site_of(tmp_path / "prefix"))])
+    (program,) = (file for file in found.files or () if file.name == "paint")
+    assert Path(str(program.locate())).read_text() == "a program"
 
 
 def test_pieces_join_to_the_whole(tmp_path: Path) -> None:
