@@ -139,7 +139,7 @@ class Loader:
             device_memory = await asyncio.to_thread(meter.taken)
         complaints = (*(why for one in found for why in one.failed), *(e.message for e in failed))
         return Loaded(
-            way=replace(way, copies=tuple(one.copies for one in found)).although(*complaints),
+            way=way.running([one.copies for one in found]).although(*complaints),
             engines=tuple(engine for one in found for engine in one.engines),
             memory=memory,
             device_memory=device_memory,
@@ -160,7 +160,7 @@ class Loader:
                     copies.instance,
                     count=copies.count,
                     engine=name,
-                    precision=way.precision,
+                    precision=way.precision_of(name),
                     plans=self._plans,
                 )
                 await self._warm(engines)
@@ -184,7 +184,10 @@ class Loader:
 
     async def forget(self, hashes: Iterable[str]) -> None:
         """Delete the files of versions that the mesh does not have any more from this node."""
-        await asyncio.to_thread(forget_files, self._directory, hashes)
+        gone = tuple(hashes)
+        await asyncio.to_thread(forget_files, self._directory, gone)
+        if self._plans is not None:
+            await asyncio.to_thread(self._plans.forget, gone)
 
     def close(self) -> None:
         self._quiet.shutdown(wait=False)

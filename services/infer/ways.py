@@ -6,14 +6,15 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from services.infer.engines import OF_PROGRAMS, engines_of
+from services.infer.engines import OF_PROGRAMS, TENSORRT, engines_of
+from services.infer.precisions import for_tensorrt
 from visionmesh.cpu import multiplies_bytes
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.gpu.opening import is_gpu
 from visionmesh.models.folder import PROGRAM_FILE, WEIGHTS_FILE
 from visionmesh.models.record import StoredProgram
 from visionmesh.models.spec import Instance, ModelSpec
-from visionmesh.models.variants import Choice, Precision, Variants
+from visionmesh.models.variants import Artifact, Choice, Precision, Variants
 
 _WORTH = 1.1
 """How many times as fast an INT8 network must have been: less may be noise, but changes answers."""
@@ -63,6 +64,8 @@ class Way:
     plain: bool
     """It is `plain_way`, which needs nothing but ``model.onnx``."""
     why: str
+    tensorrt: Artifact | None = None
+    """What the engine tensorrt runs in place of that."""
 
     @property
     def engine(self) -> str:
@@ -90,6 +93,8 @@ class Way:
         ConfigurationError
             (model_invalid) if the version does not have it.
         """
+        if engine == TENSORRT and self.tensorrt is not None:
+            return self.tensorrt.sha256
         if engine not in OF_PROGRAMS:
             return self.sha256
         if self.program is None:
@@ -100,12 +105,22 @@ class Way:
             )
         return self.program
 
+    def precision_of(self, engine: str) -> Precision:
+        """Return what an engine computes in."""
+        own = self.tensorrt if engine == TENSORRT else None
+        return own.precision if own is not None else self.precision
+
     @property
     def files(self) -> frozenset[str]:
         """Return the SHA-256 of all files that its engines may run."""
         engines = {name for copies in self.copies for name in copies.engines}
-        programs = {self.program} if self.program and engines & OF_PROGRAMS else set()
-        return frozenset(programs | ({self.sha256} if engines - OF_PROGRAMS else set()))
+        missing = OF_PROGRAMS if self.program is None else frozenset()
+        return frozenset(map(self.file_of, engines - missing))
+
+    def running(self, copies: Sequence[Copies]) -> Way:
+        """Return the way with what was opened of it, and what that computes in."""
+        precision = self.precision_of(copies[0].engine)
+        return replace(self, copies=tuple(copies), precision=precision)
 
     def although(self, *complaints: str) -> Way:
         """Return the way with what did not work told besides why it is taken."""
@@ -143,7 +158,25 @@ def choose_way(spec: ModelSpec, version: Stored, *, features: tuple[str, ...], c
 
     Threads and copies are those of ``model.yaml`` if it says anything of instances. Otherwise they
     are the measured ones, with more copies on more ``cores`` and fewer on fewer.
+
+    TensorRT computes in what its network says, so it has one of its own if the version has one that
+    was found right: in INT8, or else in FP16, unless ``options`` say which.
+
+    Raises
+    ------
+    ConfigurationError
+        (model_invalid) if no engine serves one of the devices, or the version has no network of
+        the precision that TensorRT is to compute in.
     """
+    way = _chosen_way(spec, version, features=features, cores=cores)
+    made = for_tensorrt(spec, version)
+    if made is None:
+        return way
+    why = f"{way.why}; TensorRT has its {made.precision.upper()} network"
+    return replace(way, tensorrt=made, plain=False, why=why)
+
+
+def _chosen_way(spec: ModelSpec, version: Stored, *, features: tuple[str, ...], cores: int) -> Way:
     variants = version.variants
     choice = variants.choice if variants else None
     if variants is None or choice is None:

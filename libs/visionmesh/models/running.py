@@ -55,5 +55,6 @@ def running_here(spec: ModelSpec, version: Stored, *, plain: bool = False) -> He
     else:
         way = choose_way(spec, version, features=cpu_features(), cores=cores())
     first = way.copies[0]
-    running = Running(engine=first.engine, precision=way.precision, instance=first.instance)
+    precision = way.precision_of(first.engine)
+    running = Running(engine=first.engine, precision=precision, instance=first.instance)
     return Here(running, way.file_of(first.engine), way.plain, way.why)

@@ -133,6 +133,9 @@ USUAL: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """What is tried on a kind of device where ``model.yaml`` names no engines; the others are slower
 or want other files, unless somebody has measured or made them."""
 
+TENSORRT = "tensorrt"
+"""The engine that computes in what its network says, and so has networks of its own."""
+
 OF_PROGRAMS = frozenset({"torch"})
 """The engines that run a version's ``model.pt2``, where others run a network in ONNX."""
 

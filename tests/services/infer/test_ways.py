@@ -196,3 +196,78 @@ def test_a_device_that_nothing_serves_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="abacus") as raised:
         choose_way(spec, version_with(), features=CPU, cores=4)
     assert raised.value.code is Code.MODEL_INVALID
+
+
+def made(precision: Precision, *, right: bool = True) -> Artifact:
+    return Artifact(
+        file=f"{precision}.onnx",
+        precision=precision,
+        scheme="fp16" if precision is Precision.FP16 else "s8s8",
+        sha256=f"of {precision}",
+        size_bytes=1,
+        right=right,
+    )
+
+
+def version_of(*artifacts: Artifact, of: str = "f") -> VersionRecord:
+    variants = Variants(of=of, artifacts=(INT8, *artifacts))
+    return version_with().model_copy(update={"variants": variants})
+
+
+ON_GPU = {"device": "cuda", "engines": ["tensorrt", "onnxruntime"]}
+
+
+@pytest.mark.parametrize(
+    ("artifacts", "options", "file", "precision"),
+    [
+        ((), {}, "f", "fp32"),
+        ((made(Precision.FP16),), {}, "of fp16", "fp16"),
+        ((made(Precision.FP16), made(Precision.INT8)), {}, "of int8", "int8"),
+        ((made(Precision.FP16), made(Precision.INT8, right=False)), {}, "of fp16", "fp16"),
+        ((made(Precision.FP16), made(Precision.INT8)), {"precision": "fp16"}, "of fp16", "fp16"),
+        ((made(Precision.FP16),), {"precision": "fp32"}, "f", "fp32"),
+        ((made(Precision.INT8, right=False),), {"precision": "int8"}, "of int8", "int8"),
+    ],
+)
+def test_tensorrt_runs_the_smallest_network_that_was_found_right(
+    artifacts: tuple[Artifact, ...], options: dict[str, str], file: str, precision: str
+) -> None:
+    spec = spec_of(instances=[{**ON_GPU, "options": options}])
+    way = choose_way(spec, version_of(*artifacts), features=CPU, cores=4)
+    assert (way.file_of("tensorrt"), way.precision_of("tensorrt")) == (file, precision)
+    assert (way.file_of("onnxruntime"), way.precision_of("onnxruntime")) == ("f", "fp32")
+    assert way.files == {"f", file}
+    assert way.plain == (file == "f")
+    assert way.running(way.copies).precision == precision
+    (copies,) = way.copies
+    other = way.running([Copies(("onnxruntime",), copies.instance, 1)])
+    assert other.precision is Precision.FP32
+
+
+def test_what_was_made_of_another_network_is_not_for_tensorrt() -> None:
+    way = choose_way(
+        spec_of(instances=[ON_GPU]),
+        version_of(made(Precision.INT8), of="another"),
+        features=CPU,
+        cores=4,
+    )
+    assert way.file_of("tensorrt") == "f"
+
+
+def test_where_tensorrt_is_not_asked_for_it_has_no_network() -> None:
+    for instances in ([{"device": "cpu"}], [{"device": "cuda", "engines": ["onnxruntime"]}]):
+        spec = spec_of(instances=instances)
+        way = choose_way(spec, version_of(made(Precision.INT8)), features=CPU, cores=4)
+        assert way.tensorrt is None
+
+
+def test_a_precision_that_the_version_lacks_is_asked_for() -> None:
+    spec = spec_of(instances=[{**ON_GPU, "options": {"precision": "fp16"}}])
+    with pytest.raises(ConfigurationError, match="visionmesh optimize trees --precision fp16"):
+        choose_way(spec, version_of(), features=CPU, cores=4)
+
+
+def test_two_precisions_of_one_version_are_refused() -> None:
+    instances = [{**ON_GPU, "options": {"precision": name}} for name in ("fp32", "fp16")]
+    with pytest.raises(ConfigurationError, match="fp16, fp32: all instances"):
+        choose_way(spec_of(instances=instances), version_of(), features=CPU, cores=4)
