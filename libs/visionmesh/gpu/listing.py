@@ -23,13 +23,13 @@ _RECOVERY = {
 _AT_ONCE = frozenset({1, 2, 6, 7})
 """Of these: the GPU cannot be used before."""
 _SLOWED = {
-    0x04: "the power limit",
     0x08: "the hardware",
     0x20: "its temperature",
     0x40: "its temperature, by the hardware",
     0x80: "the power supply",
 }
-"""NVML's bits of why clocks are low (``nvmlClocksEventReason…``), without those that are a wish."""
+"""NVML's bits of why clocks are low (``nvmlClocksEventReason…``), without those that are a wish,
+and without the power limit, which a busy GPU reaches."""
 _MIG = " MIG "
 
 

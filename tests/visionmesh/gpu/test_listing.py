@@ -64,7 +64,7 @@ def test_a_gpu_that_must_not_be_used_says_why(told: dict[str, Any], why: str) ->
         ({"recovery": 99}, "recovery action 99"),
         ({"pages_pending": 1}, "a page of its memory"),
         ({"rows_pending": 1}, "a row of its memory"),
-        ({"slowed": 0x44}, "slowed down by the power limit, its temperature, by the hardware"),
+        ({"slowed": 0x24}, "slowed down by its temperature"),
     ],
 )
 def test_what_is_not_as_it_should_be_is_told_of_a_gpu_that_computes(
