@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
 from pydantic import ConfigDict, Field
@@ -143,11 +143,20 @@ def places_of(records: Iterable[NodeRecord], model: str) -> dict[str, Place]:
             workers.setdefault(record.node, []).append(record)
     return {
         node: Place(
-            devices=frozenset(record.device for record in there),
+            devices=frozenset(kind for record in there for kind in _kinds(record, model)),
             backlog=least_backlog(there, model),
         )
         for node, there in workers.items()
     }
+
+
+def _kinds(record: NodeRecord, model: str) -> Iterator[str]:
+    """Yield the kinds of devices that run ``model``; while it is asleep, the worker's own."""
+    loaded = [version for version in record.loaded if version.model == model]
+    for version in loaded:
+        yield from (device.partition(":")[0] for device in version.devices)
+    if not loaded:
+        yield record.device
 
 
 def all_read(
