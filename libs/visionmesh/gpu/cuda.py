@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
-from uuid import UUID
 from weakref import WeakValueDictionary
 
 import cupy
@@ -17,95 +14,19 @@ import numpy as np
 from cupy.cuda import runtime
 from numpy.typing import NDArray
 
+from visionmesh.gpu.cuda_driver import told
 from visionmesh.gpu.gpu import (
     DeviceArray,
     DeviceInfo,
     Event,
-    GpuError,
-    GpuLostError,
-    GpuMemoryError,
     Kernel,
     SharedMemory,
     Stream,
 )
 
 _PRELUDE = Path(__file__).with_name("cuda.h")
-_MODULE_RELEASE = Path("/sys/module/nvidia/version")
-_OUT_OF_MEMORY = 2
-_INSUFFICIENT_DRIVER = 35
-_NO_DEVICE = 100
 _NOT_READY = 600
-_LOST = frozenset({214, 219, 220, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 999})
-"""Errors after which the runtime says that the process must be ended to use the device again:
-uncorrectable memory, NVLink and containment errors, illegal addresses and instructions, timeouts,
-destroyed contexts, failed launches, unknown ones (CUDA Runtime API, enum cudaError)."""
-_UUID_BYTES = 16
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Raise the driver's errors as ours."""
-    try:
-        yield
-    except cupy.cuda.memory.OutOfMemoryError as error:
-        raise GpuMemoryError(str(error)) from error
-    except cupy.cuda.compiler.CompileException as error:
-        raise GpuError(str(error)) from error
-    except (runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError) as error:
-        if error.status == _OUT_OF_MEMORY:
-            raise GpuMemoryError(str(error)) from error
-        kind = GpuLostError if error.status in _LOST else GpuError
-        raise kind(str(error)) from error
-
-
-@cache
-def devices() -> tuple[DeviceInfo, ...]:
-    """Return the GPUs that this process sees; none where there is no driver."""
-    try:
-        count = runtime.getDeviceCount()
-    except runtime.CUDARuntimeError as error:
-        if error.status in (_INSUFFICIENT_DRIVER, _NO_DEVICE):
-            return ()
-        raise GpuError(str(error)) from error
-    return tuple(_info(index) for index in range(count))
-
-
-def _info(index: int) -> DeviceInfo:
-    found = runtime.getDeviceProperties(index)
-    name: bytes = found["name"]
-    # A slice of a GPU has a UUID of its own, which the driver spells with another prefix.
-    sliced = b" MIG " in name
-    return DeviceInfo(
-        kind="cuda",
-        index=index,
-        uuid=f"{'MIG' if sliced else 'GPU'}-{_uuid(index)}",
-        name=name.decode(),
-        memory_bytes=found["totalGlobalMem"],
-        capability=(found["major"], found["minor"]),
-        driver=_driver(),
-    )
-
-
-def _driver() -> str:
-    """Return the kernel module's release, or that of CUDA which the driver was made for."""
-    try:
-        return _MODULE_RELEASE.read_text().strip()
-    except OSError:
-        return f"CUDA {runtime.driverGetVersion()}"
-
-
-def _uuid(index: int) -> UUID:
-    """Ask the driver: CuPy's own ends at the first byte of zero, and is a slice's GPU's."""
-    driver, device = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
-    found = (ctypes.c_ubyte * _UUID_BYTES)()
-    for status in (
-        driver.cuInit(0),
-        driver.cuDeviceGet(ctypes.byref(device), index),
-        driver.cuDeviceGetUuid_v2(found, device),
-    ):
-        if status:
-            raise GpuError(f"The driver does not tell the UUID of device {index}: error {status}.")
-    return UUID(bytes=bytes(found))
+"""The status of work that goes on."""
 
 
 class _Event:
@@ -116,13 +37,13 @@ class _Event:
     def done(self) -> bool:
         # CuPy's own takes a failure for work that goes on.
         status = runtime.eventQuery(self._event.ptr)
-        with _told():
+        with told():
             if status not in (0, _NOT_READY):
                 raise runtime.CUDARuntimeError(status)
         return bool(status == 0)
 
     def synchronize(self) -> None:
-        with _told():
+        with told():
             self._event.synchronize()
 
     @property
@@ -136,7 +57,7 @@ class CudaStream:
 
     def __init__(self, index: int) -> None:
         self._device = cupy.cuda.Device(index)
-        with self._device, _told():
+        with self._device, told():
             self.raw = cupy.cuda.Stream(non_blocking=True)
             """CuPy's own."""
 
@@ -155,18 +76,18 @@ class CudaStream:
         self._device.__exit__(*error)
 
     def record(self) -> Event:
-        with self._device, _told():
+        with self._device, told():
             event = cupy.cuda.Event(block=True, disable_timing=True)
             event.record(self.raw)
         return _Event(event)
 
     def wait(self, event: Event) -> None:
         assert isinstance(event, _Event)
-        with _told():
+        with told():
             self.raw.wait_event(event.raw)
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
-        with self, _told():
+        with self, told():
             # Only what this thread does must be fit for a graph: others go on allocating.
             self.raw.begin_capture(runtime.streamCaptureModeThreadLocal)
             try:
@@ -177,11 +98,11 @@ class CudaStream:
         return lambda: self._launch(graph)
 
     def _launch(self, graph: Any) -> None:
-        with _told():
+        with told():
             graph.launch(self.raw)
 
     def synchronize(self) -> None:
-        with _told():
+        with told():
             self.raw.synchronize()
 
 
@@ -192,7 +113,7 @@ class _Kernel:
     def __call__(
         self, grid: tuple[int, ...], block: tuple[int, ...], args: Sequence[Any], /
     ) -> None:
-        with _told():
+        with told():
             self._kernel(grid, block, tuple(args))
 
 
@@ -206,7 +127,7 @@ class _Allocation:
 
 
 def _give_back(index: int, pointer: int, give_back: Callable[[int], None]) -> None:
-    with cupy.cuda.Device(index), _told():
+    with cupy.cuda.Device(index), told():
         give_back(pointer)
 
 
@@ -247,7 +168,7 @@ class CudaGpu:
         return CudaStream(self.info.index)
 
     def kernel(self, source: Path, name: str, **defines: int | float | str) -> Kernel:
-        with self._device, _told():
+        with self._device, told():
             module = self._module(source, tuple(sorted(defines.items())))
             return _Kernel(module.get_function(name))
 
@@ -266,20 +187,20 @@ class CudaGpu:
         return isinstance(array, cupy.ndarray) and array.device.id == self.info.index
 
     def pinned(self, nbytes: int) -> NDArray[np.uint8]:
-        with self._device, _told():
+        with self._device, told():
             memory = cupy.cuda.alloc_pinned_memory(nbytes)
         return np.frombuffer(memory, np.uint8, nbytes)
 
     def upload(self, host: NDArray[Any], device: DeviceArray) -> None:
-        with _told():
+        with told():
             device.data.copy_from_host_async(host.ctypes.data, host.nbytes)
 
     def download(self, device: DeviceArray, host: NDArray[Any]) -> None:
-        with _told():
+        with told():
             device.data.copy_to_host_async(host.ctypes.data, host.nbytes)
 
     def share(self, nbytes: int) -> SharedMemory:
-        with self._device, _told():
+        with self._device, told():
             pointer = runtime.malloc(nbytes)
             try:
                 handle = bytes(runtime.ipcGetMemHandle(pointer))
@@ -294,18 +215,18 @@ class CudaGpu:
         own = self._own.get(handle)
         if own is not None:
             return _Shared(array=own.array[:nbytes], handle=handle, close=lambda: None)
-        with self._device, _told():
+        with self._device, told():
             pointer = runtime.ipcOpenMemHandle(handle)
         return _shared(self.info.index, pointer, nbytes, handle, runtime.ipcCloseMemHandle)
 
     def trim(self) -> None:
-        with self._device, _told():
+        with self._device, told():
             cupy.get_default_memory_pool().free_all_blocks()
             cupy.get_default_pinned_memory_pool().free_all_blocks()
 
     @property
     def free_bytes(self) -> int:
-        with self._device, _told():
+        with self._device, told():
             free: int = runtime.memGetInfo()[0]
         return free
 

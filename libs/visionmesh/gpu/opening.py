@@ -48,13 +48,13 @@ def _emulated(index: int) -> Gpu:
 
 def _open_cuda(which: str) -> Gpu:
     try:
-        from visionmesh.gpu import cuda  # noqa: PLC0415 - CuPy is only where GPUs are
+        from visionmesh.gpu import cuda, cuda_driver  # noqa: PLC0415 - CuPy is only where GPUs are
     except ImportError as error:
         raise ConfigurationError(
             Code.DEVICE_MISSING, f"GPUs want CuPy ({error}): pip install 'visionmesh[gpu]'."
         ) from error
     try:
-        found = cuda.devices()
+        found = cuda_driver.devices()
     except GpuError as error:
         raise ConfigurationError(
             Code.DEVICE_MISSING, f"The GPUs of this machine cannot be used: {error}."

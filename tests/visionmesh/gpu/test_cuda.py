@@ -16,7 +16,7 @@ from visionmesh.gpu.gpu import DeviceInfo, GpuLostError, GpuMemoryError
 
 cupy = pytest.importorskip("cupy", reason="CUDA needs the extra `gpu`")
 
-from visionmesh.gpu import cuda  # noqa: E402 - it needs CuPy
+from visionmesh.gpu import cuda, cuda_driver  # noqa: E402 - it needs CuPy
 
 runtime = cupy.cuda.runtime
 
@@ -61,7 +61,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
         assert hasattr(runtime, name)
         monkeypatch.setattr(runtime, name, call)
     monkeypatch.setattr(cupy.cuda, "Device", lambda _: nullcontext())
-    monkeypatch.setattr(cuda, "devices", lambda: (INFO,))
+    monkeypatch.setattr(cuda_driver, "devices", lambda: (INFO,))
     cuda.gpu_at.cache_clear()
     return driver
 
@@ -79,7 +79,8 @@ def names_of(source: str) -> set[str]:
 
 def test_every_name_that_is_asked_of_cupy_exists() -> None:
     assert cuda.__file__ is not None
-    names = names_of(Path(cuda.__file__).read_text())
+    sources = Path(cuda.__file__).parent.glob("cuda*.py")
+    names = set().union(*(names_of(source.read_text()) for source in sources))
     assert "cupy.cuda.alloc_pinned_memory" in names
     modules: dict[str, ModuleType] = {"cupy": cupy, "runtime": runtime}
     for name in sorted(names):
