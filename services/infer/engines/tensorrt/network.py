@@ -74,6 +74,8 @@ def load_plan(trt: Any, file: Path, *, sizes: tuple[int, ...]) -> Plan:
 
 def _dtype(trt: Any, engine: Any, name: str) -> np.dtype[Any]:
     kind = engine.get_tensor_dtype(name)
+    if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
+        raise NetworkError(f"{name!r} is a shape, which no output can be here")
     try:
         found: np.dtype[Any] = np.dtype(trt.nptype(kind))
     except TypeError as error:
@@ -154,7 +156,7 @@ class TensorRTNetwork:
             context.set_input_shape(given, images.shape),
             context.set_tensor_address(given, self._gpu.address(images)),
         )
-        if not all(done) or context.infer_shapes():
+        if not all(done) or not _infers(context):
             raise _failure(trt, f"TensorRT does not take images of the shape {images.shape}")
         scratch = self._working_memory(engine, profile)
         context.set_device_memory(self._gpu.address(scratch), scratch.nbytes)
@@ -205,6 +207,14 @@ class TensorRTNetwork:
         except (GpuError, NetworkError) as error:
             log.info("batches of %d run without a CUDA graph: %s", size, error)
             return run
+
+
+def _infers(context: Any) -> bool:
+    """Say whether the sizes of all outputs follow from the images' shape, or are left to a run."""
+    try:
+        return not context.infer_shapes()
+    except RuntimeError:
+        return False
 
 
 def _failure(trt: Any, what: str) -> Exception:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -122,9 +123,58 @@ def test_an_output_whose_size_the_images_decide_is_refused(opened: Open) -> None
     engine.close()
 
 
-def test_an_output_that_numpy_lacks_is_refused(opened: Open) -> None:
-    with pytest.raises(ConfigurationError, match="'sums' is BF16"):
-        opened(dtype="BF16")
+@pytest.mark.parametrize(
+    ("told", "why"), [({"dtype": "BF16"}, "'sums' is BF16"), ({"location": 1}, "is a shape")]
+)
+def test_an_output_that_is_no_array_is_refused(
+    opened: Open, told: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=why):
+        opened(**told)
+
+
+def test_shapes_that_do_not_fit_are_told_in_tensorrts_words(opened: Open) -> None:
+    (engine,) = opened(misfit=True)
+    with pytest.raises(ConfigurationError, match="reshape_3: 5 is no multiple"):
+        engine.warm()
+    engine.close()
+
+
+def test_what_cannot_be_captured_runs_without_a_graph(
+    opened: Open, trt: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def capture(_: Any) -> Any:
+        raise GpuError("operation not permitted when stream is capturing")
+
+    (engine,) = opened()
+    stream = type(open_gpu("emulated").stream())
+    monkeypatch.setattr(stream, "capture", lambda self, work: capture(work))
+    engine.warm()
+    (image,) = images_of(1)
+    np.testing.assert_allclose(engine.run([image])["sums"], [[2.0 * image.sum(dtype=float)]])
+    engine.close()
+
+
+def test_a_device_without_room_for_all_sizes_runs_those_it_has_room_for(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Scarce(ModuleType):
+        """Memory for what one profile wants, and not for all."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(np, name)
+
+        def empty(self, shape: Any, dtype: Any) -> Any:
+            if shape == (1024,):
+                raise MemoryError("out of memory allocating 1024 bytes")
+            return np.empty(shape, dtype)
+
+    monkeypatch.setattr(type(open_gpu("emulated")), "xp", Scarce("scarce"))
+    (engine,) = opened()
+    engine.warm()
+    assert engine.batch_sizes == (1, 2, 4)
+    assert len(engine.run(images_of(3))["sums"]) == 3
+    engine.close()
 
 
 def test_a_plan_for_other_images_is_refused(opened: Open) -> None:
