@@ -63,7 +63,7 @@ def _open_cuda(which: str) -> Gpu:
         if which in ("", str(info.index), info.uuid):
             return cuda.gpu_at(info)
     raise ConfigurationError(
-        Code.DEVICE_MISSING, f"There is no GPU {which} here; the driver tells {_list(found)}."
+        Code.DEVICE_MISSING, f"There is no GPU {which or 0} here; the driver tells {_list(found)}."
     )
 
 
