@@ -39,6 +39,8 @@ class Opened(NamedTuple):
     engines: tuple[Engine, ...]
     failed: tuple[str, ...]
     """Why those do not work that were to be tried before."""
+    short: bool
+    """The device had too little memory for their largest batches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,8 @@ class Loaded:
     """By how many bytes the process grew for them."""
     device_memory: Mapping[str, int] = field(default_factory=dict)
     """How many bytes they took of each GPU that they run on, by its UUID."""
+    short: frozenset[str] = frozenset()
+    """The GPUs, by UUID, that had too little memory for the largest batches."""
     reserved: Mapping[str, int] = field(default_factory=dict)
     """How many they may take of each GPU for which ``model.yaml`` says that."""
 
@@ -137,12 +141,14 @@ class Loader:
                 raise
             memory = max(_resident_bytes() - before, 0)
             device_memory = await asyncio.to_thread(meter.taken)
+        short = Meter(one.copies.instance.device for one in found if one.short).gpus
         complaints = (*(why for one in found for why in one.failed), *(e.message for e in failed))
         return Loaded(
             way=way.running([one.copies for one in found]).although(*complaints),
             engines=tuple(engine for one in found for engine in one.engines),
             memory=memory,
             device_memory=device_memory,
+            short=short,
         )
 
     async def _open(
@@ -163,6 +169,7 @@ class Loader:
                     precision=way.precision_of(name),
                     plans=self._plans,
                 )
+                largest = [engine.batch_sizes[-1] for engine in engines]
                 await self._warm(engines)
             except NoMemory as error:
                 raise NoRoom(error.message, gpus=Meter([copies.instance.device]).gpus) from error
@@ -172,7 +179,8 @@ class Loader:
                     raise
             else:
                 works = replace(copies, engines=(name,), count=len(engines))
-                return Opened(works, engines, tuple(failed))
+                short = largest != [engine.batch_sizes[-1] for engine in engines]
+                return Opened(works, engines, tuple(failed), short)
         raise ConfigurationError(Code.MODEL_INVALID, " ".join(failed))
 
     async def _warm(self, engines: Sequence[Engine]) -> None:

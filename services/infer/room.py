@@ -106,11 +106,17 @@ class Room:
         return replace(loaded, reserved=said)
 
     async def _try(self, key: Key, record: ModelRecord) -> Loaded:
+        """Load a version once there is room for it, if need be for its smaller batches only."""
         while True:
             try:
-                return await self._loader.load(record, key[1])
+                loaded = await self._loader.load(record, key[1])
             except NoRoom as error:
                 await self._make_room(key, error.gpus, error.message)
+                continue
+            if not self._idle(key, loaded.short):
+                return loaded
+            close_all(loaded.engines)
+            await self._make_room(key, loaded.short, "there is room for small batches only")
 
     async def _admit(self, key: Key, wanted: Mapping[str, int]) -> None:
         """Return once the bounds allow a version ``wanted`` bytes of each GPU."""
@@ -125,22 +131,29 @@ class Room:
 
     async def _make_room(self, key: Key, gpus: Collection[str], why: str) -> None:
         """Evict the version on ``gpus`` that has been idle the longest; raise if there is none."""
-        held = {
-            other: model
-            for other, model in self._serving.items()
-            if not model.room.keys().isdisjoint(gpus)
-        }
         name = f"Version {key[1]} of {key[0]!r}"
-        if not held:
+        if not self._on(gpus):
             raise ConfigurationError(Code.MODEL_INVALID, f"{name} is too large for its GPU: {why}.")
-        idle = [other for other in held if not self._used[other] and other != key]
+        idle = self._idle(key, gpus)
         if not idle:
             raise NoRoom(f"{name} has to wait until others are idle: {why}.", gpus=gpus)
-        longest = max(idle, key=lambda other: held[other].idle)
+        longest = max(idle, key=lambda other: self._serving[other].idle)
         self._bounds.on_evict(longest[0])
         await self._evict(longest, f"it gave way to version {key[1]} of {key[0]}")
         for gpu in gpus:
             await asyncio.to_thread(gpu_of(gpu).trim)
+
+    def _on(self, gpus: Collection[str]) -> list[Key]:
+        """Return the versions that have memory of one of ``gpus``."""
+        return [
+            other
+            for other, model in self._serving.items()
+            if not model.room.keys().isdisjoint(gpus)
+        ]
+
+    def _idle(self, key: Key, gpus: Collection[str]) -> list[Key]:
+        """Return those of them that may give way to a version."""
+        return [other for other in self._on(gpus) if not self._used[other] and other != key]
 
 
 def promised(spec: ModelSpec) -> dict[str, int]:

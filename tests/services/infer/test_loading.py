@@ -13,6 +13,7 @@ from services.infer.loading import Loader, close_all
 from services.infer.turns import Elsewhere
 from tests.networks import save_folder, spoil_network
 from tests.services.infer.conftest import image_of, pushed, right
+from tests.services.infer.gated import GatedEngine
 from visionmesh.errors import ConfigurationError
 from visionmesh.models.folder import load_folder
 from visionmesh.models.registry import Registry
@@ -108,3 +109,24 @@ async def test_a_model_for_other_nodes_is_not_loaded(
     record = await pushed(registry, tmp_path / "trees", more="instances: [{device: 'cuda:77'}]\n")
     with pytest.raises(Elsewhere, match="is for other nodes"):
         await loader.load(record, 1)
+
+
+class Narrow(GatedEngine):
+    """An engine on a device whose memory turns out to be too small for its largest batches."""
+
+    def warm(self) -> None:
+        self.batch_sizes = self.batch_sizes[:1]
+
+
+@pytest.mark.parametrize(("engine", "short"), [(Narrow, {"EMULATED-0"}), (GatedEngine, set())])
+async def test_a_device_that_is_short_of_memory_for_large_batches_is_told(
+    registry: Registry,
+    loader: Loader,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    engine: type[GatedEngine],
+    short: set[str],
+) -> None:
+    monkeypatch.setattr("services.infer.loading.open_engines", lambda *_, **__: (engine(),))
+    record = await pushed(registry, tmp_path / "trees", more="instances: [{device: emulated}]\n")
+    assert (await loader.load(record, 1)).short == short

@@ -74,6 +74,8 @@ class Device(Loader):
         self.memory = memory
         self.used = self.most = 0
         self.gates = {name: Gate() for name in MODELS}
+        self.wants = SIZE
+        """What the largest batches take; smaller ones do with `SIZE`."""
 
     async def load(self, record: ModelRecord, version: int) -> Loaded:
         on_cpu = record.spec.model_copy(update={"instances": (Instance(count=1),)})
@@ -85,7 +87,13 @@ class Device(Loader):
         self.most = max(self.most, self.used)
         [engine] = loaded.engines
         held = Held(engine, self, self.gates[record.spec.name])
-        return replace(loaded, engines=(held,), device_memory={GPU: SIZE})
+        short = self.used - SIZE + self.wants > self.memory
+        return replace(
+            loaded,
+            engines=(held,),
+            device_memory={GPU: SIZE},
+            short=frozenset({GPU} if short else ()),
+        )
 
 
 class Pool:
@@ -174,6 +182,20 @@ async def test_what_is_in_use_stays_and_who_has_to_wait_for_it_sleeps(make: Make
     await busy
     await pool.answers("yews")
     assert pool.loaded == {"yews"}
+
+
+async def test_idle_versions_give_way_to_large_batches_too_but_small_ones_do(make: Make) -> None:
+    pool = await make(memory=100)
+    await pool.apply("elms")
+    pool.device.wants = 70
+    await pool.apply("yews")
+    assert pool.loaded == {"yews"}
+    assert pool.pool.asleep.keys() == {("elms", 1)}
+    assert pool.evicted == ["elms"]
+
+    pool.device.wants = 1000
+    await pool.answers("elms")
+    assert pool.loaded == {"elms"}, "it runs as well as it can"
 
 
 async def test_a_version_that_is_too_large_for_its_gpu_fails(make: Make) -> None:
