@@ -124,6 +124,7 @@ async def test_a_device_that_is_short_of_memory_for_large_batches_is_told(
     loader: Loader,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    *,
     engine: type[GatedEngine],
     short: set[str],
 ) -> None:
