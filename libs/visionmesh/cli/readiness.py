@@ -79,6 +79,10 @@ async def _until_served(
         waiting = [one.record for one in pushed if not _is_served(nodes, one.record)]
         if not waiting:
             return
+        if all(_is_for_others(nodes, record) for record in waiting):
+            names = ", ".join(record.spec.name for record in waiting)
+            aside().print(f"{names}: no node has its devices; the first one that does loads it.")
+            return
         if late:
             names = ", ".join(record.spec.name for record in waiting)
             raise Refused(
@@ -115,10 +119,22 @@ def _require_hope(nodes: Sequence[NodeRecord], record: ModelRecord, *, known: Fa
             if version in node.failed and known.get(f"{node.key}/{version}") != node.failed[version]
         }
         decoders = [node for node in nodes if node.stage == "postprocess" and node.key in why]
-        engines = _infer_workers(nodes)
-        if decoders or all(node.key in why for node in engines):
+        engines = [node for node in _infer_workers(nodes) if not _leaves(node, record)]
+        if decoders or (engines and all(node.key in why for node in engines)):
             raise Refused(
                 Code.MODEL_FAILED,
                 f"Version {number} of {record.spec.name} is stored, but cannot be served: "
                 f"{why[(decoders or engines)[0].key]}",
             )
+
+
+def _is_for_others(nodes: Sequence[NodeRecord], record: ModelRecord) -> bool:
+    return all(_leaves(node, record) for node in _infer_workers(nodes))
+
+
+def _leaves(node: NodeRecord, record: ModelRecord) -> bool:
+    """Say whether a worker has seen the model, and leaves it to nodes with other devices."""
+    name = record.spec.name
+    known = (node.applied or {}).get(name) == record.revision
+    failed = any(version_key(name, number) in node.failed for number in record.versions)
+    return known and name not in node.models and not failed

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from services.infer.engines import Engine
+from services.infer.turns import Elsewhere, turns_of
 from services.infer.ways import Stored, choose_way, plain_way
 from visionmesh.contracts import Frozen
 from visionmesh.cpu import cpu_features
@@ -43,13 +44,19 @@ class Here(NamedTuple):
 
 
 def running_here(spec: ModelSpec, version: Stored, *, plain: bool = False) -> Here:
-    """Return the fastest way that is known for this CPU; FP32 if it is to be ``plain``.
+    """Return the fastest way that is known for this machine; FP32 if it is to be ``plain``.
+
+    Of a model that is for other nodes only it is what the CPU can do: that suffices to try it out.
 
     Raises
     ------
     ConfigurationError
-        (model_invalid) if no engine serves the first device of ``spec``.
+        (model_invalid) if no engine serves a device of ``spec``.
     """
+    try:
+        spec = turns_of(spec)[0].spec
+    except Elsewhere:
+        spec = spec.model_copy(update={"instances": (Instance(),)})
     if plain:
         way = plain_way(spec, version, cores=cores(), why="as asked for")
     else:

@@ -94,6 +94,17 @@ async def test_a_push_waits_until_ingest_has_heard_of_the_worker(tmp_path: Path)
         assert (await finish(tmp_path, *push, "30")).status == 0
 
 
+async def test_a_model_for_devices_that_no_node_has_is_not_waited_for(
+    visionmesh: Run, tmp_path: Path
+) -> None:
+    folder = write_classifier(tmp_path, name="remote")
+    with (folder / "model.yaml").open("a") as file:
+        file.write("instances: [{device: 'cuda:77'}]\n")
+    pushed = await visionmesh("push", folder)
+    assert (pushed.status, pushed.out) == (0, "remote: versions 1\n")
+    assert pushed.err == "remote: no node has its devices; the first one that does loads it.\n"
+
+
 async def test_ingest_tells_what_it_gives_images_to(
     visionmesh: Run, running: LocalMesh, tmp_path: Path
 ) -> None:

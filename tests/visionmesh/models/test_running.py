@@ -1,0 +1,42 @@
+"""What tools on this machine run of a model."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from visionmesh.models.record import VersionRecord
+from visionmesh.models.running import running_here
+from visionmesh.models.spec import ModelSpec
+
+SPEC: dict[str, Any] = {
+    "name": "trees",
+    "task": "classification",
+    "input": {"width": 6, "height": 8},
+    "output": {"decoder": "softmax"},
+}
+
+
+@pytest.mark.parametrize(
+    ("instances", "device"),
+    [
+        ([{"device": "cuda:77"}], "cpu"),
+        ([{"device": "cuda:77"}, {"device": "emulated"}], "emulated"),
+        ([{"device": "cpu", "fallback": True}, {"device": "emulated"}], "emulated"),
+    ],
+)
+def test_a_model_is_tried_out_where_it_can_be(instances: list[Any], device: str) -> None:
+    spec = ModelSpec.model_validate({**SPEC, "instances": instances})
+    version = VersionRecord(
+        sha256="f",
+        size_bytes=1,
+        pushed_at=datetime.now(UTC),
+        input=spec.input,
+        output=spec.output,
+        batch=None,
+        outputs=(),
+    )
+    here = running_here(spec, version)
+    assert (here.running.instance.device, here.running.engine) == (device, "onnxruntime")
