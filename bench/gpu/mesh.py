@@ -138,7 +138,7 @@ async def mesh_figures(
     """Tell throughput and latency of the mesh itself."""
     replicas = dict.fromkeys(REPLICAS, 1) if arguments.tiny else REPLICAS
     seconds = 2.0 if arguments.tiny else arguments.seconds
-    producers = 1 if arguments.tiny else arguments.producers
+    producers, in_flight = (1, 8) if arguments.tiny else (arguments.producers, arguments.in_flight)
     async with device_mesh(subject.folder, device, replicas) as (running, _):
         name = subject.folder.name
         single = await load(
@@ -151,7 +151,7 @@ async def mesh_figures(
     assert set(statuses([*single, *many])) == {"ok"}, statuses([*single, *many])
     together = sum(one.rate for one in many)
     p50, p99 = np.quantile([took for one in many for took in one.latencies], (0.5, 0.99))
-    under = f"{producers} producers, {arguments.in_flight} in flight"
+    under = f"{producers} producers, {in_flight} in flight"
     Figure(
         what=f"whole mesh ÷ the slower of engine and preparing, {what}",
         value=together / slower,

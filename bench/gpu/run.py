@@ -3,9 +3,11 @@
     python -m bench.gpu.run --out results
 
 Each step is a process with a limit of time; one that fails or takes too long is told, and the next
-goes on. ``results`` then holds ``figures.jsonl``, a line for each figure, ``table.md`` for
-docs/benchmarks.md, and ``log.txt`` with all that was printed. Packages that were carried along are
-installed from ``--wheels`` into the folder ``carried`` beside ``results`` first.
+goes on. With ``--within 570`` all end in so many seconds, and steps for which none are left are
+told, too: ``--only`` runs them later. ``results`` then holds ``figures.jsonl``, a line for each
+figure, ``table.md`` for docs/benchmarks.md, and ``log.txt`` with all that was printed. Packages
+that were carried along are installed from ``--wheels`` into the folder ``carried`` beside
+``results`` first.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ ROOT = Path(__file__).parents[2]
 _GRACE = 10
 """Seconds that a step has to end after its limit."""
 _LAST_LINES = 40
+_LEAST = 1
+"""Seconds that a step must have."""
 _ASKS_FOR_DEVICE = re.compile(r"\bgpu(_device)?: ")
 
 
@@ -63,7 +67,7 @@ STEPS: Mapping[str, Step] = MappingProxyType(
         "boxes": _module("boxes", 60),
         "engines": _module("engines", 300),
         "overlap": _module("overlap", 120),
-        "mesh": _module("mesh", 240),
+        "mesh": _module("mesh", 300),
         "kills": _module("kills", 180),
     }
 )
@@ -126,8 +130,11 @@ class Runner:
         self._arguments = arguments
         self._env = env
 
-    def run(self, name: str, step: Step) -> Outcome:
-        """Run a step; end it and all that it started when its time is up."""
+    def run(self, name: str, step: Step, *, left: int) -> Outcome:
+        """Run a step; end it and all that it started when its time is up, or there is none left."""
+        limit = min(step.limit, left)
+        if limit < _LEAST:
+            return Outcome.of(name, f"not begun, as {left} s were left", 0.0, "")
         benchmark = step.command[1].startswith("bench.")
         command = [sys.executable, *step.command, *(self._arguments if benchmark else ())]
         began = time.monotonic()
@@ -140,11 +147,11 @@ class Runner:
                 stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
             try:
-                status = process.wait(step.limit)
+                status = process.wait(limit)
                 told = "ok" if status == 0 else f"failed ({status})"
             except subprocess.TimeoutExpired:
                 _end(process)
-                told = f"not finished after {step.limit} s"
+                told = f"not finished after {limit} s"
             log.seek(before)
             return Outcome.of(name, told, time.monotonic() - began, log.read())
 
@@ -178,7 +185,9 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true", help="a dry run")
     parser.add_argument("--only", default=",".join(STEPS), help="steps, with commas between")
     parser.add_argument("--wheels", type=Path, nargs="*", default=[], help="folders of wheels")
+    parser.add_argument("--within", type=float, default=3600.0, help="seconds for all steps")
     told = parser.parse_args()
+    began = time.monotonic()
     told.out.mkdir(parents=True, exist_ok=True)
     carried = told.out.absolute().parent / "carried"
     env = environment(told.device, site_of(carried) if told.wheels else None)
@@ -189,7 +198,8 @@ def main() -> int:
     runner = Runner(log=told.out / "log.txt", arguments=arguments, env=env)
     with (told.out / "figures.jsonl").open("w") as lines:
         for name in told.only.split(","):
-            outcome = runner.run(name, STEPS[name])
+            left = int(told.within - (time.monotonic() - began))
+            outcome = runner.run(name, STEPS[name], left=left)
             print(f"=== {name}: {outcome.status}, {outcome.seconds:.0f} s", flush=True)
             if outcome.status != "ok":
                 print(outcome.end, flush=True)
