@@ -94,7 +94,7 @@ def devices(
         print_table(_COLUMNS, rows(found), empty="")
         _print_remarks(found)
     if why:
-        (aside() if json else screen()).print(f"No GPU on {here}: {why}.")
+        (aside() if json else screen()).print(f"No GPU on {here}: {why}.", markup=False)
     elif find_spec("cupy") is None:
         aside().print(f"CuPy is not installed on {here}: its workers cannot use these GPUs.")
 

@@ -177,7 +177,8 @@ def _require(provider: str, spec: ModelSpec) -> None:
         raise ConfigurationError(
             Code.MODEL_INVALID,
             f"Model {spec.name!r} wants ONNX Runtime's {provider}, but this build has only "
-            f"{', '.join(found)}; run: pip uninstall onnxruntime && pip install onnxruntime-gpu.",
+            f"{', '.join(found)}; run: pip uninstall onnxruntime onnxruntime-gpu && "
+            "pip install 'onnxruntime-gpu[cuda,cudnn]'.",
         )
     if provider != _PROVIDERS["cpu"]:
         # Finds the CUDA libraries that came as Python packages.

@@ -127,12 +127,14 @@ def test_what_is_wrong_with_a_gpu_is_told_below_the_table(monkeypatch: pytest.Mo
 @pytest.mark.usefixtures("no_mesh")
 def test_without_a_driver_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent() -> Any:
-        raise NoNvml("no NVIDIA driver answers (Driver Not Loaded)")
+        raise NoNvml("no NVIDIA driver answers: pip install 'visionmesh[gpu]'")
 
     monkeypatch.setattr("visionmesh.gpu.nvml.read_once", absent)
     told = CliRunner().invoke(build(), ["devices"], env={"VISIONMESH_NODE": "box"})
     assert told.exit_code == 0
-    assert told.stdout == "No GPU on box: no NVIDIA driver answers (Driver Not Loaded).\n"
+    assert (
+        told.stdout == "No GPU on box: no NVIDIA driver answers: pip install 'visionmesh[gpu]'.\n"
+    )
 
 
 @pytest.mark.usefixtures("no_mesh")
