@@ -5,8 +5,8 @@
 Pictures of 1920 by 1080 lie decoded in the device's memory and become inputs of 640 by 640,
 letterboxed: pixels, and FP16 normalised for the network. Each pixel counts, as three by three are
 averaged. The floor is reading each picture and writing each input once at the bandwidth of a copy.
-Several sets of pictures take turns, so that none is in the device's cache. The first input is
-compared with what the emulated device makes of the picture.
+Several sets of pictures take turns, so that none is in the device's cache. The first input must be
+within one grey level of what the emulated device makes of the picture.
 """
 
 from __future__ import annotations
@@ -75,6 +75,14 @@ def first_input(gpu: Gpu, one: Pixels, spec: InputSpec, *, normalised: bool) -> 
     return home
 
 
+def compare(here: Pixels, there: Pixels, *, normalised: bool) -> int:
+    """Return how many values are not the same; assert that none is a grey level apart."""
+    dtype, level = (np.float16, 1 / 255) if normalised else (np.uint8, 1)
+    apart = np.abs(here.view(dtype).astype(np.float32) - there.view(dtype).astype(np.float32))
+    assert apart.max() <= level + 1e-3, f"the kernel is {apart.max():.3g} apart from the CPU"
+    return int(np.count_nonzero(apart))
+
+
 def measure(
     gpu: Gpu, pictures: Sequence[Pixels], spec: InputSpec, *, normalised: bool
 ) -> tuple[float, int]:
@@ -102,7 +110,7 @@ def main() -> None:
         some = [picture(number, width=width, height=height) for number in range(4)]
         here = first_input(gpu, some[0], spec, normalised=normalised)
         there = first_input(open_gpu("emulated"), some[0], spec, normalised=normalised)
-        assert np.array_equal(here, there), "the kernel makes something else here"
+        differing = compare(here, there, normalised=normalised)
         for batch in _BATCHES[: 1 if tiny else None]:
             pictures = [some[number % len(some)] for number in range(batch)]
             took, moved = measure(gpu, pictures, spec, normalised=normalised)
@@ -113,7 +121,7 @@ def main() -> None:
                 value=floor / took,
                 at_least=0.6,
                 floor=f"{moved / 1e6:.1f} MB at {bandwidth / 1e9:,.0f} GB/s: {floor * 1e6:.1f} µs",
-                note=f"{took * 1e6:.1f} µs a batch",
+                note=f"{took * 1e6:.1f} µs a batch; {differing} values unlike the CPU's",
             ).tell()
 
 
