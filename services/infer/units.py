@@ -35,7 +35,7 @@ def fitting(sizes: Sequence[int], wanted: int) -> int:
 
     A batch may be filled up if at least three quarters of it are images; else it is the largest
     size that they fill. Simulated with networks of several shapes, this was as fast as, or up to
-    two thirds faster than, filling up any batch, and mostly as fast as never doing it.
+    half as fast again as, filling up any batch, and mostly as fast as never doing it.
     """
     if wanted <= sizes[0]:
         return wanted

@@ -71,9 +71,14 @@ class CudaStream:
         self.raw.__enter__()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.raw.__exit__(*error)
-        self._device.__exit__(*error)
+    def __exit__(self, *raised: object) -> None:
+        self.raw.__exit__(*raised)
+        self._device.__exit__(*raised)
+        _, error, _ = raised
+        if isinstance(error, Exception):
+            # Arrays raise CuPy's errors, for memory that there is not and for what failed before.
+            with told():
+                raise error
 
     def record(self) -> Event:
         with self._device, told():

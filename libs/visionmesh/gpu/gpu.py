@@ -55,7 +55,10 @@ class Event(Protocol):
 
 
 class Stream(Protocol):
-    """Work in its order; inside its ``with`` block the thread's copies and kernels go here."""
+    """Work in its order; inside its ``with`` block the thread's copies and kernels go here.
+
+    What arrays raise in there leaves it as a `GpuError`.
+    """
 
     @property
     def pointer(self) -> int:

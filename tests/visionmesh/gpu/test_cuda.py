@@ -146,6 +146,24 @@ def test_errors_are_classed_by_what_can_be_done(
         open_gpu("cuda").share(100)
 
 
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (cupy.cuda.memory.OutOfMemoryError(1, 2), GpuMemoryError),
+        (runtime.CUDARuntimeError(700), GpuLostError),
+        (runtime.CUDARuntimeError(1), GpuError),
+        (ValueError("of another kind"), ValueError),
+    ],
+)
+def test_what_arrays_raise_within_a_stream_is_told_as_what_the_device_could_not_do(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[Exception]
+) -> None:
+    monkeypatch.setattr(cupy.cuda, "Stream", lambda non_blocking: nullcontext())
+    with pytest.raises(kind) as raised, open_gpu("cuda").stream():
+        raise error
+    assert type(raised.value) is kind
+
+
 @contextmanager
 def event(monkeypatch: pytest.MonkeyPatch, status: int) -> Iterator[cuda._Event]:
     class Raw:
