@@ -1,13 +1,14 @@
 # make demo [SECONDS=20]   a whole mesh with images flowing through it; 0 runs until Ctrl-C
 # make test                lint, types and the whole suite
 # make check | types | tests   one of them; make tests ARGS="-k arena"
+# make tensorrt            what can be tested of the engine without a GPU; downloads 250 MB
 
 SECONDS ?= 20
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check types tests install clean
+.PHONY: demo test check types tests tensorrt install clean
 
 demo: install
 	@exec $(BIN)/visionmesh demo --seconds $(SECONDS) --out out/demo
@@ -23,6 +24,19 @@ types: install
 
 tests: install
 	$(BIN)/pytest $(ARGS)
+
+# TensorRT for RTX builds without a GPU, and the bindings of a release tell what its classes have.
+TENSORRT := out/tensorrt
+INTO := $(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target
+
+tensorrt: install
+	@$(INTO) $(TENSORRT)/rtx tensorrt-rtx
+	@PYTHONPATH=$(TENSORRT)/rtx $(BIN)/pytest tests/services/infer/engines/tensorrt
+	@for release in 10.16 11; do \
+	  $(INTO) $(TENSORRT)/$$release --no-deps tensorrt-cu13-bindings==$$release.* \
+	    tensorrt-lean-cu13-bindings==$$release.* tensorrt-lean-cu13-libs==$$release.* && \
+	  PYTHONPATH=$(TENSORRT)/$$release \
+	    $(BIN)/pytest tests/services/infer/engines/tensorrt/test_names.py || exit; done
 
 install: $(VENV)/installed
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from services.infer.engines.tensorrt.job import Built, Failed, Job, Progress
 from services.infer.engines.tensorrt.progress import Phases, monitor
-from services.infer.engines.tensorrt.runtime import aim, failure, listener, load_runtime
+from services.infer.engines.tensorrt.runtime import aim, failure, listener, load_runtime, one_line
 from services.infer.engines.tensorrt.runtime import network_flags as flags
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.gpu import GpuError, open_gpu
@@ -78,7 +78,7 @@ def _described(fault: Any) -> str:
     where = f"{fault.func()} of the parser"
     if name or operator:
         where = f"node {name or fault.node()!r} ({operator})"
-    return f"{where}: {fault.desc()}"
+    return f"{where}: {one_line(fault.desc())}"
 
 
 def _configured(trt: Any, builder: Any, network: Any, job: Job) -> Any:

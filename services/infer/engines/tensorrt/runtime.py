@@ -63,7 +63,7 @@ def listener(trt: Any) -> Any:
             self._errors = deque[str](maxlen=_KEPT_ERRORS)
 
         def log(self, severity: Any, message: str) -> None:
-            log.log(_LEVELS.get(severity.name, logging.WARNING), "TensorRT: %s", _plain(message))
+            log.log(_LEVELS.get(severity.name, logging.WARNING), "TensorRT: %s", one_line(message))
             if severity <= trt.ILogger.Severity.ERROR:
                 with self._lock:
                     self._errors.append(message)
@@ -71,7 +71,7 @@ def listener(trt: Any) -> Any:
         def heard(self) -> str:
             """Return the errors since the last call, the first one first."""
             with self._lock:
-                errors = list(dict.fromkeys(map(_plain, self._errors)))
+                errors = list(dict.fromkeys(map(one_line, self._errors)))
                 self._errors.clear()
             return "; ".join(errors)
 
@@ -114,6 +114,6 @@ def aim(trt: Any, config: Any, capability: tuple[int, int]) -> None:
     config.set_compute_capability(target, 0)
 
 
-def _plain(message: str) -> str:
+def one_line(message: str) -> str:
     """Return a message on one line."""
     return " ".join(message.split())
