@@ -6,8 +6,8 @@ Each step is a process with a limit of time; one that fails or takes too long is
 goes on. With ``--within 570`` all end in so many seconds, and steps for which none are left are
 told, too: ``--only`` runs them later. ``results`` then holds ``figures.jsonl``, a line for each
 figure, ``table.md`` for docs/benchmarks.md, and ``log.txt`` with all that was printed. Packages
-that were carried along are installed from ``--wheels`` into the folder ``carried`` beside
-``results`` first.
+that were carried along are installed from ``--wheels`` below ``--prefix`` first; what an earlier
+run has installed there is used, too.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import gettempdir
 from types import MappingProxyType
 
 from bench.gpu.figures import Figure, table
@@ -100,15 +101,14 @@ class Outcome:
         return cls(step, status, seconds, tuple(figures), tuple(skipped), end)
 
 
-def environment(device: str, site: Path | None) -> dict[str, str]:
-    """Return the variables of the steps."""
-    sites = [site] if site else []
+def environment(device: str, site: Path) -> dict[str, str]:
+    """Return the variables of the steps; packages in ``site``, if it is there, come first."""
     # ONNX Runtime and nvImageCodec look for CUDA beside themselves, and else as any program does.
-    folders = [*sites, *map(Path, sys.path)]
+    folders = [site, *map(Path, sys.path)]
     libraries = [lib for folder in folders for lib in sorted(folder.glob("nvidia/*/lib"))]
     return {
         **os.environ,
-        "PYTHONPATH": _path("PYTHONPATH", ROOT / "libs", ROOT, *sites),
+        "PYTHONPATH": _path("PYTHONPATH", ROOT / "libs", ROOT, site),
         "LD_LIBRARY_PATH": _path("LD_LIBRARY_PATH", *libraries),
         "PYTHONUNBUFFERED": "1",
         # Versions of packages differ from machine to machine, and with them what they warn of.
@@ -185,16 +185,16 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true", help="a dry run")
     parser.add_argument("--only", default=",".join(STEPS), help="steps, with commas between")
     parser.add_argument("--wheels", type=Path, nargs="*", default=[], help="folders of wheels")
+    parser.add_argument("--prefix", type=Path, default=Path(gettempdir()) / "visionmesh-carried")
     parser.add_argument("--within", type=float, default=3600.0, help="seconds for all steps")
     told = parser.parse_args()
     began = time.monotonic()
     told.out.mkdir(parents=True, exist_ok=True)
-    carried = told.out.absolute().parent / "carried"
-    env = environment(told.device, site_of(carried) if told.wheels else None)
     arguments = ["--device", told.device, *(["--tiny"] if told.tiny else [])]
     outcomes: list[Outcome] = []
     if told.wheels:
-        install(told.wheels, carried)
+        install(told.wheels, told.prefix.absolute())
+    env = environment(told.device, site_of(told.prefix.absolute()))
     runner = Runner(log=told.out / "log.txt", arguments=arguments, env=env)
     with (told.out / "figures.jsonl").open("w") as lines:
         for name in told.only.split(","):

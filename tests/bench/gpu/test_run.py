@@ -42,7 +42,9 @@ def test_a_dry_run_on_the_emulated_device_tells_all_figures(tmp_path: Path) -> N
     ],
 )
 def test_what_became_of_a_step_is_told(tmp_path: Path, code: str, limit: int, status: str) -> None:
-    runner = Runner(log=tmp_path / "log", arguments=(), env=environment("emulated", None))
+    runner = Runner(
+        log=tmp_path / "log", arguments=(), env=environment("emulated", tmp_path / "none")
+    )
     first = 'print(\'{"what": "speed", "value": 2}\\n{"skipped": "more", "why": "no device"}\', '
     outcome = runner.run("one", Step(("-c", f"{first}flush=True)\n{code}"), limit), left=60)
     assert outcome.status == status
@@ -51,7 +53,9 @@ def test_what_became_of_a_step_is_told(tmp_path: Path, code: str, limit: int, st
 
 
 def test_a_step_has_no_more_than_the_time_that_is_left(tmp_path: Path) -> None:
-    runner = Runner(log=tmp_path / "log", arguments=(), env=environment("emulated", None))
+    runner = Runner(
+        log=tmp_path / "log", arguments=(), env=environment("emulated", tmp_path / "none")
+    )
     sleeping = Step(("-c", "import time; time.sleep(60)"), 100)
     assert runner.run("one", sleeping, left=1).status == "not finished after 1 s"
     assert runner.run("two", sleeping, left=0).status == "not begun, as 0 s were left"
