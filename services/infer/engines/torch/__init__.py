@@ -83,7 +83,7 @@ def _open(
         close = parallel.close
         run: Run = parallel
     else:
-        program = load_program(weights, name=spec.name)
+        program = load_program(weights, name=spec.name, halves=options.halves)
         try:
             move(program.network, device)
         except torch.OutOfMemoryError as error:

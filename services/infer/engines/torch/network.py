@@ -14,7 +14,7 @@ from services.infer.engines import Outputs
 from services.infer.engines.host import NetworkError
 from services.infer.engines.torch.program import FAILURES, reason
 from services.infer.engines.torch.runner import Tensors
-from visionmesh.gpu.gpu import DeviceArray, Gpu, GpuLostError, GpuMemoryError, Stream
+from visionmesh.gpu.gpu import DeviceArray, Gpu, GpuError, GpuMemoryError, Stream
 
 Run = Callable[[torch.Tensor], Tensors]
 """A `Runner`, or a `ParallelRunner`."""
@@ -61,8 +61,8 @@ class DeviceNetwork:
                 outputs = self._run(torch.from_dlpack(images))
             except torch.OutOfMemoryError as error:
                 raise GpuMemoryError(reason(error)) from error
-            except torch.AcceleratorError as error:  # the device's own, after which none works
-                raise GpuLostError(reason(error)) from error
+            except torch.AcceleratorError as error:
+                raise GpuError(reason(error)) from error
             except FAILURES as error:
                 raise NetworkError(reason(error)) from error
             return {name: self._gpu.xp.from_dlpack(value) for name, value in outputs.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field, ValidationError
 
 from visionmesh.contracts import Frozen
@@ -33,6 +34,11 @@ class Options(Frozen):
     """For how long ranks wait for each other before they give up."""
     load_timeout: Duration = timedelta(minutes=10)
     """For how long they may load, compile and capture."""
+
+    @property
+    def halves(self) -> torch.dtype | None:
+        """What `autocast` names."""
+        return getattr(torch, self.autocast) if self.autocast else None
 
     @property
     def patterns(self) -> tuple[str, ...]:

@@ -55,9 +55,18 @@ class ParallelRunner:
 
     def __call__(self, images: torch.Tensor) -> Tensors:
         """Return what the network says; raise `NetworkError` if it fails or a rank is gone."""
-        return self._ranks.together(
-            "run", self._number, len(images), own=lambda: self._own(images), patience=self._patience
-        )
+        try:
+            return self._ranks.together(
+                "run",
+                self._number,
+                len(images),
+                own=lambda: self._own(images),
+                patience=self._patience,
+            )
+        except NetworkError as error:
+            if isinstance(error.__cause__, torch.OutOfMemoryError) and not self._ranks.lost:
+                raise error.__cause__ from error  # smaller batches may do
+            raise
 
     def _own(self, images: torch.Tensor) -> Tensors:
         outputs = self.part.run(len(images), images)
@@ -71,8 +80,12 @@ class ParallelRunner:
     def close(self) -> None:
         """Let go of all parts; the last network of a worker ends the ranks."""
         if not self._ranks.lost:
-            self._ranks.together("drop", self._number, own=lambda: None)
+            self._ranks.together("drop", self._number, own=self._drop)
         _WORKER.leave()
+
+    def _drop(self) -> None:
+        # Captured collectives must be gone before the group that they are of.
+        del self.part
 
 
 def _devices(device: torch.device, options: Options) -> tuple[torch.device, ...]:

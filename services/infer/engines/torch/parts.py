@@ -50,7 +50,7 @@ class Part:
         options: Options,
     ) -> None:
         """Load the part; raise `ConfigurationError` if the network cannot be shared out."""
-        program = load_program(file, name=name)
+        program = load_program(file, name=name, halves=options.halves)
         self.program = program
         self.whole = held_bytes(program.network)
         """Bytes of all weights."""

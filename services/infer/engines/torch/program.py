@@ -16,6 +16,15 @@ from visionmesh.models.importing.programs import read_interface
 FAILURES = (RuntimeError, IndexError, TypeError, ValueError)
 """What PyTorch raises when a network does not work on its input."""
 
+_WEIGHTED = frozenset(
+    {
+        torch.ops.aten.linear.default,
+        torch.ops.aten.conv2d.default,
+        torch.ops.aten.conv2d.padding,
+    }
+)
+"""What has weights and a bias as its second and third argument, and autocast computes in halves."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
@@ -29,8 +38,8 @@ class Program:
     """The only batch size that it takes; `None`: any."""
 
 
-def load_program(file: Path, *, name: str) -> Program:
-    """Return the program in ``file``, which may have any name.
+def load_program(file: Path, *, name: str, halves: torch.dtype | None = None) -> Program:
+    """Return the program in ``file``, which may have any name; for autocast, in ``halves``.
 
     Raises
     ------
@@ -58,12 +67,28 @@ def load_program(file: Path, *, name: str) -> Program:
         ) from error
     batch, *shape = interface.shape
     network.requires_grad_(False)
+    if halves is not None:
+        _halve(network, halves)
     return Program(
         network=network,
         shape=tuple(int(size or 0) for size in shape),
         dtype=getattr(torch, interface.dtype),
         batch=batch,
     )
+
+
+def _halve(network: fx.GraphModule, dtype: torch.dtype) -> None:
+    """Keep in ``dtype`` the weights that autocast would turn into it for every batch."""
+    for node in network.graph.nodes:
+        if node.op == "get_attr" and all(_is_weight(node, user) for user in node.users):
+            path, _, name = str(node.target).rpartition(".")
+            owner = network.get_submodule(path)
+            whole = getattr(owner, name)
+            setattr(owner, name, torch.nn.Parameter(whole.to(dtype), requires_grad=False))
+
+
+def _is_weight(stored: fx.Node, user: fx.Node) -> bool:
+    return user.target in _WEIGHTED and stored in user.args[1:3] and stored is not user.args[0]
 
 
 def move(network: fx.GraphModule, device: torch.device) -> None:

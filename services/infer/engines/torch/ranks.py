@@ -52,6 +52,7 @@ class Ranks:
         self.lost = ""
         """Why the ranks cannot go on, if they cannot."""
         self._alone = threading.Lock()
+        self._reaping = threading.Lock()
         self._ending = False
         self._numbers = count()
         self._folder = Path(tempfile.mkdtemp(prefix="visionmesh-ranks-"))
@@ -132,7 +133,7 @@ class Ranks:
             except (EOFError, OSError):
                 ready = [process.sentinel]
             if orders not in ready:
-                what = _end_of(process) if ready else f"has not answered for {patience}"
+                what = self._end_of(process) if ready else f"has not answered for {patience}"
                 self.lost = f"rank {rank} of {len(self.devices)} {what}"
         return complaints
 
@@ -151,9 +152,14 @@ class Ranks:
             return
         for rank, process in enumerate(self._processes, start=1):
             if process.sentinel in ended:
-                self.lost = f"rank {rank} of {len(self.devices)} {_end_of(process)}"
+                self.lost = f"rank {rank} of {len(self.devices)} {self._end_of(process)}"
         if self.devices[0].type == "cuda":
             dist.group.WORLD.abort()
+
+    def _end_of(self, process: Any) -> str:
+        with self._reaping:  # only who is first learns the code, and then notes it for all
+            process.join(_TO_END.total_seconds())
+            return f"(process {process.pid}) ended with code {process.exitcode}"
 
     def close(self) -> None:
         """End all other ranks."""
@@ -166,17 +172,13 @@ class Ranks:
             if self.lost and self.devices[0].type == "cuda":
                 dist.group.WORLD.abort()  # who is gone takes no part in an orderly end
             dist.destroy_process_group()
-        for process in self._processes:
-            process.join(0 if self.lost else _TO_END.total_seconds())
-            if process.is_alive():
-                process.kill()
-                process.join()
+        with self._reaping:
+            for process in self._processes:
+                process.join(0 if self.lost else _TO_END.total_seconds())
+                if process.is_alive():
+                    process.kill()
+                    process.join()
         shutil.rmtree(self._folder)
-
-
-def _end_of(process: Any) -> str:
-    process.join(_TO_END.total_seconds())
-    return f"(process {process.pid}) ended with code {process.exitcode}"
 
 
 def _text(error: Exception) -> str:

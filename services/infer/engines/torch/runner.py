@@ -40,7 +40,7 @@ class Runner:
     def __init__(self, network: fx.GraphModule, *, device: torch.device, options: Options) -> None:
         self._network: Any = network
         self._device = device
-        self._dtype = getattr(torch, options.autocast) if options.autocast else None
+        self._halves = options.halves
         self._graphs: dict[int, _Graph] | None = None
         if options.compile:
             torch._dynamo.config.recompile_limit = _MOST_SIZES
@@ -81,6 +81,7 @@ class Runner:
         return _Graph(graph=graph, address=images.data_ptr(), outputs=outputs)
 
     def _precision(self) -> Any:
-        if self._dtype is None:
+        if self._halves is None:
             return nullcontext()
-        return torch.autocast(self._device.type, dtype=self._dtype)
+        # A graph must not keep what is turned into halves elsewhere.
+        return torch.autocast(self._device.type, dtype=self._halves, cache_enabled=False)

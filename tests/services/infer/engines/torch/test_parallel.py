@@ -67,6 +67,19 @@ def test_a_rank_holds_its_part_of_the_weights_only(ranks: ParallelRunner) -> Non
     assert ranks.part.whole - ranks.part.held == vits.LAYERS * (weights + biases) // 2
 
 
+def test_in_halves_ranks_say_nearly_the_same(tmp_path: Path, ranks: ParallelRunner) -> None:
+    whole = vits.Vit(seed=4)
+    file = vits.save_program(whole, tmp_path / "vit.pt2")
+    split = opened(file, SPLIT.model_copy(update={"autocast": "bfloat16"}))
+    try:
+        assert split.part.held < ranks.part.held * 0.6
+        answer, right = split(images(2))["scores"], vits.answer_of(whole, images(2))["scores"]
+        assert answer.dtype is torch.float32
+        assert np.abs(answer.numpy() - right).max() <= 0.05 * np.abs(right).max()
+    finally:
+        split.close()
+
+
 def test_a_plan_says_which_layers_are_shared_out(tmp_path: Path, ranks: ParallelRunner) -> None:
     whole = vits.Vit(seed=2)
     file = vits.save_program(whole, tmp_path / "vit.pt2")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 
 torch = pytest.importorskip("torch", reason="the engine for exported programs wants PyTorch")
@@ -19,9 +22,20 @@ from tests import vits  # noqa: E402
 PATIENCE = timedelta(seconds=20)
 IMAGE = torch.zeros(1, 3, vits.SIZE, vits.SIZE)
 
+WORKER = """
+import os, time
+from pathlib import Path
+from tests.services.infer.engines.torch.test_ranks import opened
+if __name__ == "__main__":
+    split = opened(Path(os.environ["RANKS_FILE"]))
+    print(split._ranks._processes[0].pid, flush=True)
+    time.sleep(600)
+"""
+"""A process that opens a network on two ranks, tells the other one, and is there."""
 
-def opened(file: Path) -> ParallelRunner:
-    options = Options(tensor_parallel=2, timeout=PATIENCE)
+
+def opened(file: Path, *, patience: timedelta = PATIENCE) -> ParallelRunner:
+    options = Options(tensor_parallel=2, timeout=patience)
     return ParallelRunner(file, name="vit", device=torch.device("cpu"), options=options, threads=1)
 
 
@@ -31,7 +45,6 @@ def test_a_killed_rank_ends_in_an_error_and_a_new_one_is_started(tmp_path: Path)
     split(IMAGE)
     (other,) = split._ranks._processes
     os.kill(other.pid, signal.SIGKILL)
-    other.join()
     for _ in range(2):
         with pytest.raises(NetworkError, match=r"rank 1 of 2 \(process \d+\) ended with code -9"):
             split(IMAGE)
@@ -40,3 +53,28 @@ def test_a_killed_rank_ends_in_an_error_and_a_new_one_is_started(tmp_path: Path)
     again = opened(file)
     assert again(IMAGE)["scores"].shape == (1, vits.CLASSES)
     again.close()
+
+
+def test_a_rank_that_says_nothing_is_not_waited_for(tmp_path: Path) -> None:
+    file = vits.save_program(vits.Vit(), tmp_path / "vit.pt2")
+    split = opened(file, patience=timedelta(seconds=3))
+    split(IMAGE)
+    (other,) = split._ranks._processes
+    os.kill(other.pid, signal.SIGSTOP)
+    with pytest.raises(NetworkError, match="rank 1 of 2 has not answered for 0:00:03"):
+        split(IMAGE)
+    split.close()
+    assert not psutil.pid_exists(other.pid)
+
+
+def test_ranks_end_with_their_worker(tmp_path: Path) -> None:
+    file = vits.save_program(vits.Vit(), tmp_path / "vit.pt2")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "RANKS_FILE": str(file)}
+    worker = subprocess.Popen(
+        [sys.executable, "-c", WORKER], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    with worker:
+        assert worker.stdout is not None
+        rank = psutil.Process(int(worker.stdout.readline()))
+        worker.kill()
+    rank.wait(PATIENCE.total_seconds())

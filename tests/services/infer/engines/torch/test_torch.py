@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="the engine for exported programs wants PyTorch")
 
 from services.infer.engines import Engine, open_engines  # noqa: E402 - they import it
+from services.infer.engines.torch.program import load_program  # noqa: E402
+from services.infer.engines.torch.sharding import held_bytes  # noqa: E402
 from tests import vits  # noqa: E402
 from tests.networks import expected, save_network, weights  # noqa: E402
 from tests.services.infer.engines.test_host import images_of, planar, spec_of  # noqa: E402
@@ -129,6 +133,15 @@ def test_a_compiled_program_says_the_same(program: Path) -> None:
     )
 
 
+def test_under_autocast_weights_are_kept_in_halves(tmp_path: Path) -> None:
+    network = vits.Vit()
+    whole = load_program(vits.save_program(network, tmp_path / "vit.pt2"), name="vit").network
+    halved = load_program(tmp_path / "vit.pt2", name="vit", halves=torch.float16).network
+    layers = [module for module in network.modules() if hasattr(module, "in_features")]
+    shrunk = sum(each.nbytes for layer in (*layers, network.patches) for each in layer.parameters())
+    assert held_bytes(whole) - held_bytes(halved) == shrunk // 2
+
+
 def test_autocast_rounds(program: Path) -> None:
     (engine,) = opened(program, autocast="bfloat16")
     images = images_of(2)
@@ -166,8 +179,7 @@ def test_two_ranks_serve_as_one_engine(tmp_path: Path, device: str) -> None:
         engine.warm()
         assert np.abs(engine.run(images)["scores"] - right).max() <= 1e-4
     (other,) = engines[0]._network._run._ranks._processes  # type: ignore[attr-defined]
-    other.kill()
-    other.join()
+    os.kill(other.pid, signal.SIGKILL)
     with pytest.raises(Fatal, match=r"does not work any more: rank 1 of 2 .* ended with code -9"):
         engines[0].run(images)
     for engine in engines:
