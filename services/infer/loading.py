@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import threading
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -172,8 +173,10 @@ class Loader:
                 largest = [engine.batch_sizes[-1] for engine in engines]
                 await self._warm(engines)
             except NoMemory as error:
+                _let_go(error)
                 raise NoRoom(error.message, gpus=Meter([copies.instance.device]).gpus) from error
             except ConfigurationError as error:
+                _let_go(error)
                 failed.append(f"{name} on {copies.instance.device}: {error.message}")
                 if len(copies.engines) == 1:
                     raise
@@ -204,6 +207,13 @@ class Loader:
 def close_all(engines: Iterable[Engine]) -> None:
     for engine in engines:
         engine.close()
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Free what the calls had in hand that failed: the error keeps their frames, and memory."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _warm(engines: Iterable[Engine]) -> None:

@@ -7,7 +7,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
+from onnx import TensorProto, helper, save_model
+from onnx.numpy_helper import from_array
 
 from services.infer.loading import Loader, close_all
 from services.infer.turns import Elsewhere
@@ -55,6 +58,7 @@ async def test_the_first_engine_that_works_runs_and_the_others_are_told(
     close_all(loaded.engines)
 
 
+LABELS = "labels: [ash, birch, cedar, dogwood]\n"
 REFUSED = "{device: emulated, options: {provider: abacus}}"
 
 
@@ -101,6 +105,47 @@ async def test_a_version_that_fails_everywhere_is_refused_with_every_reason(
     record = await registry.push(load_folder(folder), replace=True)
     with pytest.raises(ConfigurationError, match=r"batch of 2: .* answers 2 images"):
         await loader.load(record, 1)
+
+
+def save_wide(file: Path) -> int:
+    """Write a network with much weight that answers a batch as if it were one image.
+
+    Returns the bytes of the weights.
+    """
+    table = np.random.default_rng(0).random((144, 100_000), np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Flatten", ["image"], ["row"]),
+            helper.make_node("MatMul", ["row", "table"], ["wide"]),
+            helper.make_node("Cast", ["sides"], ["shape"], to=TensorProto.INT64),
+            helper.make_node("Reshape", ["wide", "shape"], ["scores"]),
+        ],
+        "wide",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 8, 6])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 100_000])],
+        [from_array(table, "table"), helper.make_tensor("sides", TensorProto.FLOAT, [2], [1, -1])],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    save_model(helper.make_model(graph, opset_imports=opsets, ir_version=10), file)
+    return table.nbytes
+
+
+async def test_what_could_not_be_loaded_leaves_no_memory_behind(
+    registry: Registry, loader: Loader, tmp_path: Path, gpu_device: str
+) -> None:
+    more = f"instances: [{{device: {gpu_device}}}]\n"
+    folder = save_folder(tmp_path / "trees", more=more)
+    described = (folder / "model.yaml").read_text()
+    (folder / "model.yaml").write_text(described.replace(LABELS, ""))
+    size = save_wide(folder / "1" / "model.onnx")
+    record = await registry.push(load_folder(folder), replace=True)
+    found = []
+    for _ in range(4):
+        with pytest.raises(ConfigurationError, match="does not run with a batch of 2"):
+            await loader.load(record, 1)
+        found.append(psutil.Process().memory_info().rss)
+    # The first time the file is fetched, too.
+    assert found[-1] - found[0] < 0.5 * size
 
 
 async def test_a_model_for_other_nodes_is_not_loaded(
