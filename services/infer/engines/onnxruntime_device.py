@@ -90,6 +90,8 @@ class _Driver:
         self.place = ("cuda", gpu.info.index) if on_cuda else ("cpu", 0)
         """Where memory is, as ONNX Runtime says it."""
         self.graph_numbers = numbers(1)
+        self.bound: list[dict[int, _Bound]] = []
+        """What the slots have bound to the session, and go without when there is another."""
         self._opened = opened
         self._users = users
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="onnxruntime")
@@ -108,6 +110,8 @@ class _Driver:
     def give_up_graphs(self, why: Exception) -> None:
         """Open the session anew, as one whose recording failed cannot be used any more."""
         log.warning("ONNX Runtime cannot record what it runs, and goes on without: %s", why)
+        for sizes in self.bound:
+            sizes.clear()
         del self.session
         self.session, self.graphs = self._opened(self.stream, graphs=False)
 
@@ -134,7 +138,6 @@ class _Driver:
 class _Bound:
     """A batch size's memory as the session knows it."""
 
-    session: Any
     binding: Any
     graph: int
     """The number under which it is recorded."""
@@ -152,6 +155,7 @@ class _Network:
         self._driver = driver
         self.batch_sizes = batch_sizes
         self._sizes: dict[int, _Bound] = {}
+        driver.bound.append(self._sizes)
         self._open = True
 
     def __call__(self, images: DeviceArray, stream: Stream) -> Mapping[str, DeviceArray]:
@@ -188,7 +192,7 @@ class _Network:
 
     def _bound(self, images: DeviceArray) -> _Bound:
         bound = self._sizes.get(len(images))
-        if bound is None or bound.session is not self._driver.session:
+        if bound is None:
             bound = self._sizes[len(images)] = self._bind(images)
         return bound
 
@@ -213,13 +217,7 @@ class _Network:
             address = driver.gpu.address(array)
             binding.bind_output(one.name, *driver.place, array.dtype.type, array.shape, address)
         graph = next(driver.graph_numbers) if driver.graphs else _NO_GRAPH
-        return _Bound(
-            session=session,
-            binding=binding,
-            graph=graph,
-            outputs=outputs,
-            unknown=tuple(unknown),
-        )
+        return _Bound(binding=binding, graph=graph, outputs=outputs, unknown=tuple(unknown))
 
     def _tried(self, binding: Any) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the outputs, as a run has them."""
@@ -235,7 +233,8 @@ class _Network:
         """Return the outputs for which the session found the memory."""
         if not bound.unknown:
             return {}
-        values = zip(bound.session.get_outputs(), bound.binding.get_outputs(), strict=True)
+        outputs = self._driver.session.get_outputs()
+        values = zip(outputs, bound.binding.get_outputs(), strict=True)
         read = self._driver.gpu.xp.from_dlpack
         # Truth values come as bytes.
         return {
