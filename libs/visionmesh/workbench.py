@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from services.infer.cores import usable_cores
 from services.infer.engines import Engine, Outputs, open_engines
 from services.infer.pixels import PixelWriter
 from services.postprocess.decoders import load_decoder
@@ -21,6 +20,7 @@ from services.preprocess.decode import open_image
 from services.preprocess.pixels import Prepared, prepare
 from services.preprocess.resize import fit
 from visionmesh.contracts import Answer, Params
+from visionmesh.cores import usable_cores
 from visionmesh.models.spec import Instance, ModelSpec
 from visionmesh.models.variants import Precision
 

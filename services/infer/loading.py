@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from services.infer.cores import usable_cores
 from services.infer.engines import Engine, NoMemory, PlanStore, open_engines
 from services.infer.memory import Meter, NoRoom
 from services.infer.turns import turns_of
 from services.infer.ways import Copies, Way, choose_way, plain_way
+from visionmesh.cores import usable_cores
 from visionmesh.cpu import cpu_features
 from visionmesh.errors import Code, ConfigurationError, Refused
 from visionmesh.models.artifacts import forget_files

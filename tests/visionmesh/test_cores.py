@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.infer.cores import usable_cores
+from visionmesh.cores import usable_cores
 
 
 @pytest.mark.parametrize(
