@@ -145,5 +145,5 @@ def test_a_build_without_cuda_is_told(
     tmp_path: Path, session: type[Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(ConfigurationError, match=r"has only CPU.*pip install onnxruntime-gpu"):
+    with pytest.raises(ConfigurationError, match=r"has only CPU.*pip install 'onnxruntime-gpu"):
         asked(tmp_path / "m.onnx")
