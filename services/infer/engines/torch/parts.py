@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import timedelta
 from fnmatch import fnmatch
 from pathlib import Path
@@ -56,8 +57,10 @@ class Part:
         """Bytes of all weights."""
         found, refused = find_shares(program.network.graph, options.tensor_parallel)
         chosen = _chosen(found, refused, name=name, options=options)
-        shard(program.network, chosen.values(), mesh)
-        move(program.network, device)
+        # "cuda" is the thread's own device to those who distribute weights.
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            shard(program.network, chosen.values(), mesh)
+            move(program.network, device)
         self.shared = tuple(chosen)
         """The row-wise layers that are shared out."""
         self.held = held_bytes(program.network)
