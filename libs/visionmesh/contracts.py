@@ -1,7 +1,6 @@
 """The values that travel: parameters, references between the stages, and results.
 
-All are frozen. Internal hops carry a `Reference` (where the pixels lie and what is to be done with
-them); consumers receive a `Result`.
+All are frozen. A `Reference` travels between the stages, and consumers receive a `Result`.
 """
 
 from __future__ import annotations
