@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -15,8 +16,10 @@ from services.preprocess.pixels import Prepared
 from visionmesh import subjects
 from visionmesh.context import Context, Near
 from visionmesh.contracts import TensorMeta
-from visionmesh.errors import Code, ConfigurationError, Miss, Reject, Retry
-from visionmesh.gpu import Gpu, GpuError, open_gpu
+from visionmesh.errors import ConfigurationError, Miss, Reject, Retry
+from visionmesh.gpu import Gpu, GpuError
+from visionmesh.gpu.failures import lost
+from visionmesh.gpu.gpu import GpuLostError
 from visionmesh.models.spec import InputSpec
 from visionmesh.outbox import forward
 from visionmesh.service import Worker
@@ -27,21 +30,17 @@ from visionmesh.tensors import Slot
 
 _INPUT = "pixels"
 
+log = logging.getLogger(__name__)
+
 
 class Preprocess(Worker):
-    """Decodes and fits images, in threads or on a GPU, straight into the arena.
-
-    Raises
-    ------
-    ConfigurationError
-        (device_missing) if the GPU that the settings name cannot be used.
-    """
+    """Decodes and fits images, in threads or on a GPU, straight into the arena."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         settings = context.settings.preprocess
-        self._gpu = None if settings.device == "cpu" else open_gpu(settings.device)
-        self._preparer = _preparer(context, self._gpu)
+        self._gpu: Gpu | None = None
+        self._preparer: Preparer = CpuPreparer(max_pixels=settings.max_pixels)
         self._stage = Stage(context=context, handler=self._prepare)
         self._threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="pixels")
 
@@ -50,6 +49,8 @@ class Preprocess(Worker):
         return self._stage.in_hand
 
     async def start(self) -> None:
+        if self._context.gpu is not None:
+            await self._prepare_on(self._context.gpu)
         await self._context.catalog.start()
         await self._stage.start()
         await self._stage.listen_lanes(subjects.IMAGES, "vm.images.*")
@@ -57,6 +58,27 @@ class Preprocess(Worker):
     async def stop(self) -> None:
         await self._stage.stop()
         self._threads.shutdown()
+
+    async def _prepare_on(self, gpu: Gpu) -> None:
+        """Have ``gpu`` prepare images from now on, if it can."""
+        settings, metrics = self._context.settings.preprocess, self._context.metrics
+        try:
+            # Compiles kernels and makes decoders, for seconds.
+            self._preparer = await asyncio.to_thread(
+                GpuPreparer,
+                gpu=gpu,
+                max_pixels=settings.max_pixels,
+                at_once=settings.threads,
+                open_decoder=open_jpeg_decoder,
+                count=metrics.decoded,
+            )
+        except GpuLostError as error:
+            raise lost(error) from error
+        except (GpuError, ConfigurationError) as error:
+            log.warning("images are prepared on the CPU, not on %s: %s", settings.device, error)
+            return
+        self._gpu = gpu
+        await self._context.nodes.update(device=settings.device)
 
     async def _prepare(self, items: Sequence[Item]) -> AsyncIterator[Sequence[Ended]]:
         """Unpack a bundle in one thread; the next one has the next thread."""
@@ -97,24 +119,6 @@ class Preprocess(Worker):
         lane = self._context.router.lane(reference.model, record.spec.routing, reference.source)
         near = Near(gpu=self._gpu, stage="infer", model=reference.model) if self._gpu else None
         return _Order(item, record.version(reference.version).input, lane, near)
-
-
-def _preparer(context: Context, gpu: Gpu | None) -> Preparer:
-    settings = context.settings.preprocess
-    if gpu is None:
-        return CpuPreparer(max_pixels=settings.max_pixels)
-    try:
-        return GpuPreparer(
-            gpu=gpu,
-            max_pixels=settings.max_pixels,
-            at_once=settings.threads,
-            open_decoder=open_jpeg_decoder,
-            count=context.metrics.decoded,
-        )
-    except GpuError as error:
-        raise ConfigurationError(
-            Code.DEVICE_MISSING, f"{settings.device} cannot be used to prepare images: {error}"
-        ) from error
 
 
 @dataclass(frozen=True, slots=True)
