@@ -18,8 +18,9 @@ Words are stored and loaded whole and in the order of the code, as x86-64 does i
 The owner holds an exclusive `flock` on the file for as long as it lives. The kernel drops the lock
 with the process, so a slab without a lock is an orphan; unlike a process id, a lock can neither be
 reused nor mean another process in another container. Who only asks whether the owner lives must not
-take that lock, as the next one who asks would take him for the owner. So the owner holds a lock of
-the other kind, too, that of an open file description (`fcntl`), which tells without being taken.
+take that lock, as the next one who asks would take him for the owner. So the owner of a slab whose
+slots are elsewhere holds a lock of the other kind, too, that of an open file description (`fcntl`),
+which tells without being taken; not every kernel has it, and others do without.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Slab:
 
     @property
     def orphan(self) -> bool:
-        """Whether the owner is dead, or has let go of it."""
+        """Whether the owner is dead, or has let go of it; only known if there is `elsewhere`."""
         told = fcntl.fcntl(self.descriptor, fcntl.F_OFD_GETLK, _WHOLE_FILE)
         (kind,) = struct.unpack_from("h", told)
         return bool(kind == fcntl.F_UNLCK)
@@ -91,7 +92,8 @@ def create_slab(
         descriptor = os.open(path.parent, os.O_TMPFILE | os.O_RDWR, 0o600)
         undo.callback(os.close, descriptor)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _WHOLE_FILE)
+        if elsewhere:
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _WHOLE_FILE)
         _allocate(descriptor, size, path)
         mapped = memoryview(mmap.mmap(descriptor, size))
         header = mapped[: _HEADER_WORDS * _WORD].cast("Q")
@@ -130,13 +132,14 @@ def open_slab(path: Path) -> Slab | None:
     return slab
 
 
-def remove_slab(path: Path, descriptor: int) -> None:
-    """Remove the owner's own slab and let go of its lock."""
+def remove_slab(path: Path, slab: Slab) -> None:
+    """Remove the owner's own slab and let go of its locks."""
     path.unlink(missing_ok=True)
     # A mapping keeps a duplicate of the descriptor, and so the lock, while anybody holds a view.
-    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _NO_LOCK)
-    fcntl.flock(descriptor, fcntl.LOCK_UN)
-    os.close(descriptor)
+    if slab.elsewhere:
+        fcntl.fcntl(slab.descriptor, fcntl.F_OFD_SETLK, _NO_LOCK)
+    fcntl.flock(slab.descriptor, fcntl.LOCK_UN)
+    os.close(slab.descriptor)
 
 
 def remove_orphan(path: Path) -> bool:

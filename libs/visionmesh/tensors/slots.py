@@ -88,7 +88,7 @@ class SlabArena(ABC, Generic[S]):
         self.stalls = 0
         """Times that somebody had to wait for room."""
         self._path = directory / name
-        self._slab, self._lock = create_slab(
+        self._slab, _ = create_slab(
             self._path, slots=size // slot_bytes, slot_bytes=slot_bytes, elsewhere=elsewhere
         )
         self._lease_ns = lease // timedelta(microseconds=1) * 1000
@@ -218,7 +218,7 @@ class SlabArena(ABC, Generic[S]):
 
     def close(self) -> None:
         """Remove the slab; what readers have mapped stays readable to them until they let go."""
-        remove_slab(self._path, self._lock)
+        remove_slab(self._path, self._slab)
 
     def __enter__(self) -> Self:
         return self

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -209,6 +211,19 @@ def test_mappings_of_removed_arenas_are_dropped(prefix: str, reader: ShmReader) 
         with make_arena(f"{prefix}{number}") as arena:
             reader.read(put(arena, b"x"))
             assert reader.arenas == {arena.name}
+
+
+def test_it_works_where_open_file_descriptions_have_no_locks(
+    prefix: str, reader: ShmReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    with make_arena(prefix + "a") as arena:
+        reading = reader.read(put(arena, b"here"))
+        assert bytes(reading.view) == b"here"
+        reading.check()
 
 
 def test_two_living_arenas_cannot_have_one_name(prefix: str) -> None:
