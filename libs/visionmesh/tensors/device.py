@@ -17,7 +17,7 @@ from pathlib import Path
 from visionmesh.contracts import CudaLocation
 from visionmesh.gpu import Gpu
 from visionmesh.gpu.gpu import DeviceArray
-from visionmesh.tensors.slots import DEFAULT_SLOT_BYTES, SlabArena, SlabSlot, require_slots
+from visionmesh.tensors.slots import DEFAULT_SLOT_BYTES, SlabArena, SlabSlot
 
 HANDLE_BYTES = 64
 """Of the handle, which comes first; the device's UUID follows."""
@@ -69,7 +69,6 @@ class DeviceArena(SlabArena[DeviceSlot]):
         slot_bytes: int = DEFAULT_SLOT_BYTES,
         lease: timedelta,
     ) -> None:
-        require_slots(size, slot_bytes)
         self.gpu = gpu
         self._memory = gpu.share(size)
         with ExitStack() as undo:

@@ -12,7 +12,7 @@ from visionmesh.contracts import CudaLocation
 from visionmesh.errors import ConfigurationError, Miss
 from visionmesh.gpu import Gpu, GpuError, SharedMemory, Stream, gpu_of
 from visionmesh.gpu.failures import device_failures, lost
-from visionmesh.gpu.gpu import DeviceArray, GpuLostError
+from visionmesh.gpu.gpu import DeviceArray, GpuLostError, GpuMemoryError
 from visionmesh.tensors.device import HANDLE_BYTES
 from visionmesh.tensors.mapped import MappedSlabs, SlabReading
 from visionmesh.tensors.slab import Slab
@@ -42,11 +42,6 @@ class DeviceReading(SlabReading):
         self._home: memoryview | None = None
         begin = location.slot * slab.slot_bytes
         self.device: DeviceArray = mapping.memory.array[begin : begin + location.length]
-
-    @property
-    def uuid(self) -> str:
-        """Of the device."""
-        return self._mapping.gpu.info.uuid
 
     @property
     def view(self) -> memoryview:
@@ -108,7 +103,8 @@ class DeviceReader:
         except GpuLostError as error:
             raise lost(error) from error
         except (GpuError, ConfigurationError) as error:
-            if not slab.orphan:
+            # A device that is full will not be so for ever.
+            if not (slab.orphan or isinstance(error, GpuMemoryError)):
                 self._refused.add(uuid)
                 self._on_refused(uuid, str(error))
             raise Miss(f"The memory of {uuid} cannot be mapped: {error}") from error

@@ -205,6 +205,21 @@ def test_memory_that_cannot_be_mapped_misses_and_is_told_of_once(
     Path(SHM / f"{prefix}a").unlink()
 
 
+def test_memory_that_cannot_be_mapped_for_lack_of_memory_is_mapped_later(
+    arena: DeviceArena, reader: DeviceReader, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise GpuMemoryError("there is none left")
+
+    location = lay(arena, b"here")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(arena.gpu), "open_shared", refuse)
+        with pytest.raises(Miss, match="none left"):
+            reader.read(location)
+    assert not refused
+    assert bytes(reader.read(location).view) == b"here"
+
+
 def test_an_arena_that_the_device_has_no_memory_for_leaves_nothing(gpu: Gpu, prefix: str) -> None:
     before = gpu.free_bytes
     with pytest.raises(GpuMemoryError):
