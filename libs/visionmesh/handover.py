@@ -53,6 +53,11 @@ def size_of(outputs: Outputs) -> int:
     return plan(describe(outputs))[1]
 
 
+def are_home(outputs: Outputs) -> bool:
+    """Say whether the host can read ``outputs`` where they are."""
+    return all(isinstance(array, np.ndarray) for array in outputs.values())
+
+
 def lay_out(outputs: Outputs, slot: Slot, copier: Copier | None = None) -> tuple[TensorMeta, ...]:
     """Write ``outputs`` into ``slot``; return what its reader must know.
 
@@ -88,11 +93,6 @@ def lay_out_all(
 
 def _targets(slot: Slot, metas: Sequence[TensorMeta]) -> dict[str, AnyArray]:
     return arrays(slot.view, metas) if slot.device is None else device_arrays(slot.device, metas)
-
-
-def hand_over(outputs: Outputs, slot: Slot, copier: Copier | None = None) -> Handover:
-    """Lay ``outputs`` out in ``slot`` and commit it."""
-    return handed(lay_out(outputs, slot, copier), slot)
 
 
 def handed(metas: tuple[TensorMeta, ...], slot: Slot) -> Handover:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from visionmesh.gpu import Gpu
 from visionmesh.gpu.copier import Copier
-from visionmesh.handover import Outputs, hand_over, lay_out_all, size_of, take_over
+from visionmesh.handover import Outputs, handed, lay_out, lay_out_all, size_of, take_over
 from visionmesh.tensors import (
     DeviceArena,
     InlineArena,
@@ -81,7 +81,7 @@ def test_outputs_are_taken_over_as_they_were_handed_over(
     expected = make_outputs()
     outputs = on_device(gpu, expected) if there else expected
     slot = room(arenas[where], size_of(outputs))
-    body, headers = hand_over(outputs, slot, Copier(gpu)).behind(b"result")
+    body, headers = handed(lay_out(outputs, slot, Copier(gpu)), slot).behind(b"result")
     (header,) = headers.values()
     result, found = take_over(header, body, Reader(directory=tmp_path))
     assert result == b"result"
@@ -90,7 +90,8 @@ def test_outputs_are_taken_over_as_they_were_handed_over(
 
 def test_without_a_gpu_no_copier_is_needed(arenas: Arenas, tmp_path: Path) -> None:
     expected = make_outputs()
-    body, headers = hand_over(expected, room(arenas["shm"], size_of(expected))).behind(b"")
+    slot = room(arenas["shm"], size_of(expected))
+    body, headers = handed(lay_out(expected, slot), slot).behind(b"")
     (header,) = headers.values()
     check(take_over(header, body, Reader(directory=tmp_path))[1], expected)
 

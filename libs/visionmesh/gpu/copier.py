@@ -33,22 +33,22 @@ class Copier:
             If the device fails: see `device_failures`.
         """
         with device_failures(), self._stream as stream:
-            kept = []
             try:
-                # Sources that were made contiguous must last until they are copied.
-                kept = [self._enqueue(source, target) for source, target in pairs]
+                # Sources that are made contiguous must last until they are copied.
+                ready = [(self._contiguous(source), target) for source, target in pairs]
+                for source, target in ready:
+                    self._enqueue(source, target)
             finally:
                 stream.synchronize()
-                del kept
 
-    def _enqueue(self, source: AnyArray, target: AnyArray) -> AnyArray:
+    def _contiguous(self, array: AnyArray) -> AnyArray:
+        return (np if isinstance(array, np.ndarray) else self.gpu.xp).asarray(array, order="C")
+
+    def _enqueue(self, source: AnyArray, target: AnyArray) -> None:
         from_host, to_host = isinstance(source, np.ndarray), isinstance(target, np.ndarray)
         if from_host == to_host:
             (np if to_host else self.gpu.xp).copyto(target, source)
         elif from_host:
-            source = np.ascontiguousarray(source)
             self.gpu.upload(source, target)
         else:
-            source = self.gpu.xp.ascontiguousarray(source)
             self.gpu.download(source, target)
-        return source
