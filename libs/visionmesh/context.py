@@ -19,7 +19,7 @@ from visionmesh.contracts import Reference, TensorMeta
 from visionmesh.device_memory import DeviceMemory
 from visionmesh.errors import ConfigurationError, Fatal
 from visionmesh.gpu import Gpu, open_gpu
-from visionmesh.handover import Handover, Outputs, handed, lay_out, size_of
+from visionmesh.handover import Handover, Outputs, are_home, handed, lay_out, size_of
 from visionmesh.models.registry import Registry
 from visionmesh.nodes import Nodes
 from visionmesh.outbox import Outbox
@@ -57,6 +57,8 @@ class Near:
     """Of the readers."""
     model: str | None = None
     """Only those that serve it are meant."""
+    reduced: str | None = None
+    """The version, by `version_key`, that all of them must reduce there."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -105,12 +107,7 @@ class Context:
 
     def stays(self, lane: str, near: Near | None) -> bool:
         """Say whether what is `near` a GPU may stay there for the readers of ``lane``."""
-        return (
-            near is not None
-            and lane == self.settings.node
-            and self.nodes.all_read(near.gpu.info.uuid, stage=near.stage, model=near.model)
-            and self.devices.arena(near.gpu) is not None
-        )
+        return self._device_arena(lane, near) is not None
 
     def _arena(
         self, lane: str, nbytes: int, near: Near | None
@@ -118,21 +115,24 @@ class Context:
         if lane != self.settings.node:
             # What others may read, too, travels with its message.
             return self.inline
-        if near is not None and self.stays(lane, near):
-            arena = self.devices.arena(near.gpu)
-            if arena is not None and nbytes <= arena.capacity:
-                return arena
-        return self.arena
+        arena = self._device_arena(lane, near)
+        return self.arena if arena is None or nbytes > arena.capacity else arena
+
+    def _device_arena(self, lane: str, near: Near | None) -> DeviceArena | None:
+        if near is None or lane != self.settings.node:
+            return None
+        read = self.nodes.all_read(
+            near.gpu.info.uuid, stage=near.stage, model=near.model, reduced=near.reduced
+        )
+        return self.devices.arena(near.gpu) if read else None
 
     async def lay_out(
         self, outputs: Outputs, slot: Slot, gpu: Gpu | None = None
     ) -> tuple[TensorMeta, ...]:
         """Write a network's outputs, which may be in the memory of ``gpu``, into ``slot``."""
-        return (
-            lay_out(outputs, slot)
-            if gpu is None
-            else await self.devices.lay_out(gpu, outputs, slot)
-        )
+        if gpu is None or (slot.device is None and are_home(outputs)):
+            return lay_out(outputs, slot)
+        return await self.devices.lay_out(gpu, outputs, slot)
 
     async def hand_over(
         self, reference: Reference, outputs: Outputs, gpu: Gpu | None = None
@@ -198,19 +198,9 @@ async def open_context(settings: Settings, *, stage: str, stream: str) -> AsyncI
             stage=stage,
             max_attempts=settings.events.max_attempts,
         )
-        gpu = await asyncio.to_thread(_open_gpu, own)
         arena = _open_arena(settings, stage, metrics, stack)
-        devices = DeviceMemory(
-            directory=settings.shm_dir,
-            prefix=f"{shm_prefix(settings)}{stage}-",
-            size=own.device_arena_bytes if isinstance(own, DeviceSettings) else 0,
-            lease=LEASE,
-            nodes=nodes,
-            metrics=metrics,
-        )
-        stack.push_async_callback(devices.close)
-        if gpu is not None:
-            await devices.read([gpu])
+        devices = _device_memory(settings, stage, nodes, metrics, stack)
+        gpu = await _open_gpu(own, devices)
         yield Context(
             stage=stage,
             stream=stream,
@@ -264,12 +254,33 @@ def _open_arena(
     return arena
 
 
-def _open_gpu(own: ServiceSettings) -> Gpu | None:
+def _device_memory(
+    settings: Settings, stage: str, nodes: Nodes, metrics: Metrics, stack: AsyncExitStack
+) -> DeviceMemory:
+    own: ServiceSettings = getattr(settings, stage)
+    devices = DeviceMemory(
+        directory=settings.shm_dir,
+        prefix=f"{shm_prefix(settings)}{stage}-",
+        size=own.device_arena_bytes if isinstance(own, DeviceSettings) else 0,
+        lease=LEASE,
+        nodes=nodes,
+        metrics=metrics,
+    )
+    stack.push_async_callback(devices.close)
+    return devices
+
+
+async def _open_gpu(own: ServiceSettings, devices: DeviceMemory) -> Gpu | None:
     """Return the GPU that a service is to work on, if it is told one that can be used."""
     if not isinstance(own, PreprocessSettings | PostprocessSettings) or own.device == "cpu":
         return None
     try:
-        return open_gpu(own.device)
+        gpu = await asyncio.to_thread(open_gpu, own.device)
     except ConfigurationError as error:
         log.warning("%s cannot be used: %s", own.device, error)
         return None
+    if isinstance(own, PreprocessSettings):
+        await devices.open(gpu)
+    else:
+        await devices.read([gpu])
+    return gpu

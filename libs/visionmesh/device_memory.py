@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Iterable, Sequence
@@ -31,7 +32,7 @@ _Metas = tuple[TensorMeta, ...]
 
 
 class DeviceMemory:
-    """The arenas of one worker on GPUs, opened when something is first to be put there.
+    """The arenas of one worker on GPUs.
 
     Where a device has no such arena, for lack of memory or because memory cannot be shared here
     (containers that do not share IPC, some slices of GPUs, Jetson), that is said once, and the
@@ -54,7 +55,7 @@ class DeviceMemory:
         self._lease = lease
         self._nodes = nodes
         self._metrics = metrics
-        self._arenas: dict[str, DeviceArena | None] = {}
+        self._arenas: dict[str, asyncio.Task[DeviceArena | None]] = {}
         self._lines: dict[str, Coalescer[_Job, _Metas]] = {}
         self._read: set[str] = set()
         self._refused: set[str] = set()
@@ -81,22 +82,40 @@ class DeviceMemory:
     async def _tell(self) -> None:
         await self._nodes.update(devices=tuple(sorted(self._read - self._refused)))
 
-    def arena(self, gpu: Gpu) -> DeviceArena | None:
-        """Return this worker's arena on ``gpu``; `None` if there can be none.
+    async def open(self, gpu: Gpu) -> None:
+        """Make this worker's arena on ``gpu`` ready: weights may take what memory there is.
 
         Raises
         ------
         Fatal
             If the device is lost to this process.
         """
+        await asyncio.shield(self._opening(gpu))
+
+    def arena(self, gpu: Gpu) -> DeviceArena | None:
+        """Return this worker's arena on ``gpu``; `None` if there can be none.
+
+        One that was not opened is opened by this, and there is none until that is done.
+
+        Raises
+        ------
+        Fatal
+            If the device is lost to this process.
+        """
+        opening = self._opening(gpu)
+        return opening.result() if opening.done() else None
+
+    def _opening(self, gpu: Gpu) -> asyncio.Task[DeviceArena | None]:
         uuid = gpu.info.uuid
         if uuid not in self._arenas:
-            self._arenas[uuid] = self._open(gpu)
+            self._arenas[uuid] = asyncio.create_task(self._open(gpu), name="open device arena")
         return self._arenas[uuid]
 
-    def _open(self, gpu: Gpu) -> DeviceArena | None:
+    async def _open(self, gpu: Gpu) -> DeviceArena | None:
         try:
-            arena = DeviceArena(
+            # Allocating waits for what the device has to do.
+            arena = await asyncio.to_thread(
+                DeviceArena,
                 gpu=gpu,
                 directory=self._directory,
                 name=f"{self._prefix}{secrets.token_hex(4)}",
@@ -119,20 +138,29 @@ class DeviceMemory:
     async def lay_out(self, gpu: Gpu, outputs: Outputs, slot: Slot) -> tuple[TensorMeta, ...]:
         """Write ``outputs`` into ``slot``, either of which may be in the memory of ``gpu``.
 
-        What is asked for in one turn of the event loop is waited for together. Nothing is copied
-        after a cancelled call.
+        What is asked for in one turn of the event loop is waited for together, in a thread. A
+        cancelled call ends when its copy is over: until then nobody else may have the slot.
         """
         line = self._lines.get(gpu.info.uuid)
         if line is None:
             line = self._lines[gpu.info.uuid] = _line(Copier(gpu))
-        return await line.submit((outputs, slot))
+        laid_out = line.submit((outputs, slot))
+        try:
+            return await asyncio.shield(laid_out)
+        except asyncio.CancelledError:
+            # Who is ended is cancelled again and again.
+            while not laid_out.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait((laid_out,))
+            raise
 
     async def close(self) -> None:
         """Give everything back; references to it miss from now on."""
         for line in self._lines.values():
             await line.close()
-        for arena in self._arenas.values():
-            if arena is not None:
+        for opening in self._arenas.values():
+            await asyncio.wait((opening,))
+            if opening.exception() is None and (arena := opening.result()) is not None:
                 arena.close()
         if self._telling:
             await asyncio.wait(self._telling)
@@ -140,7 +168,6 @@ class DeviceMemory:
 
 def _line(copier: Copier) -> Coalescer[_Job, _Metas]:
     async def copy(jobs: Sequence[_Job]) -> Sequence[_Metas]:
-        # In one go: a slot whose writer was cancelled is given back before it or after.
-        return lay_out_all(jobs, copier)
+        return await asyncio.to_thread(lay_out_all, jobs, copier)
 
     return Coalescer(process=copy, max_items=MAX_AT_ONCE)

@@ -64,6 +64,8 @@ class NodeRecord(Frozen):
     device: str = "cpu"
     devices: tuple[str, ...] = ()
     """UUIDs of the GPUs from whose memory it reads what other workers put there."""
+    reduces: tuple[str, ...] = ()
+    """Of postprocess: versions whose outputs it reduces there, by `version_key`."""
     gpus: tuple[GpuListing, ...] = ()
     """Those that the worker may use, as they were some seconds ago."""
     load: float = 0.0
@@ -160,17 +162,28 @@ def _kinds(record: NodeRecord, model: str) -> Iterator[str]:
 
 
 def all_read(
-    records: Iterable[NodeRecord], uuid: str, *, node: str, stage: str, model: str | None
+    records: Iterable[NodeRecord],
+    uuid: str,
+    *,
+    node: str,
+    stage: str,
+    model: str | None,
+    reduced: str | None = None,
 ) -> bool:
-    """Say whether all who may take an image read from the memory of a GPU: see `Nodes.all_read`."""
+    """Say whether all who may take an image read from the memory of a GPU: see `Nodes.all_read`.
+
+    Those who are not ready may take one, too: some have begun, and some have not yet ended.
+    """
     takers = [
         record
         for record in records
         if (record.stage, record.node) == (stage, node)
-        and record.ready
         and (model is None or model in record.models)
     ]
-    return bool(takers) and all(_reads(record, uuid, model) for record in takers)
+    return bool(takers) and all(
+        _reads(record, uuid, model) and (reduced is None or reduced in record.reduces)
+        for record in takers
+    )
 
 
 def _reads(record: NodeRecord, uuid: str, model: str | None) -> bool:

@@ -109,7 +109,7 @@ class Nodes:
         self._seen: dict[str, tuple[float, NodeRecord]] = {}
         self._versions: dict[str, frozenset[int]] = {}
         self._staffed: dict[str, bool] = {}
-        self._all_read: dict[tuple[str, str, str | None], bool] = {}
+        self._all_read: dict[tuple[str | None, ...], bool] = {}
         """What `versions`, `staffed` and `all_read` return, until something is heard."""
         self._load: Callable[[], float] = lambda: 0.0
         self._listeners: list[Callable[[], None]] = []
@@ -146,15 +146,18 @@ class Nodes:
                 return self._node
         return ANY_LANE
 
-    def all_read(self, uuid: str, *, stage: str, model: str | None = None) -> bool:
+    def all_read(
+        self, uuid: str, *, stage: str, model: str | None = None, reduced: str | None = None
+    ) -> bool:
         """Say whether all workers of ``stage`` on this node read from the memory of a GPU.
 
-        With ``model`` only those are meant that serve it, and they must run it on that GPU alone.
+        With ``model`` only those are meant that serve it, and they must run it on that GPU alone;
+        with ``reduced``, a `version_key`, they must reduce the version's outputs there.
         """
-        key = (uuid, stage, model)
+        key = (uuid, stage, model, reduced)
         if key not in self._all_read:
             self._all_read[key] = all_read(
-                self._records(), uuid, node=self._node, stage=stage, model=model
+                self._records(), uuid, node=self._node, stage=stage, model=model, reduced=reduced
             )
         return self._all_read[key]
 

@@ -13,14 +13,16 @@ from services.infer.batcher import Batch
 from services.infer.engines import Image
 from services.infer.loaded import LoadedModel
 from services.infer.loading import Loader
+from services.infer.memory import present
 from services.infer.plans import MeshPlans
 from services.infer.pool import ModelPool
 from services.infer.room import Bounds
 from visionmesh import subjects
 from visionmesh.context import Context, Near
-from visionmesh.contracts import Answer, Priority, Want
+from visionmesh.contracts import Answer, Priority, Reference, Want
 from visionmesh.errors import Code, Expired, Fatal
 from visionmesh.gpu import Gpu
+from visionmesh.gpu.opening import is_gpu
 from visionmesh.gpu.watch import GpuWatch
 from visionmesh.handover import size_of
 from visionmesh.models.record import ModelRecord
@@ -112,6 +114,8 @@ class Infer(Worker):
     ) -> None:
         if before is not None:
             await asyncio.wait((before,))
+        if record is not None:
+            await self._make_room(record)
         await self._pool.apply(name, record)
         if record is None or name in self._pool.elsewhere:
             self._listening.discard(name)
@@ -124,6 +128,14 @@ class Infer(Worker):
         if record is None:
             self._context.metrics.forget(name)
         await self._announce()
+
+    async def _make_room(self, record: ModelRecord) -> None:
+        """Take a GPU's memory for outputs that may stay there, before weights take it."""
+        named = {one.device for one in record.spec.instances if not one.fallback}
+        if is_gpu(self._context.settings.postprocess.device) and any(map(is_gpu, named)):
+            for device in named:
+                if (gpu := await asyncio.to_thread(present, device)) is not None:
+                    await self._context.devices.open(gpu)
 
     def _followed(self, task: asyncio.Task[None]) -> None:
         """A worker that has missed a change would serve something else than the others."""
@@ -201,13 +213,12 @@ class Infer(Worker):
         reference, context = item.reference, self._context
         name, version = reference.model, reference.version
         gpu = self._pool.gpu(name, version)
-        near = Near(gpu=gpu, stage="postprocess") if gpu else None
-        stays = reference.want is not Want.TENSORS and context.stays(self._lane, near)
+        near = self._near(reference, gpu)
         # While a file is replaced under its number, what the old one says must not be kept.
         keys = {} if self._pool.is_current(name, version) else _NOT_CACHED
         urgent = reference.priority is Priority.HIGH
         image = _image(item, gpu)
-        output = await self._pool.infer(name, version, image, urgent=urgent, home=not stays)
+        output = await self._pool.infer(name, version, image, urgent=urgent, home=near is None)
         context.metrics.model(name).engine(
             version, (output.batch.finished_ns - output.enqueued_ns) / 1e9
         )
@@ -222,6 +233,14 @@ class Infer(Worker):
             return forward(
                 subjects.OUTPUTS, subjects.output(name, lane), slot, tensors=metas, **keys
             )
+
+    def _near(self, reference: Reference, gpu: Gpu | None) -> Near | None:
+        """Return where outputs stay that postprocess reduces there; `None` if they come home."""
+        if gpu is None or reference.want is not Want.RESULT:
+            return None
+        version = version_key(reference.model, reference.version)
+        near = Near(gpu=gpu, stage="postprocess", reduced=version)
+        return near if self._context.stays(self._lane, near) else None
 
 
 def _bounds(context: Context) -> Bounds:

@@ -53,6 +53,9 @@ class Postprocess(Worker):
         return self._stage.in_hand
 
     async def start(self) -> None:
+        if self._context.gpu is not None:
+            device = self._context.settings.postprocess.device
+            await self._context.nodes.update(device=device)
         self._context.catalog.on_change(self._model_changed)
         await self._context.catalog.start()
         await self._stage.start()
@@ -80,6 +83,8 @@ class Postprocess(Worker):
         if self._bundles is not None:
             own = {key: decoder for key, decoder in self._decoders.items() if key[0] == name}
             await self._bundles.load(own)
+            reduces = tuple(version_key(*key) for key in self._bundles.reduces)
+            await self._context.nodes.update(reduces=reduces)
 
     def _load(self, record: ModelRecord) -> None:
         name = record.spec.name
@@ -92,17 +97,16 @@ class Postprocess(Worker):
 
     async def _answer_all(self, items: Sequence[Item]) -> AsyncIterator[Sequence[Ended]]:
         ended: list[Ended] = []
-        began = time.time_ns()
         reduced = await self._bundles.reduce(items) if self._bundles is not None else {}
         for item in items:
             try:
-                ended.append((item, await self._answer(item, reduced.get(id(item)), began)))
+                ended.append((item, await self._answer(item, reduced.get(id(item)))))
             except (Reject, Retry) as error:
                 ended.append((item, error))
-            began = time.time_ns()
         yield ended
 
-    async def _answer(self, item: Item, reduced: Reduced | None, began: int) -> Done:
+    async def _answer(self, item: Item, reduced: Reduced | None) -> Done:
+        began = time.time_ns()
         reference = item.reference
         record = self._context.catalog.admitted(reference.model, reference.version)
         decoder = self._decoders.get((reference.model, reference.version))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import mmap
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from visionmesh.gpu import Gpu
 from visionmesh.gpu.copier import Copier
 from visionmesh.nodes import LoadedVersion, NodeRecord, Nodes, list_nodes
 from visionmesh.settings import Settings
-from visionmesh.tensors import device_arrays
+from visionmesh.tasks import AGAIN, end
 from visionmesh.tensors.slab import create_slab
 
 NODE = "gpu-node"
@@ -77,13 +78,33 @@ async def near(context: Context, infer: Nodes, gpu: Gpu) -> Near:
     return near
 
 
+class Gate:
+    """Holds up the next copies, in whatever thread they are."""
+
+    def __init__(self) -> None:
+        self.began = threading.Event()
+        self.may_go_on = threading.Event()
+
+    def copy(self, pairs: object) -> None:
+        self.began.set()
+        assert self.may_go_on.wait(timeout=10)
+
+
+@pytest.fixture
+def copying(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    gate = Gate()
+    monkeypatch.setattr(Copier, "copy", gate.copy)
+    yield gate
+    gate.may_go_on.set()
+
+
 async def stays(context: Context, near: Near) -> bool:
     return context.stays(NODE, near)
 
 
 async def told(context: Context) -> NodeRecord:
     records = await list_nodes(context.connection.client)
-    (own,) = (one for one in records if one.stage == "preprocess" and one.node == NODE)
+    (own,) = (one for one in records if one.stage == context.stage and one.node == NODE)
     return own
 
 
@@ -150,59 +171,89 @@ async def test_a_gpu_that_is_not_there_is_told_of_and_done_without(
 
 
 async def test_a_worker_tells_on_which_gpus_it_reads_until_one_cannot_be_mapped(
-    context: Context, gpu: Gpu, settings: Settings, caplog: pytest.LogCaptureFixture
+    gpu: Gpu, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     uuid = gpu.info.uuid
-    assert context.gpu is gpu
-    assert (await told(context)).devices == (uuid,)
-    slab, _ = create_slab(
-        settings.shm_dir / "broken",
-        slots=1,
-        slot_bytes=mmap.PAGESIZE,
-        elsewhere=b"?" * 64 + uuid.encode(),
-    )
-    slab.generations[0] = 1
-    location = CudaLocation(kind="cuda", arena="broken", slot=0, generation=1, length=0)
-    reference = Reference(
-        id="1", source="s", model="cats", version=1, sha256="0" * 64, location=location
-    )
-    for _ in range(3):
-        with pytest.raises(Miss):
-            context.read(reference, memoryview(b""))
+    async with open_context(settings, stage="postprocess", stream="OUTPUTS") as context:
+        await context.nodes.start(load=lambda: 0.0)
+        assert context.gpu is gpu
+        assert (await told(context)).devices == (uuid,)
+        slab, _ = create_slab(
+            settings.shm_dir / "broken",
+            slots=1,
+            slot_bytes=mmap.PAGESIZE,
+            elsewhere=b"?" * 64 + uuid.encode(),
+        )
+        slab.generations[0] = 1
+        location = CudaLocation(kind="cuda", arena="broken", slot=0, generation=1, length=0)
+        reference = Reference(
+            id="1", source="s", model="cats", version=1, sha256="0" * 64, location=location
+        )
+        for _ in range(3):
+            with pytest.raises(Miss):
+                context.read(reference, memoryview(b""))
 
-    async def withdrawn() -> bool:
-        return (await told(context)).devices == ()
+        async def withdrawn() -> bool:
+            return (await told(context)).devices == ()
 
-    await until(withdrawn)
-    await context.devices.read([gpu])
-    assert (await told(context)).devices == ()
+        await until(withdrawn)
+        await context.devices.read([gpu])
+        assert (await told(context)).devices == ()
     assert sum("cannot be mapped" in line for line in caplog.messages) == 1
 
 
-async def test_nothing_is_laid_out_for_who_was_cancelled(
-    context: Context, near: Near, gpu: Gpu
+async def test_who_only_writes_to_a_gpu_does_not_tell_that_it_reads_there(
+    context: Context, gpu: Gpu
 ) -> None:
-    outputs = [{"n": np.full(10, number, np.int32)} for number in range(4)]
-    slots = [await context.room(NODE, 40, near) for _ in outputs]
-    Copier(gpu).copy([(np.full(40, 99, np.uint8), slots[3].device)])
-    jobs = [
-        asyncio.create_task(context.lay_out(one, slot, gpu))
-        for one, slot in zip(outputs, slots, strict=True)
-    ]
-    await asyncio.sleep(0)
-    jobs[3].cancel()
-    metas = await asyncio.gather(*jobs[:3])
-    home = np.empty((4, 10), np.int32)
-    found = [device_arrays(slot.device, metas[0])["n"] for slot in slots]
-    Copier(gpu).copy(zip(found, home, strict=True))
-    assert home[:3].tolist() == [[number] * 10 for number in range(3)]
-    assert (home[3].view(np.uint8) == 99).all()
+    assert context.gpu is gpu
+    assert (await told(context)).devices == ()
+
+
+async def test_memory_to_write_to_is_taken_before_it_is_wanted(context: Context, gpu: Gpu) -> None:
+    assert capacity(gpu) in context.metrics.exposition()[0].decode()
+
+
+async def test_what_is_laid_out_holds_up_nothing_else(
+    context: Context, near: Near, gpu: Gpu, copying: Gate
+) -> None:
+    slot = await context.room(NODE, 40, near)
+    job = asyncio.create_task(context.lay_out({"n": np.zeros(10, np.int32)}, slot, gpu))
+    await asyncio.to_thread(copying.began.wait)
+    copying.may_go_on.set()
+    assert [meta.name for meta in await job] == ["n"]
+
+
+async def test_who_is_cancelled_keeps_the_slot_until_nothing_is_copied_there_any_more(
+    context: Context, near: Near, gpu: Gpu, copying: Gate
+) -> None:
+    async def write() -> None:
+        with await context.room(NODE, 40, near) as slot:
+            await context.lay_out({"n": np.zeros(10, np.int32)}, slot, gpu)
+
+    job = asyncio.create_task(write())
+    await asyncio.to_thread(copying.began.wait)
+    ending = asyncio.create_task(end([job]))
+    done, _ = await asyncio.wait((job,), timeout=2.5 * AGAIN.total_seconds())
+    arena = context.devices.arena(gpu)
+    assert arena is not None
+    assert not done
+    assert arena.used_bytes
+    copying.may_go_on.set()
+    await ending
+    assert job.cancelled()
+    assert not arena.used_bytes
 
 
 async def test_how_full_the_memory_is_can_be_scraped(context: Context, near: Near) -> None:
     with await context.room(NODE, 1000, near) as slot:
         slot.commit()
     text = context.metrics.exposition()[0].decode()
-    labels = f'{{device="{near.gpu.info.uuid}",stage="preprocess"}}'
-    assert f"visionmesh_device_arena_capacity_bytes{labels} 1.048576e+06" in text
-    assert f"visionmesh_device_arena_used_bytes{labels} 262144.0" in text
+    assert capacity(near.gpu) in text
+    used = capacity(near.gpu).replace("capacity", "used").replace("1.048576e+06", "262144.0")
+    assert used in text
+
+
+def capacity(gpu: Gpu) -> str:
+    """Return the line that tells of the arena."""
+    labels = f'{{device="{gpu.info.uuid}",stage="preprocess"}}'
+    return f"visionmesh_device_arena_capacity_bytes{labels} 1.048576e+06"

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 from services.postprocess.decoders import Decoder
 from services.postprocess.gpu import DeviceReducer, Reduced, Workspaces, load_reducer
-from visionmesh.errors import Reject, Retry
+from visionmesh.errors import ConfigurationError, Reject, Retry
 from visionmesh.gpu import Gpu, GpuError
 from visionmesh.gpu.failures import lost
 from visionmesh.gpu.gpu import GpuLostError
 from visionmesh.stage import Item
+from visionmesh.telemetry.spans import SpanName
 from visionmesh.tensors import DeviceReading, device_arrays
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,11 @@ class Bundles:
         self._count = count
         self._reducers: dict[Key, DeviceReducer] = {}
 
+    @property
+    def reduces(self) -> tuple[Key, ...]:
+        """What is reduced where it lies."""
+        return tuple(self._reducers)
+
     async def load(self, decoders: Mapping[Key, Decoder]) -> None:
         """Make ready for models; until then their outputs come home.
 
@@ -48,7 +55,7 @@ class Bundles:
                 reducer = await asyncio.to_thread(load_reducer, self._workspaces, decoder)
             except GpuLostError as error:
                 raise lost(error) from error
-            except GpuError as error:
+            except (GpuError, ConfigurationError) as error:
                 log.warning("%s %d is decoded on the CPU: %s", *key, error)
                 continue
             if reducer is not None:
@@ -62,6 +69,8 @@ class Bundles:
     async def reduce(self, items: Sequence[Item]) -> dict[int, Reduced]:
         """Return what was reduced, by the `id` of the item; the others are the decoders'.
 
+        The images of a batch have all its time: they are worked on together.
+
         Raises
         ------
         Fatal
@@ -69,14 +78,20 @@ class Bundles:
         """
         batches = defaultdict(list)
         for item in items:
-            if isinstance(item.reading, DeviceReading) and not item.reference.features:
-                reference = item.reference
-                batches[reference.model, reference.version, reference.tensors].append(item)
+            reading, reference = item.reading, item.reference
+            if isinstance(reading, DeviceReading) and not reference.features:
+                # Kernels reach this device's memory, and not that of another one.
+                near = self._workspaces.gpu.holds(reading.device)
+                batches[reference.model, reference.version, reference.tensors, near].append(item)
         found: dict[int, Reduced] = {}
-        for (model, version, _), batch in batches.items():
-            reducer = self._reducers.get((model, version))
+        for (model, version, _, near), batch in batches.items():
+            reducer = self._reducers.get((model, version)) if near else None
+            began = time.time_ns()
             reduced = await asyncio.to_thread(self._run, reducer, batch)
-            found |= {id(item): one for item, one in reduced}
+            ended = time.time_ns()
+            for item, one in reduced:
+                item.trail.step(SpanName.DECODE_OUTPUTS, began, ended)
+                found[id(item)] = one
             for outcome, images in (("reduced", len(reduced)), ("home", len(batch) - len(reduced))):
                 if images:
                     self._count(model, outcome, images)

@@ -12,18 +12,22 @@ from pathlib import Path
 import httpx
 import pytest
 
+from services.infer.loading import Loaded, Loader
 from services.infer.service import Infer
 from tests.driver import LOST, Driver
 from tests.mesh.conftest import write_classifier
 from visionmesh.context import Context, open_context
 from visionmesh.errors import Fatal, Retry
+from visionmesh.gpu import Gpu
 from visionmesh.gpu.watch import GpuWatch
 from visionmesh.models.folder import load_folder
+from visionmesh.models.record import ModelRecord
 from visionmesh.nodes import NodeRecord, list_nodes
 from visionmesh.service import serve
-from visionmesh.settings import MEBIBYTE, InferSettings, Settings
+from visionmesh.settings import MEBIBYTE, InferSettings, PostprocessSettings, Settings
 from visionmesh.stage import Stage
 from visionmesh.subjects import TENSORS
+from visionmesh.tensors import DeviceArena
 
 NAME = "cannot-be-followed"
 
@@ -85,6 +89,37 @@ async def test_a_model_for_other_nodes_is_no_failure_and_its_images_are_not_take
         await told_by(context, lambda one: name in one.models)
         await worker.stop()
         await registry.remove(name)
+
+
+async def test_memory_for_outputs_is_taken_before_weights_take_it(
+    nats_url: str, tmp_path: Path, gpu: Gpu, gpu_device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "leaves-room"
+    arenas: list[DeviceArena | None] = []
+    load = Loader.load
+
+    async def note(self: Loader, record: ModelRecord, version: int) -> Loaded:
+        arenas.append(context.devices.arena(gpu))
+        return await load(self, record, version)
+
+    monkeypatch.setattr(Loader, "load", note)
+    settings = Settings(
+        nats_url=nats_url,
+        state_dir=tmp_path,
+        infer=InferSettings(arena_bytes=MEBIBYTE, device_arena_bytes=MEBIBYTE),
+        postprocess=PostprocessSettings(device=gpu_device),
+    )
+    async with open_context(settings, stage="infer", stream=TENSORS) as context:
+        registry = context.catalog.registry
+        folder = write_classifier(tmp_path, name=name, instances=[{"device": gpu_device}])
+        await registry.push(load_folder(folder))
+        worker = Infer(context)
+        await context.nodes.start(load=lambda: 0)
+        await worker.start()
+        await worker.stop()
+        await registry.remove(name)
+    assert arenas
+    assert None not in arenas
 
 
 async def test_a_worker_on_an_unfit_gpu_is_not_ready_until_it_is_well_again(
