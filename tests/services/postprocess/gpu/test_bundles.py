@@ -24,8 +24,9 @@ from visionmesh.gpu.gpu import GpuLostError, GpuMemoryError
 from visionmesh.handover import lay_out
 from visionmesh.settings import TracingSettings
 from visionmesh.stage import Item
+from visionmesh.telemetry.spans import SpanName
 from visionmesh.telemetry.tracing import Tracing
-from visionmesh.tensors import DeviceArena, Reader
+from visionmesh.tensors import DeviceArena, DeviceReading, Reader
 from visionmesh.trail import Trail
 
 SHM = Path("/dev/shm")
@@ -147,6 +148,41 @@ async def test_what_lies_in_the_hosts_memory_is_not_touched(
     item.reading = reader.read(here, body)
     assert await bundles.reduce([item]) == {}
     assert not counted
+
+
+async def test_what_lies_on_another_device_comes_home(
+    bundles: Bundles,
+    put: Put,
+    gpu: Gpu,
+    counted: Counter[tuple[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No kernel may be given its addresses."""
+    output = np.full((7, 9), 0.5, np.float32)
+    item, other = put("finder", output), put("finder", output)
+    assert isinstance(other.reading, DeviceReading)
+    foreign = gpu.address(other.reading.device)
+    holds = type(gpu).holds
+    monkeypatch.setattr(
+        type(gpu), "holds", lambda self, a: holds(self, a) and self.address(a) != foreign
+    )
+    assert (await bundles.reduce([item, other])).keys() == {id(item)}
+    assert counted == {("finder", "reduced"): 1, ("finder", "home"): 1}
+    assert bytes(other.reading.view) == output.tobytes()
+
+
+async def test_images_that_are_reduced_together_have_the_same_time(
+    bundles: Bundles, put: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[tuple[Trail, str, int, int]] = []
+    monkeypatch.setattr(Trail, "step", lambda *step: steps.append(step))
+    sound, broken = np.full((7, 9), 0.5, np.float32), np.full((7, 9), np.nan, np.float32)
+    items = [put("finder", sound), put("finder", sound), put("finder", broken)]
+    await bundles.reduce(items)
+    assert [trail for trail, *_ in steps] == [item.trail for item in items[:2]]
+    assert {name for _, name, _, _ in steps} == {SpanName.DECODE_OUTPUTS}
+    ((began, ended),) = {(began, ended) for _, _, began, ended in steps}
+    assert began < ended
 
 
 async def test_a_model_that_is_gone_is_reduced_no_more(bundles: Bundles, put: Put) -> None:
