@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import onnxruntime
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from services.infer.engines.host import NetworkError
-from visionmesh.contracts import Frozen
+from services.infer.engines.options import EngineOptions
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.gpu import Gpu, GpuError, Stream
 from visionmesh.gpu.gpu import GpuMemoryError
@@ -37,8 +37,10 @@ _NOISE = re.compile(r".*Status Message: |Error in execution: | ; GPU=-?\d+ ; .*"
 """Before the reason of a run with bound memory; after that of a call to CUDA."""
 
 
-class Options(Frozen):
+class Options(EngineOptions):
     """``options`` of an instance: ``provider``, and what ONNX Runtime's providers call theirs."""
+
+    engine = "onnxruntime"
 
     provider: Literal["cuda", "tensorrt"] = "cuda"
     enable_cuda_graph: bool = True
@@ -50,19 +52,6 @@ class Options(Frozen):
     """Of the arena, in bytes; weights and results are in it."""
     trt_fp16_enable: bool = False
     """Of ``tensorrt``: let it choose float16 for what is in float32."""
-
-
-def options_of(spec: ModelSpec, instance: Instance) -> Options:
-    """Return an instance's options; raise `ConfigurationError` (model_invalid) if one is wrong."""
-    try:
-        return Options.model_validate(instance.options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ConfigurationError(
-            Code.MODEL_INVALID,
-            f"{spec.name}/model.yaml: instances: options.{where} of onnxruntime: {first['msg']}.",
-        ) from error
 
 
 class Opened(NamedTuple):
@@ -85,7 +74,7 @@ def open_session(
     GpuMemoryError
         If the device has too little memory.
     """
-    options = options_of(spec, instance)
+    options = Options.of(spec, instance)
     graphs = graphs and _has_graphs(options, gpu)
     providers = _providers(options, weights, gpu, stream, graphs=graphs)
     first = next(iter(providers))

@@ -16,7 +16,7 @@ from services.infer.engines.tensorrt.building import build_plan
 from services.infer.engines.tensorrt.job import Job
 from services.infer.engines.tensorrt.key import plan_key
 from services.infer.engines.tensorrt.network import Plan, TensorRTNetwork, load_plan
-from services.infer.engines.tensorrt.options import Options, read_options
+from services.infer.engines.tensorrt.options import Options
 from services.infer.engines.tensorrt.runtime import load_runtime
 from services.infer.plans import FolderPlans
 from visionmesh.errors import Code, ConfigurationError
@@ -51,7 +51,7 @@ def open_engines(
     GpuError
         If the device fails, `GpuMemoryError` if it has too little free memory.
     """
-    options = read_options(spec, instance)
+    options = Options.of(spec, instance)
     trt = load_runtime(options.runtime)
     gpu = open_gpu(instance.device)
     with _store(plans) as store, gpu.stream():

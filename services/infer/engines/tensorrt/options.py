@@ -5,12 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import ByteSize, Field, ValidationError
+from pydantic import ByteSize, Field
 
+from services.infer.engines.options import EngineOptions
 from visionmesh.contracts import Frozen
 from visionmesh.durations import Duration
-from visionmesh.errors import Code, ConfigurationError
-from visionmesh.models.spec import Instance, ModelSpec
 
 
 class BuildOptions(Frozen):
@@ -30,8 +29,10 @@ class BuildOptions(Frozen):
     """How much is tried while building; 3 is TensorRT's own choice, 5 takes the longest."""
 
 
-class Options(BuildOptions):
+class Options(BuildOptions, EngineOptions):
     """``options`` of an instance."""
+
+    engine = "tensorrt"
 
     precision: Literal["auto", "fp32", "fp16", "int8"] = "auto"
     """Which of the version's networks is run; ``auto``: the smallest that was found right."""
@@ -43,17 +44,3 @@ class Options(BuildOptions):
     @property
     def build(self) -> BuildOptions:
         return BuildOptions.model_validate(self.model_dump(include=set(BuildOptions.model_fields)))
-
-
-def read_options(spec: ModelSpec, instance: Instance) -> Options:
-    """Return the validated options; raise `ConfigurationError` (model_invalid) that names a key."""
-    try:
-        return Options.model_validate(instance.options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise ConfigurationError(
-            Code.MODEL_INVALID,
-            f"{spec.name}/model.yaml: instances: options.{key}: {first['msg']}; the engine "
-            f"tensorrt knows: {', '.join(Options.model_fields)}.",
-        ) from error

@@ -12,7 +12,7 @@ from services.infer.engines import Engine, PlanStore
 from services.infer.engines.device import DeviceEngine, only_sizes
 from services.infer.engines.host import HostEngine, Network, give_back_memory
 from services.infer.engines.torch.network import DeviceNetwork, HostNetwork, Run
-from services.infer.engines.torch.options import Options, read_options
+from services.infer.engines.torch.options import Options
 from services.infer.engines.torch.parallel import ParallelRunner
 from services.infer.engines.torch.program import Program, load_program, move
 from services.infer.engines.torch.runner import Runner
@@ -43,7 +43,7 @@ def open_engines(
         (model_unsafe) if the program would run code; (model_invalid) if it cannot be loaded, does
         not fit ``spec``, or the options do not fit; (device_missing).
     """
-    options = read_options(spec, instance)
+    options = Options.of(spec, instance)
     gpu = open_gpu(instance.device) if is_gpu(instance.device) else None
     device = torch.device("cpu")
     if gpu is not None and gpu.info.kind == "cuda":

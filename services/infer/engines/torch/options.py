@@ -6,16 +6,16 @@ from datetime import timedelta
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from visionmesh.contracts import Frozen
+from services.infer.engines.options import EngineOptions
 from visionmesh.durations import Duration
-from visionmesh.errors import Code, ConfigurationError
-from visionmesh.models.spec import Instance, ModelSpec
 
 
-class Options(Frozen):
+class Options(EngineOptions):
     """``options`` of an instance."""
+
+    engine = "torch"
 
     compile: bool = False
     """Compile with TorchInductor: once for each batch size, while the model is loaded."""
@@ -43,17 +43,3 @@ class Options(Frozen):
     @property
     def patterns(self) -> tuple[str, ...]:
         return tuple(pattern.strip() for pattern in self.plan.split(",") if pattern.strip())
-
-
-def read_options(spec: ModelSpec, instance: Instance) -> Options:
-    """Return the validated options; raise `ConfigurationError` (model_invalid) that names a key."""
-    try:
-        return Options.model_validate(instance.options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise ConfigurationError(
-            Code.MODEL_INVALID,
-            f"{spec.name}/model.yaml: instances: options.{key}: {first['msg']}; the engine torch "
-            f"knows: {', '.join(Options.model_fields)}.",
-        ) from error

@@ -121,9 +121,9 @@ def test_a_precision_that_it_cannot_compute_in_is_refused(gpu_device: str, tmp_p
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"beads": 3}, r"options\.beads of onnxruntime: Extra inputs"),
-        ({"provider": "abacus"}, r"options\.provider of onnxruntime: Input should be 'cuda' or"),
-        ({"gpu_mem_limit": 0}, r"options\.gpu_mem_limit of onnxruntime: .*greater than"),
+        ({"beads": 3}, r"options\.beads: Extra inputs"),
+        ({"provider": "abacus"}, r"options\.provider: Input should be 'cuda' or"),
+        ({"gpu_mem_limit": 0}, r"options\.gpu_mem_limit: .*greater than"),
     ],
 )
 def test_options_that_there_are_not_are_told(

@@ -15,7 +15,7 @@ import pytest
 from services.infer.engines import Engine, open_engines
 from services.infer.engines import tensorrt as adapter
 from services.infer.engines.tensorrt.key import plan_key
-from services.infer.engines.tensorrt.options import BuildOptions, read_options
+from services.infer.engines.tensorrt.options import BuildOptions, Options
 from services.infer.engines.tensorrt.runtime import failure, listener
 from services.infer.plans import FolderPlans
 from tests.services.infer.engines.tensorrt.conftest import SHAPE
@@ -54,7 +54,7 @@ def opened(trt: Any, spec: ModelSpec, plans: FolderPlans, tmp_path: Path) -> Ope
             network=file_sha256(weights),
             shape=SHAPE,
             sizes=(1, 2, 4),
-            options=read_options(spec, instance).build,
+            options=Options.of(spec, instance).build,
         )
         plans.put(str(key), file)
         return adapter.open_engines(
@@ -279,11 +279,11 @@ def test_options_that_do_not_fit_are_named(
     spec: ModelSpec, options: dict[str, Any], what: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=what):
-        read_options(spec, Instance(device="cuda", options=options))
+        Options.of(spec, Instance(device="cuda", options=options))
 
 
 def test_options_are_read_as_people_write_them(spec: ModelSpec) -> None:
-    options = read_options(
+    options = Options.of(
         spec,
         Instance(device="cuda", options={"workspace": "1GiB", "timeout": "90s", "profiles": "one"}),
     )
