@@ -25,22 +25,11 @@ from visionmesh.gpu.gpu import (
 )
 
 _PRELUDE = Path(__file__).with_name("cuda.h")
-_NOT_READY = 600
-"""The status of work that goes on."""
 
 
 class _Event:
     def __init__(self, event: Any) -> None:
         self._event = event
-
-    @property
-    def done(self) -> bool:
-        # CuPy's own takes a failure for work that goes on.
-        status = runtime.eventQuery(self._event.ptr)
-        with told():
-            if status not in (0, _NOT_READY):
-                raise runtime.CUDARuntimeError(status)
-        return bool(status == 0)
 
     def synchronize(self) -> None:
         with told():
@@ -107,8 +96,8 @@ class CudaStream:
             graph.launch(self.raw)
 
     def synchronize(self) -> None:
-        with told():
-            self.raw.synchronize()
+        # A stream's own spins, and takes a core from those that decode.
+        self.record().synchronize()
 
 
 class _Kernel:

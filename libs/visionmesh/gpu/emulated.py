@@ -45,8 +45,6 @@ _DIMENSIONS = 3
 class _Done:
     """An event of work that was done at once."""
 
-    done = True
-
     def synchronize(self) -> None:
         """Do nothing."""
 

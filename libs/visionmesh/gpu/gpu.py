@@ -46,12 +46,8 @@ class DeviceInfo:
 class Event(Protocol):
     """A place in the work of a stream."""
 
-    @property
-    def done(self) -> bool:
-        """Whether all that was before it is finished."""
-
     def synchronize(self) -> None:
-        """Block until it is."""
+        """Block until all that was before it is finished."""
 
 
 class Stream(Protocol):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import reduce
 from pathlib import Path
 from types import ModuleType
@@ -162,21 +161,3 @@ def test_what_arrays_raise_within_a_stream_is_told_as_what_the_device_could_not_
     with pytest.raises(kind) as raised, open_gpu("cuda").stream():
         raise error
     assert type(raised.value) is kind
-
-
-@contextmanager
-def event(monkeypatch: pytest.MonkeyPatch, status: int) -> Iterator[cuda._Event]:
-    class Raw:
-        ptr = 1
-
-    monkeypatch.setattr(runtime, "eventQuery", lambda _: status)
-    yield cuda._Event(Raw())
-
-
-def test_an_event_is_done_or_not_or_tells_what_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    with event(monkeypatch, 0) as done:
-        assert done.done
-    with event(monkeypatch, 600) as waiting:
-        assert not waiting.done
-    with event(monkeypatch, 700) as failed, pytest.raises(GpuLostError):
-        _ = failed.done
