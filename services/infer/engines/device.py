@@ -153,8 +153,7 @@ class DeviceEngine:
                 wanted = {name: array[: len(images) or size] for name, array in outputs.items()}
                 return self._bring_home(wanted) if home else self._keep(wanted)
             finally:
-                # Blocks without spinning, which would take a core from those that decode.
-                stream.record().synchronize()
+                stream.synchronize()
 
     def _bring_home(self, outputs: Mapping[str, DeviceArray]) -> Outputs:
         """Enqueue the copies to memory of the host that is the caller's."""
