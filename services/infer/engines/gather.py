@@ -11,14 +11,13 @@ import numpy as np
 from services.infer.engines import Image
 from services.infer.pixels import affine
 from visionmesh.gpu.gpu import DeviceArray, Gpu
+from visionmesh.gpu.staging import Place, Staging
 from visionmesh.models.spec import InputSpec
 
 _SOURCE = Path(__file__).with_name("gather.cu")
 _BLOCK = 256
 _GROUP = 4
 """Pixels that a thread of the kernel works on."""
-_ALIGNMENT = 256
-"""Of what is copied to the device: a multiple of all that the kernel reads at once."""
 _WORDS = 2
 """Of an entry in the kernel's table: the address, and whether the layout is the network's own."""
 
@@ -43,9 +42,10 @@ class Gather:
         self._count = height * width
         self._grid = math.ceil(self._count / (_GROUP * _BLOCK))
         self._terms = [term for terms in affine(spec) for term in np.resize(terms, 3)]
-        self._table_bytes = _aligned(most * _WORDS * np.dtype(np.uint64).itemsize)
-        self._host, self._device = np.empty(0, np.uint8), gpu.xp.empty(0, np.uint8)
-        self._reserve(self._table_bytes + most * _aligned(math.prod(self._pixels)))
+        self._table_bytes = most * _WORDS * np.dtype(np.uint64).itemsize
+        # Pixels always have room; floats get it when they come.
+        sizes = (self._table_bytes, *most * [math.prod(self._pixels)])
+        self._staging = Staging(gpu=gpu, sizes=sizes)
 
     def batch(self, size: int) -> DeviceArray:
         """Return memory for ``size`` images, in the network's layout and dtype."""
@@ -57,19 +57,18 @@ class Gather:
         Each image is ``(height, width, channels) uint8``, or an entry as it is in the batch.
         """
         images = [self._within_reach(image) for image in images]
-        staged = [0 if self._gpu.holds(image) else _aligned(image.nbytes) for image in images]
-        self._reserve(self._table_bytes + sum(staged))
-        table = self._host[: self._table_bytes].view(np.uint64).reshape(-1, _WORDS)
+        above = [self._gpu.holds(image) for image in images]
+        below = (image for image, there in zip(images, above, strict=True) if not there)
+        self._staging.clear()
+        self._staging.reserve((self._table_bytes, *(image.nbytes for image in below)))
+        entries = self._take(self._table_bytes)
+        table = entries.host.view(np.uint64).reshape(-1, _WORDS)
         table[:] = 0
-        end = self._table_bytes
-        for row, image, size in zip(table, images, staged, strict=False):
-            begin, end = end, end + size
-            source = self._stage(image, begin) if size else image
+        for row, image, there in zip(table, images, above, strict=False):
             is_pixels = image.shape == self._pixels and image.dtype == np.uint8
-            row[:] = self._gpu.address(source), not is_pixels
-        self._gpu.upload(self._host[:end], self._device[:end])
-        addresses = self._device[: self._table_bytes].view(np.uint64)
-        args = (addresses, batch, np.int32(self._count), *self._terms)
+            row[:] = self._gpu.address(image if there else self._stage(image)), not is_pixels
+        self._staging.upload()
+        args = (entries.device.view(np.uint64), batch, np.int32(self._count), *self._terms)
         self._kernel((self._grid, len(batch)), (_BLOCK,), args)
 
     def _within_reach(self, image: Image) -> Image:
@@ -78,18 +77,13 @@ class Gather:
             return self._gpu.xp.array(image)
         return image if image.flags.c_contiguous else image.copy()
 
-    def _stage(self, image: Image, begin: int) -> DeviceArray:
+    def _stage(self, image: Image) -> DeviceArray:
         """Write an image of the host to where it is copied from; return where it will be."""
-        part = slice(begin, begin + image.nbytes)
-        self._host[part] = image.reshape(-1).view(np.uint8)
-        return self._device[part]
+        place = self._take(image.nbytes)
+        place.host[:] = image.reshape(-1).view(np.uint8)
+        return place.device
 
-    def _reserve(self, nbytes: int) -> None:
-        """Have room for ``nbytes`` on their way; pixels always have it, floats when they come."""
-        if nbytes > len(self._host):
-            self._host = self._gpu.pinned(nbytes)
-            self._device = self._gpu.xp.empty(nbytes, np.uint8)
-
-
-def _aligned(nbytes: int) -> int:
-    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
+    def _take(self, nbytes: int) -> Place:
+        place = self._staging.take(nbytes)
+        assert place is not None, "there was room for all"
+        return place

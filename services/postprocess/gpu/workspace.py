@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from services.postprocess.decoders import Arrays
 from visionmesh.contracts import TensorMeta
 from visionmesh.gpu.gpu import DeviceArray, Gpu
+from visionmesh.gpu.staging import on_device, pinned
 from visionmesh.tensors.layout import device_arrays, plan
 
 
@@ -22,9 +23,9 @@ class Workspace:
     def __init__(self, *, gpu: Gpu) -> None:
         self._gpu = gpu
         self.stream = gpu.stream()
-        self._device: DeviceArray = gpu.xp.empty(0, "uint8")
-        self._up = gpu.pinned(1)
-        self._home = gpu.pinned(1)
+        with self.stream:
+            self._device = on_device(gpu)
+        self._up, self._home = pinned(gpu), pinned(gpu)
 
     def lay_out(
         self, metas: Sequence[TensorMeta], *, up: int, home: slice
@@ -36,26 +37,23 @@ class Workspace:
         offsets, total = plan(metas)
         self._end, self._span = offsets[up], slice(offsets[home.start], offsets[home.stop])
         length = self._span.stop - self._span.start
-        if self._device.nbytes < total:
-            self._device = self._gpu.xp.empty(total, "uint8")
-        if self._up.nbytes < self._end:
-            self._up = self._gpu.pinned(self._end)
-        if self._home.nbytes < length:
-            self._home = self._gpu.pinned(length)
+        self._device.reserve(total)
+        self._up.reserve(self._end)
+        self._home.reserve(length)
         return (
-            device_arrays(self._device, metas),
-            device_arrays(self._up, metas[:up]),
-            device_arrays(self._home, metas[home]),
+            device_arrays(self._device.all, metas),
+            device_arrays(self._up.all, metas[:up]),
+            device_arrays(self._home.all, metas[home]),
         )
 
     def upload(self) -> None:
         """Enqueue one copy of all that goes up."""
-        self._gpu.upload(self._up[: self._end], self._device[: self._end])
+        self._gpu.upload(self._up.all[: self._end], self._device.all[: self._end])
 
     def download(self) -> None:
         """Enqueue one copy of all that comes home."""
         length = self._span.stop - self._span.start
-        self._gpu.download(self._device[self._span], self._home[:length])
+        self._gpu.download(self._device.all[self._span], self._home.all[:length])
 
 
 class Workspaces:

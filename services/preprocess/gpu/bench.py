@@ -13,7 +13,6 @@ from services.preprocess.formats import jpeg
 from services.preprocess.formats.header import Color, Pixels
 from services.preprocess.gpu.decoding import JpegDecoder
 from services.preprocess.gpu.fit import Fit, Fitter, Stored, reduction
-from services.preprocess.gpu.staging import Place, Staging
 from services.preprocess.job import Job
 from services.preprocess.orientation import turn
 from services.preprocess.pixels import Prepared, size_of
@@ -21,6 +20,7 @@ from services.preprocess.resize import Plan, draw, plan
 from services.preprocess.samples import to_color
 from visionmesh.errors import Reject
 from visionmesh.gpu import Gpu
+from visionmesh.gpu.staging import Place, Staging
 
 _JPEG: Final = FORMATS[0]
 _STAGING_BYTES: Final = 64 << 20
@@ -71,9 +71,9 @@ class Bench:
         self._fitter = Fitter(gpu=gpu)
         self._stream = gpu.stream()
         with self._stream:
-            self._table = Staging(gpu=gpu, nbytes=Fitter.nbytes(_BUNDLE))
-            self._up = Staging(gpu=gpu, nbytes=_STAGING_BYTES)
-            self._down = Staging(gpu=gpu, nbytes=_HOME_BYTES)
+            self._table = Staging(gpu=gpu, sizes=[Fitter.nbytes(_BUNDLE)])
+            self._up = Staging(gpu=gpu, sizes=[_STAGING_BYTES])
+            self._down = Staging(gpu=gpu, sizes=[_HOME_BYTES])
         self._fits: list[Fit] = []
         self._homes: list[tuple[Job, Place]] = []
         self._kept: list[object] = []
@@ -167,6 +167,7 @@ class Bench:
         room = self._up.take(pixels.nbytes)
         if room is None:
             self._flush()
+            # An input of the largest size that a model may have is more than there is.
             self._up.reserve([pixels.nbytes])
             room = self._up.take(pixels.nbytes)
         assert room is not None
