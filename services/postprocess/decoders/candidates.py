@@ -137,6 +137,19 @@ class Detector:
         self.floor = min(parameters.floor, spec.output.confidence, *self._class_confidence.values())
 
     def answer(
+        self, features: Arrays, params: Params, placement: Placement, width: int, height: int
+    ) -> Answer:
+        """Return the detections: sure enough, not covered by better ones, in the original's pixels.
+
+        Suppression sees the boxes as the network drew them; only then are they clipped to the
+        image, and dropped if less than a hundredth of a pixel is left. Sorted by score; equal ones
+        keep the network's order.
+        """
+        self._check_features(features)
+        survivors = self._suppress(features, params)
+        return self._tell(features, survivors, params, placement, (width, height))
+
+    def answer_kept(
         self,
         features: Arrays,
         params: Params,
@@ -144,23 +157,26 @@ class Detector:
         width: int,
         height: int,
         *,
-        kept: Array | None = None,
+        kept: Array,
     ) -> Answer:
-        """Return the detections: sure enough, not covered by better ones, in the original's pixels.
+        """Return what `answer` does, knowing which candidates it would keep with these ``params``.
 
-        Suppression sees the boxes as the network drew them; only then are they clipped to the
-        image, and dropped if less than a hundredth of a pixel is left. Sorted by score; equal ones
-        keep the network's order. ``kept`` are the candidates that suppression left with these
-        ``params``, best first, where that is known already.
+        ``kept`` is (K,) intp: their places among the candidates, best first.
         """
-        self._check_features(features)
-        if kept is None:
-            survivors = self._suppress(features, params)
-        else:
-            survivors = kept, features["scores"][kept]
+        survivors = kept, features["scores"][kept]
+        return self._tell(features, survivors, params, placement, (width, height))
+
+    def _tell(
+        self,
+        features: Arrays,
+        survivors: tuple[Array, Array],
+        params: Params,
+        placement: Placement,
+        size: tuple[int, int],
+    ) -> Answer:
         limit = params.max_detections or self._spec.output.max_detections
-        chosen = _place(features, survivors, placement, (width, height), limit)
-        details = self.details(features, chosen, placement, width, height)
+        chosen = _place(features, survivors, placement, size, limit)
+        details = self.details(features, chosen, placement, *size)
         found = zip(
             chosen.classes.tolist(),
             chosen.scores.astype(np.float64).round(_SCORE_DECIMALS).tolist(),

@@ -54,6 +54,10 @@ class BoxDecoder(Protocol):
     def least(self, params: Params, classes: Array) -> Array: ...
 
     def answer(
+        self, features: Arrays, params: Params, placement: Placement, width: int, height: int
+    ) -> Answer: ...
+
+    def answer_kept(
         self,
         features: Arrays,
         params: Params,
@@ -61,7 +65,7 @@ class BoxDecoder(Protocol):
         width: int,
         height: int,
         *,
-        kept: Array | None = None,
+        kept: Array,
     ) -> Answer: ...
 
 
@@ -179,8 +183,10 @@ class BoxReducer:
             )
         except Reject:
             return None
-        kept = home["kept"][image, : state[_KEPT]].astype(np.intp) if self._suppresses else None
-        return Reduced(features, partial(self._decoder.answer, features, kept=kept))
+        if not self._suppresses:
+            return Reduced(features, partial(self._decoder.answer, features))
+        kept = home["kept"][image, : state[_KEPT]].astype(np.intp)
+        return Reduced(features, partial(self._decoder.answer_kept, features, kept=kept))
 
 
 def _arrays(images: int, boxes: int, classes: int) -> tuple[TensorMeta, ...]:
