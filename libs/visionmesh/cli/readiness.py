@@ -98,11 +98,21 @@ def _infer_workers(nodes: Sequence[NodeRecord]) -> list[NodeRecord]:
 
 
 def _is_served(nodes: Sequence[NodeRecord], record: ModelRecord) -> bool:
-    """Say whether an infer worker has the versions, and every ingest worker has heard of it."""
+    """Say whether an infer worker has the versions, and the others have heard of them.
+
+    A postprocess worker tells what it cannot decode as soon as it has.
+    """
     name, wanted = record.spec.name, set(record.wanted)
     loaded = any(wanted <= {*worker.models.get(name, ())} for worker in _infer_workers(nodes))
     doors = [node for node in nodes if node.stage == "ingest" and node.ready]
-    return loaded and all(wanted <= {*door.heard.get(name, ())} for door in doors)
+    heard = all(wanted <= {*door.heard.get(name, ())} for door in doors)
+    decoding = [node for node in nodes if node.stage == "postprocess" and node.applied is not None]
+    return loaded and heard and all(_revision(node, name) >= record.revision for node in decoding)
+
+
+def _revision(node: NodeRecord, name: str) -> int:
+    """Return the record that a worker has made something of; 0 if none."""
+    return (node.applied or {}).get(name, 0)
 
 
 def _failures(nodes: Sequence[NodeRecord]) -> Failures:
@@ -135,6 +145,6 @@ def _is_for_others(nodes: Sequence[NodeRecord], record: ModelRecord) -> bool:
 def _leaves(node: NodeRecord, record: ModelRecord) -> bool:
     """Say whether a worker has seen the model, and leaves it to nodes with other devices."""
     name = record.spec.name
-    known = (node.applied or {}).get(name) == record.revision
+    known = _revision(node, name) == record.revision
     failed = any(version_key(name, number) in node.failed for number in record.versions)
     return known and name not in node.models and not failed
