@@ -10,7 +10,6 @@ from visionmesh.errors import Code, ConfigurationError
 from visionmesh.settings import DeviceSettings, ServiceSettings, Settings
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
-_ORDER = "CUDA_DEVICE_ORDER"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +85,7 @@ def visible(device: str | None, environment: Mapping[str, str]) -> dict[str, str
     """Return the environment in which CUDA shows ``device`` only: ``cuda:1``, ``cuda:MIG-…``.
 
     `None` and ``cuda`` show all that the supervisor sees, ``cpu`` none. Numbers count what the
-    supervisor sees, in the order of the PCI bus, as NVML does.
+    supervisor sees.
     """
     kind, _, which = (device or "cuda").partition(":")
     if kind != "cuda":
@@ -96,7 +95,7 @@ def visible(device: str | None, environment: Mapping[str, str]) -> dict[str, str
     if not which.isdecimal():
         return {_VISIBLE: which}
     if _VISIBLE not in environment:
-        return {_VISIBLE: which, _ORDER: environment.get(_ORDER, "PCI_BUS_ID")}
+        return {_VISIBLE: which}
     shown = [one for one in environment[_VISIBLE].split(",") if one]
     if int(which) >= len(shown):
         raise ConfigurationError(

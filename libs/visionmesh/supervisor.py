@@ -23,6 +23,8 @@ _RAN_WELL = timedelta(seconds=30)
 """After so long a next failure is a new one, and the pauses begin anew."""
 _LOG_BYTES = 10 << 20
 _PREFIX = "VISIONMESH_"
+_ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+"""Numbers of GPUs count as NVML and nvidia-smi do; by itself CUDA puts the fastest first."""
 _BOUNDED = {
     # The engines and decoders have thread counts of their own; a pool in each library multiplies.
     "OMP_NUM_THREADS": "1",
@@ -121,7 +123,7 @@ def child_environment(settings: Settings) -> dict[str, str]:
     # Also where a picture is looked at before preprocess has read its header.
     pixels = {"OPENCV_IO_MAX_IMAGE_PIXELS": str(settings.preprocess.max_pixels)}
     own = dict(_leaves(_PREFIX, settings.model_dump(mode="json")))
-    return {**inherited, **_BOUNDED, **pixels, **own}
+    return {**_ORDER, **inherited, **_BOUNDED, **pixels, **own}
 
 
 def _leaves(prefix: str, values: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -141,6 +141,16 @@ def test_a_child_reads_exactly_the_settings_it_was_given(
     assert read.stdout.decode().strip() == given.model_dump_json()
 
 
+@pytest.mark.parametrize(("own", "told"), [(None, "PCI_BUS_ID"), ("FASTEST_FIRST",) * 2])
+def test_gpus_count_as_the_driver_counts_unless_they_are_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, own: str | None, told: str
+) -> None:
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    if own is not None:
+        monkeypatch.setenv("CUDA_DEVICE_ORDER", own)
+    assert child_environment(Settings())["CUDA_DEVICE_ORDER"] == told
+
+
 def test_logs_go_to_one_file_per_process_and_stay_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
