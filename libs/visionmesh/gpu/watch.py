@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 from visionmesh.gpu.listing import GpuListing, listing
@@ -36,24 +37,32 @@ class GpuWatch:
         self._looked = looked
         self._period = period
         self._environment = environment
+        # A single one: the driver is closed after a look that goes on, and not under it.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="watch GPUs")
+        self._nvml: Nvml | None = None
         self._task: asyncio.Task[None] | None = None
         self.seen: tuple[GpuListing, ...] = ()
         """The GPUs that this process may use."""
 
     async def start(self) -> None:
         """Look for the first time, and then again and again."""
+        loop = asyncio.get_running_loop()
         try:
-            nvml = await asyncio.to_thread(Nvml)
+            self._nvml = await loop.run_in_executor(self._thread, Nvml)
         except NoNvml as error:
             log.debug("GPUs are not watched: %s", error)
             return
-        await self._look(nvml)
-        self._task = asyncio.create_task(self._look_always(nvml), name="watch GPUs")
+        await self._look(self._nvml)
+        self._task = asyncio.create_task(self._look_always(self._nvml), name="watch GPUs")
 
     async def stop(self) -> None:
         if self._task is not None:
             await end([self._task])
             self._task = None
+        if self._nvml is not None:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._nvml.close)
+            self._nvml = None
+        self._thread.shutdown(wait=False)
 
     def unfit(self, uuids: Collection[str]) -> str | None:
         """Return why one of these GPUs, or of their slices, must not be used."""
@@ -63,15 +72,12 @@ class GpuWatch:
         return None
 
     async def _look_always(self, nvml: Nvml) -> None:
-        try:
-            while True:
-                await asyncio.sleep(self._period.total_seconds())
-                await self._look(nvml)
-        finally:
-            nvml.close()
+        while True:
+            await asyncio.sleep(self._period.total_seconds())
+            await self._look(nvml)
 
     async def _look(self, nvml: Nvml) -> None:
-        found = await asyncio.to_thread(nvml.read)
+        found = await asyncio.get_running_loop().run_in_executor(self._thread, nvml.read)
         before = {gpu.uuid: gpu.unfit for gpu in self.seen}
         self.seen = usable(map(listing, found), self._environment)
         for gpu in self.seen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -80,6 +81,29 @@ async def test_a_slice_of_an_unfit_gpu_is_unfit(
             await looks.get()
 
 
+async def test_the_driver_is_not_closed_while_it_is_read(driver: Driver) -> None:
+    watch = GpuWatch(looked=_nothing, period=timedelta(milliseconds=1), environment={})
+    await watch.start()
+    reading, go_on = threading.Event(), threading.Event()
+    open_until_the_end = []
+
+    def slow(*_: object) -> int:
+        reading.set()
+        assert go_on.wait(timeout=10)
+        open_until_the_end.append(driver.open)
+        return 50
+
+    driver.answers["nvmlDeviceGetTemperature"] = slow
+    assert await asyncio.to_thread(reading.wait, 10)
+    stopping = asyncio.create_task(watch.stop())
+    for _ in range(10):
+        await asyncio.sleep(0)  # it goes as far as it can
+    go_on.set()
+    await stopping
+    assert open_until_the_end == [True, True], "one for each GPU"
+    assert not driver.open
+
+
 async def test_without_a_driver_there_is_nothing_to_watch(driver: Driver) -> None:
     driver.absent = True
     watch = GpuWatch(looked=_never)
@@ -109,6 +133,10 @@ def test_what_cuda_does_not_show_is_not_watched(visible: str | None, seen: list[
 def test_of_a_gpu_of_which_a_slice_is_visible_the_others_are_not_told() -> None:
     [gpu] = usable(GPUS, {"CUDA_VISIBLE_DEVICES": "MIG-1"})
     assert (gpu.uuid, gpu.slices) == ("GPU-bb22", SLICES[1:])
+
+
+async def _nothing() -> None:
+    pass
 
 
 async def _never() -> None:
