@@ -74,14 +74,14 @@ async def test_the_wait_is_bounded_and_0_does_not_wait(visionmesh: Run, tmp_path
     assert (again.status, "[model_failed]" in again.err) == (1, True)
 
 
-async def test_a_push_waits_until_ingest_has_heard_of_the_worker(tmp_path: Path) -> None:
+async def test_a_push_waits_for_those_who_admit_and_decode(tmp_path: Path) -> None:
     folder = write_classifier(tmp_path, name="whispered")
     async with AsyncExitStack() as stack:
         nats = await stack.enter_async_context(NatsServer(store=tmp_path / "nats"))
         connection = await Connection.open(nats.url, name="workers")
         stack.push_async_callback(connection.close)
         workers = {}
-        for stage in ("infer", "ingest"):
+        for stage in ("infer", "ingest", "postprocess"):
             workers[stage] = Nodes(nc=connection.client, node="n", stage=stage)
             await workers[stage].start(load=lambda: 0)
             stack.push_async_callback(workers[stage].stop)
@@ -91,6 +91,9 @@ async def test_a_push_waits_until_ingest_has_heard_of_the_worker(tmp_path: Path)
         deaf = await finish(tmp_path, *push, "0.5")
         assert (deaf.status, "[model_not_ready]" in deaf.err) == (1, True)
         await workers["ingest"].update(heard={"whispered": (1,)})
+        undecided = await finish(tmp_path, *push, "0.5")
+        assert (undecided.status, "[model_not_ready]" in undecided.err) == (1, True)
+        await workers["postprocess"].update(applied={"whispered": 1000})
         assert (await finish(tmp_path, *push, "30")).status == 0
 
 
