@@ -161,3 +161,23 @@ def test_what_arrays_raise_within_a_stream_is_told_as_what_the_device_could_not_
     with pytest.raises(kind) as raised, open_gpu("cuda").stream():
         raise error
     assert type(raised.value) is kind
+
+
+def test_who_waits_for_a_stream_sleeps(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CuPy waits for a stream by looking again and again, and for such an event it does not."""
+    waited: list[bool] = []
+
+    class Event:
+        def __init__(self, *, block: bool, disable_timing: bool) -> None:
+            self.block = block
+
+        def record(self, stream: object) -> None:
+            """Do nothing."""
+
+        def synchronize(self) -> None:
+            waited.append(self.block)
+
+    monkeypatch.setattr(cupy.cuda, "Stream", lambda non_blocking: nullcontext())
+    monkeypatch.setattr(cupy.cuda, "Event", Event)
+    open_gpu("cuda").stream().synchronize()
+    assert waited == [True]
