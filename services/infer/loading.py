@@ -9,9 +9,11 @@ import threading
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from services.infer.engines import Engine, NoMemory, PlanStore, open_engines
 from services.infer.memory import Meter, NoRoom
@@ -28,6 +30,8 @@ from visionmesh.models.spec import ModelSpec
 _NICE = 10
 """Of the thread that warms: a tenth of a core that is wanted elsewhere, all of an idle one."""
 _STATM = Path("/proc/self/statm")
+
+_Made = TypeVar("_Made")
 
 log = logging.getLogger(__name__)
 
@@ -157,19 +161,10 @@ class Loader:
     ) -> Opened:
         """Return warm engines of the first kind that works."""
         failed: list[str] = []
+        code = Code.MODEL_INVALID
         for name in copies.engines:
             try:
-                # Threads that an engine starts must not be born nice: they serve later.
-                engines = await asyncio.to_thread(
-                    open_engines,
-                    files[way.file_of(name)],
-                    spec,
-                    copies.instance,
-                    count=copies.count,
-                    engine=name,
-                    precision=way.precision_of(name),
-                    plans=self._plans,
-                )
+                engines = await self._engines(copies, files, spec, way, name)
                 largest = [engine.batch_sizes[-1] for engine in engines]
                 await self._warm(engines)
             except NoMemory as error:
@@ -177,18 +172,42 @@ class Loader:
                 raise NoRoom(error.message, gpus=Meter([copies.instance.device]).gpus) from error
             except ConfigurationError as error:
                 _let_go(error)
-                failed.append(f"{name} on {copies.instance.device}: {error.message}")
-                if len(copies.engines) == 1:
-                    raise
+                which = f"{name} on {copies.instance.device}: " if len(copies.engines) > 1 else ""
+                failed.append(f"{which}{error.message}")
+                code = error.code
             else:
                 works = replace(copies, engines=(name,), count=len(engines))
                 short = largest != [engine.batch_sizes[-1] for engine in engines]
                 return Opened(works, engines, tuple(failed), short)
-        raise ConfigurationError(Code.MODEL_INVALID, " ".join(failed))
+        raise ConfigurationError(code, " ".join(failed))
+
+    async def _engines(
+        self, copies: Copies, files: Mapping[str, Path], spec: ModelSpec, way: Way, name: str
+    ) -> tuple[Engine, ...]:
+        opening = asyncio.get_running_loop().run_in_executor(
+            None,  # threads that an engine starts must not be born nice: they serve later
+            partial(
+                open_engines,
+                files[way.file_of(name)],
+                spec,
+                copies.instance,
+                count=copies.count,
+                engine=name,
+                precision=way.precision_of(name),
+                plans=self._plans,
+            ),
+        )
+        try:
+            return await _to_the_end(opening)
+        except asyncio.CancelledError:
+            if opening.exception() is None:
+                close_all(opening.result())
+            raise
 
     async def _warm(self, engines: Sequence[Engine]) -> None:
+        warming = asyncio.get_running_loop().run_in_executor(self._quiet, _warm, engines)
         try:
-            await asyncio.get_running_loop().run_in_executor(self._quiet, _warm, engines)
+            await _to_the_end(warming)
         except BaseException:
             close_all(engines)
             raise
@@ -207,6 +226,20 @@ class Loader:
 def close_all(engines: Iterable[Engine]) -> None:
     for engine in engines:
         engine.close()
+
+
+async def _to_the_end(work: asyncio.Future[_Made]) -> _Made:
+    """Return what a thread makes; being cancelled, wait for it all the same before that is told.
+
+    What a thread still works with must not be closed, and what it makes would be nobody's.
+    """
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        while not work.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([work])
+        raise
 
 
 def _let_go(error: BaseException | None) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -70,7 +72,7 @@ async def test_where_no_engine_works_another_instance_does(
     )
     loaded = await loader.load(record, 1)
     assert loaded.way.devices == ("cpu",)
-    assert "options.provider of onnxruntime" in loaded.way.why
+    assert "options.provider: Input should be" in loaded.way.why
     close_all(loaded.engines)
 
 
@@ -81,7 +83,7 @@ async def test_where_none_works_those_that_stand_in_do(
     record = await pushed(registry, tmp_path / "trees", more=more)
     loaded = await loader.load(record, 1)
     assert (loaded.way.devices, len(loaded.engines)) == (("cpu",), 2)
-    assert "options.provider of onnxruntime" in loaded.way.why
+    assert "options.provider: Input should be" in loaded.way.why
     close_all(loaded.engines)
 
 
@@ -154,6 +156,50 @@ async def test_a_model_for_other_nodes_is_not_loaded(
     record = await pushed(registry, tmp_path / "trees", more="instances: [{device: 'cuda:77'}]\n")
     with pytest.raises(Elsewhere, match="is for other nodes"):
         await loader.load(record, 1)
+
+
+@pytest.mark.parametrize("busy", ["opening", "warming"])
+async def test_engines_of_a_load_that_is_cancelled_are_closed_once_no_thread_uses_them(
+    registry: Registry,
+    loader: Loader,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    busy: str,
+) -> None:
+    happened: list[str] = []
+    reached, gate = threading.Event(), threading.Event()
+
+    def step(name: str) -> None:
+        if name == busy:
+            reached.set()
+            assert gate.wait(20)
+        happened.append(name)
+
+    class Told(GatedEngine):
+        def warm(self) -> None:
+            step("warming")
+
+        def close(self) -> None:
+            happened.append("closed")
+
+    def opened(*_: object, **__: object) -> tuple[Told]:
+        step("opening")
+        return (Told(),)
+
+    monkeypatch.setattr("services.infer.loading.open_engines", opened)
+    record = await pushed(registry, tmp_path / "trees")
+    loading = asyncio.ensure_future(loader.load(record, 1))
+    assert await asyncio.to_thread(reached.wait, 20)
+
+    for _ in range(2):
+        loading.cancel()
+        await asyncio.wait([loading], timeout=0.1)
+    assert "closed" not in happened
+    gate.set()
+
+    with pytest.raises(asyncio.CancelledError):
+        await loading
+    assert happened[-2:] == [busy, "closed"]
 
 
 class Narrow(GatedEngine):
