@@ -54,9 +54,15 @@ class ModelPool:
         self._undecodable = undecodable
         self._records: dict[str, ModelRecord] = {}
         self._serving: dict[Key, LoadedModel] = {}
-        self._room = Room(loader=loader, serving=self._serving, evict=self._evict, bounds=bounds)
-        self._loading: dict[tuple[str, int, str], asyncio.Task[LoadedModel]] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._room = Room(
+            loader=loader,
+            serving=self._serving,
+            closing=self._closing,
+            evict=self._unload,
+            bounds=bounds,
+        )
+        self._loading: dict[tuple[str, int, str], asyncio.Task[LoadedModel]] = {}
         self._alarms: Alarms[Key] = Alarms()
         self.asleep: dict[Key, str] = {}
         """Why a version is not loaded until its next image comes."""
@@ -244,11 +250,6 @@ class ModelPool:
             self.failures[key] = error.message
         self._on_change()
 
-    async def _evict(self, key: Key, why: str) -> None:
-        """Unload an idle version, and return once the memory of all that was dropped is free."""
-        self._unload(key, why)
-        await asyncio.wait(self._closing)
-
     def _unload(self, key: Key, why: str) -> None:
         """Drop a version; one that is needed wakes with its next image."""
         name, version = key
@@ -264,8 +265,7 @@ class ModelPool:
         self.failures.pop(key, None)
         self.asleep.pop(key, None)
         self._alarms.cancel(key)
-        model = self._serving.pop(key, None)
-        if model is not None:
+        if (model := self._serving.pop(key, None)) is not None:
             task = asyncio.create_task(model.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -44,9 +44,9 @@ UNBOUNDED = Bounds()
 class Room:
     """Loads versions, and has idle ones give way where a GPU's memory does not hold all.
 
-    ``serving`` is what is loaded; ``evict`` takes a version out of service for the reason it is
-    told and returns once its memory is free. What an image is in or waits for is never evicted,
-    and of the rest the version goes first whose last image is the longest ago.
+    ``serving`` is what is loaded, and ``closing`` frees the memory of what was; ``evict`` makes the
+    one the other for the reason it is told. What an image is in or waits for is never evicted, and
+    of the rest the version goes first whose last image is the longest ago.
     """
 
     def __init__(
@@ -54,11 +54,13 @@ class Room:
         *,
         loader: Loader,
         serving: Mapping[Key, LoadedModel],
-        evict: Callable[[Key, str], Awaitable[None]],
+        closing: Set[asyncio.Task[None]],
+        evict: Callable[[Key, str], None],
         bounds: Bounds,
     ) -> None:
         self._loader = loader
         self._serving = serving
+        self._closing = closing
         self._evict = evict
         self._bounds = bounds
         self._used: Counter[Key] = Counter()
@@ -91,7 +93,8 @@ class Room:
         if not any(is_gpu(instance.device) for instance in spec.instances):
             return await self._loader.load(record, version)
         async with self._alone:
-            return await self._load(record, version, promised(spec))
+            said = await asyncio.to_thread(promised, spec)
+            return await self._load(record, version, said)
 
     async def _load(self, record: ModelRecord, version: int, said: Mapping[str, int]) -> Loaded:
         key = (record.spec.name, version)
@@ -113,7 +116,7 @@ class Room:
             except NoRoom as error:
                 await self._make_room(key, error.gpus, error.message)
                 continue
-            if not self._idle(key, loaded.short):
+            if not loaded.short or not (self._closing or self._idle(key, loaded.short)):
                 return loaded
             close_all(loaded.engines)
             await self._make_room(key, loaded.short, "there is room for small batches only")
@@ -130,6 +133,14 @@ class Room:
         return sum(model.room.get(gpu, 0) for model in self._serving.values())
 
     async def _make_room(self, key: Key, gpus: Collection[str], why: str) -> None:
+        """Return once there is more room on ``gpus``, if need be of a version that gives way."""
+        if not self._closing:
+            self._evict_one(key, gpus, why)
+        await asyncio.wait(self._closing)
+        for gpu in gpus:
+            await asyncio.to_thread(gpu_of(gpu).trim)
+
+    def _evict_one(self, key: Key, gpus: Collection[str], why: str) -> None:
         """Evict the version on ``gpus`` that has been idle the longest; raise if there is none."""
         name = f"Version {key[1]} of {key[0]!r}"
         if not self._on(gpus):
@@ -139,9 +150,7 @@ class Room:
             raise NoRoom(f"{name} has to wait until others are idle: {why}.", gpus=gpus)
         longest = max(idle, key=lambda other: self._serving[other].idle)
         self._bounds.on_evict(longest[0])
-        await self._evict(longest, f"it gave way to version {key[1]} of {key[0]}")
-        for gpu in gpus:
-            await asyncio.to_thread(gpu_of(gpu).trim)
+        self._evict(longest, f"it gave way to version {key[1]} of {key[0]}")
 
     def _on(self, gpus: Collection[str]) -> list[Key]:
         """Return the versions that have memory of one of ``gpus``."""

@@ -73,6 +73,7 @@ class Device(Loader):
         super().__init__(registry=registry, directory=directory)
         self.memory = memory
         self.used = self.most = 0
+        self.refused = threading.Event()
         self.gates = {name: Gate() for name in MODELS}
         self.wants = SIZE
         """What the largest batches take; smaller ones do with `SIZE`."""
@@ -82,6 +83,7 @@ class Device(Loader):
         loaded = await super().load(record.model_copy(update={"spec": on_cpu}), version)
         if self.used + SIZE > self.memory:
             close_all(loaded.engines)
+            self.refused.set()
             raise NoRoom(f"{self.memory - self.used} bytes are free", gpus={GPU})
         self.used += SIZE
         self.most = max(self.most, self.used)
@@ -196,6 +198,21 @@ async def test_idle_versions_give_way_to_large_batches_too_but_small_ones_do(mak
     pool.device.wants = 1000
     await pool.answers("elms")
     assert pool.loaded == {"elms"}, "it runs as well as it can"
+
+
+async def test_what_was_dropped_and_still_runs_is_waited_for(make: Make) -> None:
+    pool = await make(memory=60)
+    await pool.apply("elms")
+    gate = pool.device.gates["elms"]
+    gate.open.clear()
+    busy = asyncio.create_task(pool.answers("elms"))
+    assert await asyncio.to_thread(gate.reached.wait, 10)
+    await pool.pool.apply("elms", None)
+    next_one = asyncio.create_task(pool.apply("yews"))
+    assert await asyncio.to_thread(pool.device.refused.wait, 10)
+    gate.open.set()
+    await asyncio.gather(busy, next_one)
+    assert (pool.loaded, pool.pool.failures, pool.evicted) == ({"yews"}, {}, [])
 
 
 async def test_a_version_that_is_too_large_for_its_gpu_fails(make: Make) -> None:
