@@ -99,7 +99,8 @@ async def test_memory_for_outputs_is_taken_before_weights_take_it(
     load = Loader.load
 
     async def note(self: Loader, record: ModelRecord, version: int) -> Loaded:
-        arenas.append(context.devices.arena(gpu))
+        if record.spec.name == name:
+            arenas.append(context.devices.arena(gpu))
         return await load(self, record, version)
 
     monkeypatch.setattr(Loader, "load", note)
