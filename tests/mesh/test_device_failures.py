@@ -68,20 +68,22 @@ async def share(mesh: Mesh) -> None:
     await until(sharing)
 
 
-async def kill(own_mesh: LocalMesh, stage: str) -> None:
-    """Kill the worker of a stage, once it is there again."""
+async def kill(own_mesh: LocalMesh, stage: str, killed: set[int]) -> None:
+    """Kill the worker of a stage, once there is one that was not ``killed`` before."""
 
     async def found() -> int | None:
-        return next(iter(own_mesh.pids[stage]), None)
+        return next((pid for pid in own_mesh.pids[stage] if pid not in killed), None)
 
-    os.kill(await until(found), signal.SIGKILL)
+    pid = await until(found)
+    killed.add(pid)
+    os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("stage", STAGES)
 async def test_a_killed_stage_costs_no_result_and_makes_none_wrong(
     gpu_device: str, own_mesh: LocalMesh, stage: str
 ) -> None:
-    pictures = [picture() for _ in range(KINDS)]
+    pictures, killed = [picture() for _ in range(KINDS)], set[int]()
     async with Mesh(own_mesh.nats_url) as mesh:
         expected = [Answer(**(await mesh.infer(CLASSIFIER, one)).recognised()) for one in pictures]
         assert len({str(one) for one in expected}) == KINDS
@@ -89,7 +91,7 @@ async def test_a_killed_stage_costs_no_result_and_makes_none_wrong(
         counting = asyncio.create_task(all_answers(mesh, stage, datetime.now(UTC)))
         for number in range(EVENTS):
             if number % (EVENTS // (KILLS + 1)) == EVENTS // (KILLS + 2):
-                await kill(own_mesh, stage)
+                await kill(own_mesh, stage, killed)
             await mesh.publish(CLASSIFIER, pictures[number % KINDS], source=stage, id=str(number))
         async with asyncio.timeout(60):
             seen = await counting
