@@ -1,15 +1,46 @@
-"""The metrics of GPUs, as NVML last told them."""
+"""The metrics of GPUs: what a model counts there, and what NVML last told of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from visionmesh.gpu.listing import GpuListing
 
 _LABELS = ("gpu", "name")
+
+
+class GpuTable:
+    """What is counted on GPUs for each model."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.images = Counter(
+            "visionmesh_device_images",
+            "Images that lay in a GPU's memory, by what became of them: worked on there, or not.",
+            ("stage", "model", "outcome"),
+            registry=registry,
+        )
+        self.halvings = Counter(
+            "visionmesh_batch_halvings",
+            "Times that a GPU had too little memory for an engine's largest batch, which is half "
+            "as large since.",
+            ("model",),
+            registry=registry,
+        )
+        self.evictions = Counter(
+            "visionmesh_evictions",
+            "Versions that left a GPU's memory to others until their next image.",
+            ("model",),
+            registry=registry,
+        )
+
+    def forget(self, model: str) -> None:
+        """Drop the series of a model."""
+        for metric in (self.images, self.halvings, self.evictions):
+            metric.remove_by_labels({"model": model})
 
 
 class GpuCollector(Collector):

@@ -18,7 +18,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from visionmesh.gpu.listing import GpuListing
-from visionmesh.telemetry.gpus import GpuCollector
+from visionmesh.telemetry.gpus import GpuCollector, GpuTable
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """From a small model on a GPU to the longest that anyone waits for one image."""
@@ -28,13 +28,15 @@ IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 _STAGE = ("stage",)
+_NAME = ("model",)
 _MODEL = ("stage", "model")
 _OUTCOME = (*_MODEL, "status", "reason")
 _VERSION = ("model", "version")
+_SHADOWED = (*_VERSION, "outcome")
 
 
 class ModelTable:
-    """The metrics with the label ``model``, as Prometheus sees them."""
+    """The metrics with the label ``model``, as Prometheus sees them, but for those of GPUs."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         counter = partial(Counter, registry=registry)
@@ -58,42 +60,22 @@ class ModelTable:
             (*_MODEL, "lane"),
         )
         self.engine_queue = gauge(
-            "visionmesh_engine_queue", "Images that wait for a model's engines.", ("model",)
+            "visionmesh_engine_queue", "Images that wait for a model's engines.", _NAME
         )
-        self.batch = images(
-            "visionmesh_batch_size", "Images in one batch of the engine.", ("model",)
-        )
+        self.batch = images("visionmesh_batch_size", "Images in one batch of the engine.", _NAME)
         self.engine = seconds(
             "visionmesh_engine_seconds",
             "From an image's place in the queue of a version's engines to the network's outputs.",
             _VERSION,
         )
-        self.device = counter(
-            "visionmesh_device_images",
-            "Images that lay in a GPU's memory, by what became of them: worked on there, or not.",
-            (*_MODEL, "outcome"),
-        )
         self.shadow = counter(
-            "visionmesh_shadow",
-            "Images that a shadow version was to look at, by what became of them.",
-            (*_VERSION, "outcome"),
+            "visionmesh_shadow", "Images for a shadow version, by what became of them.", _SHADOWED
         )
         self.agreement = Summary(
             "visionmesh_agreement",
             "How much of an image's answer a shadow version agrees with, from 0 to 1.",
             _VERSION,
             registry=registry,
-        )
-        self.halvings = counter(
-            "visionmesh_batch_halvings",
-            "Times that a GPU had too little memory for an engine's largest batch, which is half "
-            "as large since.",
-            ("model",),
-        )
-        self.evictions = counter(
-            "visionmesh_evictions",
-            "Versions that left a GPU's memory to others until their next image.",
-            ("model",),
         )
         self.dead = counter("visionmesh_dead", "Images that ended on DEAD.", (*_MODEL, "reason"))
 
@@ -145,8 +127,9 @@ class WorkerTable:
 class ModelMetrics:
     """What a stage counts for one model."""
 
-    def __init__(self, table: ModelTable, *, stage: str, model: str) -> None:
+    def __init__(self, table: ModelTable, gpus: GpuTable, *, stage: str, model: str) -> None:
         self._table = table
+        self._gpus = gpus
         self._stage = stage
         self._model = model
         self._requests: dict[tuple[str, str], Counter] = {}
@@ -186,7 +169,7 @@ class ModelMetrics:
 
     def device(self, outcome: str, images: int) -> None:
         """Count images in a GPU's memory: ``reduced`` there, or brought ``home`` as they were."""
-        self._table.device.labels(self._stage, self._model, outcome).inc(images)
+        self._gpus.images.labels(self._stage, self._model, outcome).inc(images)
 
     def shadowed(self, version: int, outcome: str, agreement: float | None = None) -> None:
         """Count an image for a shadow: ``compared`` (with its agreement), ``skipped``, ``lost``."""
@@ -196,11 +179,11 @@ class ModelMetrics:
 
     def halved(self) -> None:
         """Count an engine that runs half as many images at once from now on."""
-        self._table.halvings.labels(self._model).inc()
+        self._gpus.halvings.labels(self._model).inc()
 
     def evicted(self) -> None:
         """Count a version that gave way to another one."""
-        self._table.evictions.labels(self._model).inc()
+        self._gpus.evictions.labels(self._model).inc()
 
     def dead(self, reason: str) -> None:
         """Count an image that went to DEAD."""
@@ -218,6 +201,7 @@ class Metrics:
         self._stage = stage
         self._registry = registry
         self._by_model = ModelTable(registry)
+        self._of_gpus = GpuTable(registry)
         self._table = WorkerTable(registry)
         self._models: dict[str, ModelMetrics] = {}
         self._cache: dict[str, Counter] = {}
@@ -230,13 +214,15 @@ class Metrics:
         """Return the counters of one model, the same object for the same name."""
         found = self._models.get(name)
         if found is None:
-            found = self._models[name] = ModelMetrics(self._by_model, stage=self._stage, model=name)
+            found = ModelMetrics(self._by_model, self._of_gpus, stage=self._stage, model=name)
+            self._models[name] = found
         return found
 
     def forget(self, name: str) -> None:
         """Drop the series of a model that the mesh no longer has."""
         self._models.pop(name, None)
         self._by_model.forget(name)
+        self._of_gpus.forget(name)
 
     def cache(self, outcome: str, times: int = 1) -> None:
         """Count outcomes of the cache: `visionmesh.cache.Outcome`, and those of near frames."""

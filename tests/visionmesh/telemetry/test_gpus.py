@@ -39,6 +39,23 @@ def test_each_gpu_and_each_slice_has_its_gauges() -> None:
     assert scrape(metrics) == {("healthy", "GPU-0", "NVIDIA H100"): 0}
 
 
+def test_what_is_counted_of_a_model_on_gpus_is_forgotten_with_it() -> None:
+    metrics = Metrics(stage="infer", registry=CollectorRegistry())
+    for name in ("faces", "boards"):
+        model = metrics.model(name)
+        model.device("reduced", 5)
+        model.halved()
+        model.evicted()
+    metrics.forget("faces")
+    text = metrics.exposition()[0].decode()
+    assert (
+        'visionmesh_device_images_total{model="boards",outcome="reduced",stage="infer"} 5' in text
+    )
+    assert 'visionmesh_batch_halvings_total{model="boards"} 1' in text
+    assert 'visionmesh_evictions_total{model="boards"} 1' in text
+    assert "faces" not in text
+
+
 def scrape(metrics: Metrics) -> dict[tuple[str, str, str], float]:
     prefix = "visionmesh_gpu_"
     return {
