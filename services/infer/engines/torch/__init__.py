@@ -42,6 +42,8 @@ def open_engines(
     ConfigurationError
         (model_unsafe) if the program would run code; (model_invalid) if it cannot be loaded, does
         not fit ``spec``, or the options do not fit; (device_missing).
+    GpuError
+        If the device fails, `GpuMemoryError` if it has too little free memory.
     """
     options = Options.of(spec, instance)
     gpu = open_gpu(instance.device) if is_gpu(instance.device) else None
@@ -51,18 +53,21 @@ def open_engines(
     program, run, close = _open(weights, spec, device, options, instance.threads)
     let_go = _LastOf(count, close)
     give_back_memory()
-    if gpu is None:
-        networks = [HostNetwork(run, batch=program.batch, threads=instance.threads)] * count
-        return tuple(_HostEngine(network=one, spec=spec, let_go=let_go) for one in networks)
     sizes = only_sizes(program.batch, spec.batching.max_size)
-    engines = [
-        DeviceEngine(
-            gpu=gpu,
-            network=DeviceNetwork(_own(run), gpu=gpu, sizes=sizes, close=let_go),
-            spec=spec,
-        )
-        for _ in range(count)
-    ]
+    engines: list[Engine] = []
+    try:
+        for _ in range(count):
+            if gpu is None:
+                host = HostNetwork(run, batch=program.batch, threads=instance.threads)
+                engines.append(_HostEngine(network=host, spec=spec, let_go=let_go))
+            else:
+                network = DeviceNetwork(_own(run), gpu=gpu, sizes=sizes, close=let_go)
+                engines.append(DeviceEngine(gpu=gpu, network=network, spec=spec))
+    except BaseException:
+        for opened in engines:
+            opened.close()
+        close()  # the last of all would have done it
+        raise
     return tuple(engines)
 
 

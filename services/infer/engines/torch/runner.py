@@ -46,15 +46,21 @@ class Runner:
             torch._dynamo.config.recompile_limit = _MOST_SIZES
             self._network = torch.compile(network, mode=options.mode, dynamic=False)
         if options.graphs and device.type == "cuda":
-            self._graphs = {}
-            self._pool = torch.cuda.graph_pool_handle()
+            self._start_graphs()
 
     def another(self) -> Runner:
         """Return one that may run at the same time, with the same weights."""
         other = copy(self)
         if self._graphs is not None:
-            other._graphs, other._pool = {}, torch.cuda.graph_pool_handle()
+            other._start_graphs()
         return other
+
+    def _start_graphs(self) -> None:
+        self._graphs = {}
+        self._pool = torch.cuda.graph_pool_handle()
+        # PyTorch's own for captures is one for all devices, and of the first one's. Captures that
+        # share memory want the same stream.
+        self._stream = torch.cuda.Stream(self._device)
 
     def __call__(self, images: torch.Tensor) -> Tensors:
         """Return what the network says of a batch on the current stream; raise `RuntimeError`."""
@@ -76,7 +82,9 @@ class Runner:
             self._eager(images)
         graph = torch.cuda.CUDAGraph()
         # Other threads use the device meanwhile, and must not end the capture.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(
+            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+        ):
             outputs = self._eager(images)
         return _Graph(graph=graph, address=images.data_ptr(), outputs=outputs)
 
