@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
 import shutil
@@ -14,7 +15,7 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import nats.errors
 
@@ -28,6 +29,8 @@ _FOLDER_BYTES = 8 << 30
 """Of all plans of a node; a large network has some 300 MB of them for each precision."""
 _ABANDONED = timedelta(days=1)
 """After this what a killed process has left half done is nobody's any more."""
+_LOOKS = timedelta(seconds=0.5)
+"""How often is looked whether another process has built a plan, which takes minutes."""
 
 log = logging.getLogger(__name__)
 
@@ -45,29 +48,45 @@ class FolderPlans:
         self._limit = limit
         self._lock = threading.Lock()
         self._stops: list[Callable[[], None]] = []
-        self.closed = False
+        self._closed = threading.Event()
+
+    @property
+    def closed(self) -> bool:
         """Whether nothing is to be built any more."""
+        return self._closed.is_set()
 
     def get(self, key: str) -> Path | None:
         """Return the plan that was stored under ``key``; `None` if there is none."""
         for file in sorted(self.folder.glob(f"{key}-*.plan")):
             with suppress(FileNotFoundError):  # another process may make room at the same time
-                if file_sha256(file) == file.stem.rpartition("-")[2]:
+                if file_sha256(file) == _sha256_of(file):
                     os.utime(file)
                     return file
                 log.warning("%s is spoiled, and not used", file)
                 file.unlink()
         return None
 
-    def put(self, key: str, path: Path) -> None:
-        """Store the file ``path`` under ``key``."""
-        self._keep(key, path, file_sha256(path))
+    def put(self, key: str, path: Path, *, instead_of: Path | None = None) -> None:
+        """Store the file ``path`` under ``key``, in place of one that was of no use."""
+        kept = self._keep(key, path, file_sha256(path))
+        if instead_of is not None and instead_of != kept:
+            instead_of.unlink(missing_ok=True)
 
     def forget(self, networks: Iterable[str]) -> None:
         """Delete the plans of the networks with these SHA-256, if there are any."""
         for sha256 in networks:
-            for file in self.folder.glob(f"{sha256}.*.plan"):
-                file.unlink(missing_ok=True)
+            for kind in ("plan", "lock"):
+                for file in self.folder.glob(f"{sha256}.*.{kind}"):
+                    file.unlink(missing_ok=True)
+
+    @contextmanager
+    def alone(self, key: str) -> Iterator[None]:
+        """Keep all others of this node from building the same; do not wait once it is closed."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / f"{key}.lock").open("w") as lock:
+            while not _locked(lock) and not self._closed.wait(_LOOKS.total_seconds()):
+                pass
+            yield
 
     @contextmanager
     def stopping(self, stop: Callable[[], None]) -> Iterator[None]:
@@ -86,7 +105,7 @@ class FolderPlans:
     def close(self) -> None:
         """Stop what is being built now, and whatever is begun later."""
         with self._lock:
-            self.closed = True
+            self._closed.set()
             stops = tuple(self._stops)
         for stop in stops:
             stop()
@@ -148,10 +167,11 @@ class MeshPlans(FolderPlans):
             log.info("a plan was built by another node: %s", key)
             return self._keep(key, fetched, file_sha256(fetched))
 
-    def put(self, key: str, path: Path) -> None:
+    def put(self, key: str, path: Path, *, instead_of: Path | None = None) -> None:
         """Store the plan in the folder and, unless another node was quicker, in the mesh."""
-        super().put(key, path)
-        if self._in_loop(self._plans.store(key, path)):
+        super().put(key, path, instead_of=instead_of)
+        useless = None if instead_of is None else _sha256_of(instead_of)
+        if self._in_loop(self._plans.store(key, path, instead_of=useless)):
             log.info("all nodes alike can have the plan now: %s", key)
 
     def _in_loop(self, coroutine: Coroutine[Any, Any, _Answer]) -> _Answer | None:
@@ -160,3 +180,16 @@ class MeshPlans(FolderPlans):
         except (VisionmeshError, nats.errors.Error, OSError, TimeoutError, CancelledError) as error:
             log.warning("the mesh has no part in a plan: %r", error)
             return None
+
+
+def _sha256_of(file: Path) -> str:
+    """Return what the file's name says."""
+    return file.stem.rpartition("-")[2]
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

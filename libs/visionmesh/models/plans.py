@@ -54,8 +54,10 @@ class Plans:
         except Refused:  # it was forgotten in between
             return None
 
-    async def store(self, key: str, file: Path) -> bool:
+    async def store(self, key: str, file: Path, *, instead_of: str | None = None) -> bool:
         """Store ``file`` as the plan of ``key``; return false if another one was quicker.
+
+        The one with the SHA-256 ``instead_of`` is replaced: it is of no use.
 
         Raises
         ------
@@ -66,9 +68,12 @@ class Plans:
         sha256 = await asyncio.to_thread(file_sha256, file)
         before = await _entry(bucket, key)
         if before is not None:
-            if await self._artifacts.has(before.sha256):
+            useless = before.sha256 == instead_of != sha256
+            if not useless and await self._artifacts.has(before.sha256):
                 return False
             await bucket.delete(key)
+            if useless:
+                await self._artifacts.delete(before.sha256)
         if not await self._artifacts.has(sha256):
             await self._artifacts.put(sha256, file)
         try:

@@ -73,8 +73,11 @@ class PlanStore(Protocol):
     def get(self, key: str) -> Path | None:
         """Return the file that was stored under ``key``; `None` if there is none."""
 
-    def put(self, key: str, path: Path) -> None:
-        """Store the file ``path`` under ``key``."""
+    def put(self, key: str, path: Path, *, instead_of: Path | None = None) -> None:
+        """Store the file ``path`` under ``key``, in place of what `get` gave if it is of no use."""
+
+    def alone(self, key: str) -> AbstractContextManager[None]:
+        """Wait until nobody else on this node builds for ``key``, or the store is `closed`."""
 
     def forget(self, networks: Iterable[str]) -> None:
         """Delete from this node what was built of the networks with these SHA-256."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nats
@@ -79,6 +81,28 @@ def test_plans_of_a_forgotten_network_are_deleted(tmp_path: Path) -> None:
     assert plans.get(f"{OTHER}.h100")
 
 
+def test_only_one_at_a_time_builds_the_same_until_the_store_is_closed(tmp_path: Path) -> None:
+    one, other = (FolderPlans(tmp_path / "plans") for _ in range(2))
+    in_turn = threading.Event()
+
+    def wait() -> None:
+        with other.alone(KEY):
+            in_turn.set()
+
+    for let_in in (None, other.close):
+        with ThreadPoolExecutor(1) as threads:
+            with one.alone(KEY), other.alone(f"{NETWORK}.l4"):
+                waiting = threads.submit(wait)
+                assert not in_turn.wait(0.2)
+                if let_in is not None:
+                    let_in()
+                    waiting.result(timeout=20)
+            waiting.result(timeout=20)
+        in_turn.clear()
+    one.forget({NETWORK})
+    assert not list(one.folder.iterdir())
+
+
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
     async with NatsServer(store=tmp_path / "nats") as server:
@@ -142,6 +166,27 @@ async def test_two_nodes_that_built_at_once_keep_their_own_and_others_get_one(
     found = await asyncio.to_thread(third.get, KEY)
     assert found is not None
     assert found.read_text() in {file.read_text() for file in files}
+
+
+async def test_a_plan_of_no_use_is_replaced_for_all(
+    nodes: tuple[MeshPlans, MeshPlans], clients: tuple[Client, Client], tmp_path: Path
+) -> None:
+    one, other = nodes
+    await asyncio.to_thread(one.put, KEY, built(tmp_path, "of no use"))
+    useless = await asyncio.to_thread(one.get, KEY)
+    await asyncio.to_thread(one.put, KEY, built(tmp_path, "a plan"), instead_of=useless)
+    for node in nodes:
+        found = await asyncio.to_thread(node.get, KEY)
+        assert found is not None
+        assert found.read_text() == "a plan"
+    # What has been replaced meanwhile stays.
+    await asyncio.to_thread(other.put, KEY, built(tmp_path, "another"), instead_of=useless)
+    third = MeshPlans(
+        Registry(clients[0]).plans, tmp_path / "node3", loop=asyncio.get_running_loop()
+    )
+    found = await asyncio.to_thread(third.get, KEY)
+    assert found is not None
+    assert found.read_text() == "a plan"
 
 
 async def test_a_spoiled_file_is_fetched_again(

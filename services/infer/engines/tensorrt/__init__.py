@@ -100,28 +100,27 @@ def _plan(
         sizes=sizes,
         options=options.build,
     )
-    if (stored := store.get(str(key))) is not None:
-        try:
-            return _loaded(trt, stored, spec, sizes)
-        except (GpuMemoryError, GpuLostError):
-            raise
-        except GpuError as error:
-            log.warning("model %s: its plan is built again: %s", spec.name, error)
-    store.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="building-", dir=store.folder) as scratch:
-        job = Job(
-            weights=weights.absolute(),
-            plan=(Path(scratch) / "plan").absolute(),
-            timings=(store.folder / f"{key.timings}.timings").absolute(),
-            device=device,
-            shape=shape,
-            sizes=sizes,
-            options=options.build,
-        )
-        build_plan(job, model=spec.name, timeout=options.timeout, plans=store)
-        if stored is None:
-            store.put(str(key), job.plan)
-        return _loaded(trt, job.plan, spec, sizes)
+    with store.alone(str(key)):
+        if (stored := store.get(str(key))) is not None:
+            try:
+                return _loaded(trt, stored, spec, sizes)
+            except (GpuMemoryError, GpuLostError):
+                raise
+            except (GpuError, OSError) as error:  # the latter: it was forgotten just now
+                log.warning("model %s: its plan is built again: %s", spec.name, error)
+        with tempfile.TemporaryDirectory(prefix="building-", dir=store.folder) as scratch:
+            job = Job(
+                weights=weights.absolute(),
+                plan=(Path(scratch) / "plan").absolute(),
+                timings=(store.folder / f"{key.timings}.timings").absolute(),
+                device=device,
+                shape=shape,
+                sizes=sizes,
+                options=options.build,
+            )
+            build_plan(job, model=spec.name, timeout=options.timeout, plans=store)
+            store.put(str(key), job.plan, instead_of=stored)
+            return _loaded(trt, job.plan, spec, sizes)
 
 
 def shape_of(spec: ModelSpec) -> tuple[int, ...]:

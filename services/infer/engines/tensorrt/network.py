@@ -55,6 +55,7 @@ def load_plan(trt: Any, file: Path, *, sizes: tuple[int, ...]) -> Plan:
     engine = trt.Runtime(listener(trt)).deserialize_cuda_engine(file.read_bytes())
     if engine is None:
         raise failure(trt, "TensorRT cannot load the plan")
+    listener(trt).heard()  # what did not keep it from loading is no reason of what fails later
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     inputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
     if len(inputs) != 1:
@@ -200,12 +201,14 @@ class TensorRTNetwork:
             raise GpuMemoryError(str(error)) from error
 
     def _captured(self, run: Callable[[], None], stream: Stream, size: int) -> Callable[[], None]:
+        assert self._plan is not None
         try:
             return stream.capture(run)
         except GpuLostError:
             raise
         except (GpuError, NetworkError) as error:
             log.info("batches of %d run without a CUDA graph: %s", size, error)
+            listener(self._plan.trt).heard()  # it is no reason of what may fail later
             return run
 
 

@@ -59,21 +59,25 @@ def listener(trt: Any) -> Any:
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self._lock = threading.Lock()
-            self._errors = deque[str](maxlen=_KEPT_ERRORS)
+            self._of_thread = threading.local()
 
         def log(self, severity: Any, message: str) -> None:
             log.log(_LEVELS.get(severity.name, logging.WARNING), "TensorRT: %s", one_line(message))
             if severity <= trt.ILogger.Severity.ERROR:
-                with self._lock:
-                    self._errors.append(message)
+                self._errors().append(message)
 
         def heard(self) -> str:
-            """Return the errors since the last call, the first one first."""
-            with self._lock:
-                errors = list(dict.fromkeys(map(one_line, self._errors)))
-                self._errors.clear()
+            """Return the errors of this thread since its last call, the first one first."""
+            errors = list(dict.fromkeys(map(one_line, self._errors())))
+            self._errors().clear()
             return "; ".join(errors)
+
+        def _errors(self) -> deque[str]:
+            # Other threads' are of other networks, and would be taken for the reasons of this one.
+            kept: deque[str] = self._of_thread.__dict__.setdefault(
+                "errors", deque(maxlen=_KEPT_ERRORS)
+            )
+            return kept
 
     return Listener()
 

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from types import ModuleType
 from typing import Any
 
@@ -144,6 +145,7 @@ def test_what_cannot_be_captured_runs_without_a_graph(
     opened: Open, trt: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def capture(_: Any) -> Any:
+        listener(trt).log(trt.ILogger.Severity.ERROR, "out of memory while capturing")
         raise GpuError("operation not permitted when stream is capturing")
 
     (engine,) = opened()
@@ -152,6 +154,7 @@ def test_what_cannot_be_captured_runs_without_a_graph(
     engine.warm()
     (image,) = images_of(1)
     np.testing.assert_allclose(engine.run([image])["sums"], [[2.0 * image.sum(dtype=float)]])
+    assert str(failure(trt, "a run")) == "a run: TensorRT does not say why", "that was told"
     engine.close()
 
 
@@ -215,19 +218,37 @@ def test_a_stored_plan_that_does_not_load_is_built_again(
 
     monkeypatch.setattr(adapter, "build_plan", build)
     real = trt.Runtime.deserialize_cuda_engine
-    spoiled = iter([True, False])
     monkeypatch.setattr(
         trt.Runtime,
         "deserialize_cuda_engine",
-        lambda self, content: real(self, b"?" if next(spoiled) else content),
+        lambda self, content: real(self, b"?" if b"unfit" in content else content),
     )
-    (engine,) = opened()
+    (engine,) = opened(unfit=True)
     engine.warm()
     engine.close()
     (job,) = built
     assert job.sizes == (1, 2, 4)
     assert job.timings.parent == plans.folder
+    (stored,) = plans.folder.glob("*.plan")
+    assert "unfit" not in stored.read_text(), "the next one loads it"
     assert not list(plans.folder.glob("building-*"))
+
+
+def test_a_plan_that_is_forgotten_before_it_is_read_is_built_again(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, plans: FolderPlans
+) -> None:
+    def build(job: Any, **_: Any) -> None:
+        job.plan.write_text(json.dumps({"profiles": EACH, "shape": job.shape}))
+
+    def get(key: str) -> Path | None:
+        found = FolderPlans.get(plans, key)
+        plans.forget([key.partition(".")[0]])
+        return found
+
+    monkeypatch.setattr(adapter, "build_plan", build)
+    monkeypatch.setattr(plans, "get", get)
+    (engine,) = opened()
+    engine.close()
 
 
 def test_what_nobody_has_built_is_built_and_stored(
@@ -265,6 +286,14 @@ def test_errors_are_told_once_and_memory_by_its_kind(trt: Any) -> None:
     assert isinstance(failure(trt, "no plan"), GpuMemoryError)
     assert not isinstance(failure(trt, "no plan"), GpuMemoryError)
     assert isinstance(failure(trt, "no plan"), GpuError)
+
+
+def test_errors_of_other_threads_are_no_reasons(trt: Any) -> None:
+    heard = listener(trt)
+    other = Thread(target=heard.log, args=(trt.ILogger.Severity.ERROR, "out of memory"))
+    other.start()
+    other.join()
+    assert not isinstance(failure(trt, "no plan"), GpuMemoryError)
 
 
 @pytest.mark.parametrize(
