@@ -241,10 +241,11 @@ class ModelPool:
 
     def _note(self, key: Key, error: VisionmeshError) -> None:
         """Remember why a version is not loaded: it is for other nodes, waits for room, or fails."""
-        self.asleep.pop(key, None)
+        # Nothing but an image wakes one that slept, and none comes for what has failed.
+        slept = self.asleep.pop(key, None)
         if isinstance(error, Elsewhere):
             self.elsewhere.add(key[0])
-        elif isinstance(error, NoRoom) and key not in self._serving:
+        elif isinstance(error, Retry if slept else NoRoom) and key not in self._serving:
             self.asleep[key] = error.message
         else:
             self.failures[key] = error.message
@@ -289,8 +290,7 @@ class ModelPool:
         patience = record.spec.keep_alive if needed else self._linger
         if patience is None:
             return
-        left = patience - model.idle
-        if left > timedelta(0):
+        if (left := patience - model.idle) > timedelta(0):
             self._alarms.set(key, left, self._drop_when_idle)
             return
         self._unload(key, f"no image came for {patience.total_seconds():g} s")

@@ -74,11 +74,14 @@ class Device(Loader):
         self.memory = memory
         self.used = self.most = 0
         self.refused = threading.Event()
+        self.fault: Exception | None = None
         self.gates = {name: Gate() for name in MODELS}
         self.wants = SIZE
         """What the largest batches take; smaller ones do with `SIZE`."""
 
     async def load(self, record: ModelRecord, version: int) -> Loaded:
+        if self.fault is not None:
+            raise self.fault
         on_cpu = record.spec.model_copy(update={"instances": (Instance(count=1),)})
         loaded = await super().load(record.model_copy(update={"spec": on_cpu}), version)
         if self.used + SIZE > self.memory:
@@ -198,6 +201,18 @@ async def test_idle_versions_give_way_to_large_batches_too_but_small_ones_do(mak
     pool.device.wants = 1000
     await pool.answers("elms")
     assert pool.loaded == {"elms"}, "it runs as well as it can"
+
+
+async def test_who_cannot_be_woken_now_wakes_with_a_later_image(make: Make) -> None:
+    pool = await make(memory=60)
+    await pool.apply("elms", "yews")
+    pool.device.fault = Retry("The mesh cannot be reached.", code=Code.MODEL_NOT_READY)
+    with pytest.raises(Retry, match="cannot be reached"):
+        await pool.answers("elms")
+    assert pool.pool.versions["elms"] == (1,)
+    assert pool.pool.failures == {}
+    pool.device.fault = None
+    await pool.answers("elms")
 
 
 async def test_what_was_dropped_and_still_runs_is_waited_for(make: Make) -> None:
