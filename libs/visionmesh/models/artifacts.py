@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterable
@@ -202,7 +203,17 @@ def _age(message: Msg) -> timedelta:
 def forget_files(directory: Path, hashes: Iterable[str]) -> None:
     """Delete what `ArtifactStore.fetch` has put into ``directory`` under these hashes, if any."""
     for sha256 in hashes:
-        _file_of(sha256, directory).unlink(missing_ok=True)
+        _delete(_file_of(sha256, directory))
+
+
+def caches_of(file: Path) -> Path:
+    """Return the folder for what is derived of a node's file, and is deleted with it."""
+    return file.with_suffix(".caches")
+
+
+def _delete(file: Path) -> None:
+    file.unlink(missing_ok=True)
+    shutil.rmtree(caches_of(file), ignore_errors=True)
 
 
 def _file_of(sha256: str, directory: Path) -> Path:
@@ -243,7 +254,7 @@ def _make_room(kept: Path, limit: int) -> None:
     for _, size, file in _newest_first(kept.parent, ".onnx"):
         total += size
         if total > limit and file != kept:
-            file.unlink(missing_ok=True)
+            _delete(file)
     for modified, _, file in _newest_first(kept.parent, ".partial"):
         if time.time() - modified > _ABANDONED.total_seconds():
             file.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from services.infer.engines.options import EngineOptions
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.gpu import Gpu, GpuError, Stream
 from visionmesh.gpu.gpu import GpuMemoryError
+from visionmesh.models.artifacts import caches_of
 from visionmesh.models.check import ort_errors, ort_reason
 from visionmesh.models.spec import Instance, ModelSpec
 
@@ -25,8 +26,6 @@ _PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
-_CACHES = "onnxruntime-tensorrt"
-"""The folder beside the weights for what TensorRT has built and timed."""
 _ABOUT_GRAPHS = "graph capture"
 _NO_MEMORY = re.compile(
     r"out of memory|[Ff]ailed to allocate memory|smaller than requested|MEMORY_ALLOCATION"
@@ -149,7 +148,7 @@ def _providers(
 
 
 def _tensorrt(options: Options, weights: Path) -> dict[str, str]:
-    caches = weights.parent / _CACHES
+    caches = caches_of(weights)
     caches.mkdir(exist_ok=True)
     return {
         "trt_fp16_enable": str(int(options.trt_fp16_enable)),

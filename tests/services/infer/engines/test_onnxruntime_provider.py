@@ -17,6 +17,7 @@ from tests.services.infer.engines.test_device import spec_of
 from visionmesh.errors import ConfigurationError
 from visionmesh.gpu import DeviceInfo, Gpu, GpuError, Stream
 from visionmesh.gpu.gpu import GpuMemoryError
+from visionmesh.models.artifacts import forget_files
 from visionmesh.models.spec import Instance
 
 
@@ -115,14 +116,14 @@ def test_a_network_that_cannot_be_recorded_as_a_whole_is_opened_again(
     assert graphs == ["1", "0"]
 
 
-def test_tensorrt_keeps_what_it_builds_beside_the_weights(
+def test_tensorrt_keeps_what_it_builds_beside_the_weights_until_they_are_forgotten(
     tmp_path: Path, session: type[Session]
 ) -> None:
     session.found = ("TensorrtExecutionProvider", *Session.found)
-    assert not asked(tmp_path / "m.onnx", provider="tensorrt", trt_fp16_enable=True)
-    (made,) = session.made
-    caches = tmp_path / "onnxruntime-tensorrt"
-    assert caches.is_dir()
+    for name in ("m.onnx", "n.onnx"):
+        assert not asked(tmp_path / name, provider="tensorrt", trt_fp16_enable=True)
+    made, _ = session.made
+    caches, others = tmp_path / "m.caches", tmp_path / "n.caches"
     assert next(iter(made)) == "TensorrtExecutionProvider"
     assert made["TensorrtExecutionProvider"] == PLACE | {
         "trt_fp16_enable": "1",
@@ -131,6 +132,10 @@ def test_tensorrt_keeps_what_it_builds_beside_the_weights(
         "trt_timing_cache_enable": "1",
         "trt_timing_cache_path": str(caches),
     }
+    (caches / "a.engine").touch()
+    forget_files(tmp_path, ["m"])
+    assert not caches.exists()
+    assert others.is_dir()
 
 
 def test_libraries_that_are_missing_are_told_and_not_replaced_by_the_cpu(
