@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from services.infer.engines.torch.parts import Part
 from services.infer.engines.torch.ranks import Ranks
 from services.infer.engines.torch.runner import Tensors
 from visionmesh.errors import Code, ConfigurationError
+from visionmesh.gpu.gpu import GpuMemoryError
 
 
 class ParallelRunner:
@@ -29,12 +31,24 @@ class ParallelRunner:
         ConfigurationError
             (device_missing) if there are fewer devices than ranks; (model_invalid) if the network
             cannot be shared out, or a rank cannot be had.
+        GpuMemoryError
+            If a rank's device has too little free memory.
         """
-        self._patience = options.timeout
-        self._ranks = _WORKER.enter(_devices(device, options), threads, options.timeout)
+        self._options = options
+        self._ready: set[int] = set()
+        """The batch sizes that have been run, so that nothing of them is compiled any more."""
+        self._ranks = _WORKER.enter(_devices(device, options), threads, options.load_timeout)
         self._number = self._ranks.number()
         try:
-            self.part = self._ranks.together(
+            self.part = self._load(file, name, device)
+        except BaseException:
+            _WORKER.leave()
+            raise
+
+    def _load(self, file: Path, name: str, device: torch.device) -> Part:
+        options = self._options
+        try:
+            return self._ranks.together(
                 "load",
                 self._number,
                 str(file),
@@ -46,7 +60,8 @@ class ParallelRunner:
                 patience=options.load_timeout,
             )
         except NetworkError as error:
-            _WORKER.leave()
+            if isinstance(error.__cause__, torch.OutOfMemoryError):
+                raise GpuMemoryError(str(error)) from error
             raise ConfigurationError(
                 Code.MODEL_INVALID,
                 f"Model {name!r} cannot be shared out among {len(self._ranks.devices)} ranks: "
@@ -55,18 +70,21 @@ class ParallelRunner:
 
     def __call__(self, images: torch.Tensor) -> Tensors:
         """Return what the network says; raise `NetworkError` if it fails or a rank is gone."""
+        size, options = len(images), self._options
         try:
-            return self._ranks.together(
+            outputs = self._ranks.together(
                 "run",
                 self._number,
-                len(images),
+                size,
                 own=lambda: self._own(images),
-                patience=self._patience,
+                patience=options.timeout if size in self._ready else options.load_timeout,
             )
         except NetworkError as error:
             if isinstance(error.__cause__, torch.OutOfMemoryError) and not self._ranks.lost:
                 raise error.__cause__ from error  # smaller batches may do
             raise
+        self._ready.add(size)
+        return outputs
 
     def _own(self, images: torch.Tensor) -> Tensors:
         outputs = self.part.run(len(images), images)
@@ -79,9 +97,11 @@ class ParallelRunner:
 
     def close(self) -> None:
         """Let go of all parts; the last network of a worker ends the ranks."""
-        if not self._ranks.lost:
-            self._ranks.together("drop", self._number, own=self._drop)
-        _WORKER.leave()
+        try:
+            with suppress(NetworkError):  # ranks that are lost have let go of everything
+                self._ranks.together("drop", self._number, own=self._drop)
+        finally:
+            _WORKER.leave()
 
     def _drop(self) -> None:
         # Captured collectives must be gone before the group that they are of.
@@ -133,8 +153,8 @@ class _Worker:
         with self._lock:
             self._networks -= 1
             if not self._networks and self._ranks is not None:
-                self._ranks.close()
-                self._ranks = None
+                ranks, self._ranks = self._ranks, None
+                ranks.close()
 
 
 def _list(devices: tuple[torch.device, ...]) -> str:

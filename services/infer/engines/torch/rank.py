@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
-from multiprocessing.connection import Connection
+import threading
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,9 @@ from services.infer.engines.torch.parts import Part, meet
 from services.infer.engines.torch.program import FAILURES
 from visionmesh.errors import ConfigurationError
 
+Complaint = str | RuntimeError
+"""What a rank answers to an order: nothing, what went wrong, or a `torch.OutOfMemoryError`."""
+
 
 def serve(orders: Connection, rank: int, ranks: int, device: str, threads: int) -> None:
     """Follow orders until there are no more, and answer each; what a child process runs.
@@ -24,6 +30,7 @@ def serve(orders: Connection, rank: int, ranks: int, device: str, threads: int) 
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     torch.set_num_threads(threads)
     self = _Rank(rank, ranks, torch.device(device))
     try:
@@ -40,16 +47,27 @@ def serve(orders: Connection, rank: int, ranks: int, device: str, threads: int) 
             dist.destroy_process_group()
 
 
+def _end_with_parent() -> None:
+    """End this process with rank 0's, also where it waits on a GPU for what nobody will send."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a rank is a child process"
+    wait([parent.sentinel])
+    os._exit(1)
+
+
 class _Rank:
     def __init__(self, rank: int, ranks: int, device: torch.device) -> None:
         self._rank, self._ranks, self._device = rank, ranks, device
         self._mesh: DeviceMesh | None = None
         self._parts: dict[int, Part] = {}
 
-    def follow(self, order: str, values: list[Any]) -> str:
+    def follow(self, order: str, values: list[Any]) -> Complaint:
         """Do as told; return what went wrong, if anything did."""
         try:
             getattr(self, order)(*values)
+        except torch.OutOfMemoryError as error:
+            lack: Complaint = torch.OutOfMemoryError(str(error))
+            return lack
         except ConfigurationError as error:
             return error.message
         except (*FAILURES, OSError) as error:

@@ -6,6 +6,7 @@ what they do is in one order, the same on every rank.
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import shutil
 import tempfile
@@ -24,7 +25,7 @@ import torch.distributed as dist
 from services.infer.engines.host import NetworkError
 from services.infer.engines.torch.parts import meet
 from services.infer.engines.torch.program import FAILURES
-from services.infer.engines.torch.rank import serve
+from services.infer.engines.torch.rank import Complaint, serve
 from visionmesh.errors import ConfigurationError
 
 _TO_START = timedelta(minutes=2)
@@ -58,6 +59,8 @@ class Ranks:
         self._folder = Path(tempfile.mkdtemp(prefix="visionmesh-ranks-"))
         self._orders: list[Connection] = []
         self._processes: list[Any] = []
+        # Before multiprocessing's own hook, which asks them to end, and they do not, and waits.
+        atexit.register(self._kill)
         try:
             self._start(threads)
             place = self._folder / "store"
@@ -104,6 +107,7 @@ class Ranks:
         ------
         NetworkError
             If the ranks cannot do it, or one has ended or says nothing for ``patience``.
+            Its cause is a `torch.OutOfMemoryError` if a device has too little memory for it.
         """
         with self._alone:
             if self.lost:
@@ -112,18 +116,37 @@ class Ranks:
                 with suppress(OSError):  # of one that has ended, which is told below
                     orders.send((order, *values))
             failure: Exception | None = None
+            limit = threading.Timer(patience.total_seconds(), self._give_up, [patience])
+            limit.daemon = True
+            limit.start()
             try:
                 done = own()
             except (*FAILURES, OSError, ConfigurationError) as error:
                 failure = error
+            except BaseException as error:
+                self._lose(repr(error))  # what they answer to this would be taken for the next
+                raise
+            finally:
+                limit.cancel()
             self._require_same(failure, self._replies(patience))
             if failure is not None:
                 raise NetworkError(_text(failure)) from failure
             return done
 
-    def _replies(self, patience: timedelta) -> list[str]:
+    def _give_up(self, patience: timedelta) -> None:
+        """End the ranks that this one waits for: that ends its waiting, too, as `_watch` says."""
+        silent = [rank for rank, orders in enumerate(self._orders, start=1) if not orders.poll()]
+        who = " and ".join(map(str, silent)) or "0"
+        self._lose(f"rank {who} of {len(self.devices)} has not answered for {patience}")
+        for process in self._processes:
+            process.kill()
+
+    def _lose(self, why: str) -> None:
+        self.lost = self.lost or why
+
+    def _replies(self, patience: timedelta) -> list[Complaint]:
         """Return what each other rank complains of, and note if one has ended."""
-        complaints = []
+        complaints: list[Complaint] = []
         for rank, (orders, process) in enumerate(
             zip(self._orders, self._processes, strict=True), start=1
         ):
@@ -134,16 +157,17 @@ class Ranks:
                 ready = [process.sentinel]
             if orders not in ready:
                 what = self._end_of(process) if ready else f"has not answered for {patience}"
-                self.lost = f"rank {rank} of {len(self.devices)} {what}"
+                self._lose(f"rank {rank} of {len(self.devices)} {what}")
         return complaints
 
-    def _require_same(self, failure: Exception | None, complaints: Sequence[str]) -> None:
+    def _require_same(self, failure: Exception | None, complaints: Sequence[Complaint]) -> None:
         """If some ranks failed and others did not, they are not at the same place any more."""
         if not self.lost and len({failure is not None, *map(bool, complaints)}) > 1:
-            texts = [_text(failure) if failure else "", *complaints]
+            texts = [_text(failure) if failure else "", *map(str, complaints)]
             self.lost = "; ".join(f"rank {rank}: {text}" for rank, text in enumerate(texts) if text)
         if self.lost:
-            raise NetworkError(self.lost) from failure
+            lacks = (one for one in complaints if isinstance(one, torch.OutOfMemoryError))
+            raise NetworkError(self.lost) from next(lacks, failure)
 
     def _watch(self) -> None:
         """Note the end of a rank, and free who waits for it on a GPU; gloo notices by itself."""
@@ -152,7 +176,7 @@ class Ranks:
             return
         for rank, process in enumerate(self._processes, start=1):
             if process.sentinel in ended:
-                self.lost = f"rank {rank} of {len(self.devices)} {self._end_of(process)}"
+                self._lose(f"rank {rank} of {len(self.devices)} {self._end_of(process)}")
         if self.devices[0].type == "cuda":
             dist.group.WORLD.abort()
 
@@ -161,9 +185,17 @@ class Ranks:
             process.join(_TO_END.total_seconds())
             return f"(process {process.pid}) ended with code {process.exitcode}"
 
+    def _kill(self) -> None:
+        """End all other ranks where the worker ends without having closed them."""
+        self._ending = True
+        for process in self._processes:
+            process.kill()
+        shutil.rmtree(self._folder)
+
     def close(self) -> None:
         """End all other ranks."""
         self._ending = True
+        atexit.unregister(self._kill)
         for orders in self._orders:
             with suppress(OSError):
                 orders.send(("end",))

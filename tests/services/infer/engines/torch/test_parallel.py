@@ -12,10 +12,13 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the engine for exported programs wants PyTorch")
 
-from services.infer.engines.torch.options import Options  # noqa: E402 - they import it
+from services.infer.engines.host import NetworkError  # noqa: E402 - they import it
+from services.infer.engines.torch import parallel  # noqa: E402
+from services.infer.engines.torch.options import Options  # noqa: E402
 from services.infer.engines.torch.parallel import ParallelRunner  # noqa: E402
 from tests import vits  # noqa: E402
 from visionmesh.errors import Code, ConfigurationError  # noqa: E402
+from visionmesh.gpu.gpu import GpuMemoryError  # noqa: E402
 
 CPU = torch.device("cpu")
 SPLIT = Options(tensor_parallel=2, timeout=timedelta(seconds=20))
@@ -124,6 +127,59 @@ def test_heads_that_ranks_cannot_share_evenly_are_not_split(
         assert np.abs(answer.numpy() - right).max() <= 1e-4
     finally:
         split.close()
+
+
+def test_the_first_batch_of_a_size_may_take_as_long_as_loading(
+    ranks: ParallelRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together, waits = ranks._ranks.together, []
+
+    def recorded(*order: Any, own: Any, patience: timedelta) -> Any:
+        waits.append(patience)
+        return together(*order, own=own, patience=patience)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ranks._ranks, "together", recorded)
+        for count in (5, 5, 6):
+            ranks(images(count))
+    assert waits == [SPLIT.load_timeout, SPLIT.timeout, SPLIT.load_timeout]
+
+
+def test_the_group_waits_as_long_as_loading_may_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = []
+
+    def refuse(devices: Any, *, threads: int, patience: timedelta) -> Any:
+        waits.append(patience)
+        raise NetworkError("no")
+
+    monkeypatch.setattr(parallel, "_WORKER", parallel._Worker())
+    monkeypatch.setattr(parallel, "Ranks", refuse)
+    with pytest.raises(ConfigurationError, match="do not come together: no"):
+        opened(tmp_path / "vit.pt2")
+    assert waits == [SPLIT.load_timeout]
+
+
+def test_too_little_memory_for_loading_is_told_as_that(
+    tmp_path: Path, ranks: ParallelRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise NetworkError("full") from torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(ranks._ranks, "together", full)
+    with pytest.raises(GpuMemoryError, match="full"):
+        opened(tmp_path / "vit.pt2")
+    assert parallel._WORKER._networks == 1, "it has left"
+
+
+def test_too_little_memory_on_another_rank_is_told_as_that(
+    ranks: ParallelRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranks._ranks, "lost", "")
+    with pytest.raises(NetworkError, match="rank 1: full") as raised:
+        ranks._ranks._require_same(None, [torch.OutOfMemoryError("full")])
+    assert isinstance(raised.value.__cause__, torch.OutOfMemoryError)
 
 
 def test_another_number_of_ranks_is_refused_while_some_are_there(

@@ -28,10 +28,14 @@ from pathlib import Path
 from tests.services.infer.engines.torch.test_ranks import opened
 if __name__ == "__main__":
     split = opened(Path(os.environ["RANKS_FILE"]))
+    if fifo := os.environ.get("RANKS_FIFO"):
+        split._ranks._orders[0].send(("load", 9, fifo, "vit", {}))
     print(split._ranks._processes[0].pid, flush=True)
-    time.sleep(600)
+    if "RANKS_STAY" in os.environ:
+        time.sleep(600)
 """
-"""A process that opens a network on two ranks, tells the other one, and is there."""
+"""A process that opens a network on two ranks, tells the other one, and ends or is there; the other
+one may read a pipe into which nobody writes."""
 
 
 def opened(file: Path, *, patience: timedelta = PATIENCE) -> ParallelRunner:
@@ -67,14 +71,67 @@ def test_a_rank_that_says_nothing_is_not_waited_for(tmp_path: Path) -> None:
     assert not psutil.pid_exists(other.pid)
 
 
-def test_ranks_end_with_their_worker(tmp_path: Path) -> None:
+def test_after_a_fault_of_its_own_rank_0_takes_no_answer_for_another(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise KeyError("fault")
+
     file = vits.save_program(vits.Vit(), tmp_path / "vit.pt2")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "RANKS_FILE": str(file)}
-    worker = subprocess.Popen(
-        [sys.executable, "-c", WORKER], env=environment, stdout=subprocess.PIPE, text=True
+    split = opened(file)
+    (other,) = split._ranks._processes
+    with pytest.raises(KeyError):
+        split._ranks.together("drop", 99, own=fail)
+    with pytest.raises(NetworkError, match=r"KeyError\('fault'\)"):
+        split(IMAGE)
+    split.close()
+    assert not psutil.pid_exists(other.pid)
+
+
+def test_a_rank_that_dies_when_a_network_is_closed_keeps_nothing_open(tmp_path: Path) -> None:
+    file = vits.save_program(vits.Vit(), tmp_path / "vit.pt2")
+    split = opened(file)
+    ranks = split._ranks
+    (other,) = ranks._processes
+    ranks._ending = True  # so that nobody notices before the order is given
+    os.kill(other.pid, signal.SIGKILL)
+    other.join()
+    assert not ranks.lost
+    split.close()
+    assert not ranks._folder.exists()
+
+
+def worker_of(file: Path, **environment: str) -> subprocess.Popen[str]:
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path), "RANKS_FILE": str(file), **environment}
+    return subprocess.Popen(
+        [sys.executable, "-c", WORKER],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        text=True,
     )
-    with worker:
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+def test_ranks_end_with_their_worker(tmp_path: Path, stuck: bool) -> None:
+    file = vits.save_program(vits.Vit(), tmp_path / "vit.pt2")
+    os.mkfifo(tmp_path / "fifo")
+    fifo = {"RANKS_FIFO": str(tmp_path / "fifo")} if stuck else {}
+    with worker_of(file, RANKS_STAY="", **fifo) as worker:
         assert worker.stdout is not None
         rank = psutil.Process(int(worker.stdout.readline()))
         worker.kill()
+    try:
+        rank.wait(PATIENCE.total_seconds())
+    finally:
+        if rank.is_running():
+            rank.kill()
+
+
+def test_a_worker_that_ends_without_closing_is_not_held_up_by_its_ranks(tmp_path: Path) -> None:
+    file = vits.save_program(vits.Vit(), tmp_path / "vit.pt2")
+    with worker_of(file) as worker:
+        assert worker.stdout is not None
+        rank = psutil.Process(int(worker.stdout.readline()))
+        try:
+            worker.wait(PATIENCE.total_seconds())
+        finally:
+            worker.kill()
     rank.wait(PATIENCE.total_seconds())
