@@ -4,57 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
-from nats.js.errors import NotFoundError
 
 from tests.polling import until
+from tests.visionmesh.conftest import Join, remove_bucket, sees
 from visionmesh.bus import Connection
-from visionmesh.nodes import LoadedVersion, Nodes, list_nodes, nodes_bucket
-from visionmesh.subjects import ANY_LANE, NODES_BUCKET
-
-Join = Callable[..., Awaitable[Nodes]]
-
-
-async def _remove_bucket(connection: Connection) -> None:
-    """Whoever comes first decides how long records live."""
-    try:
-        await connection.client.jetstream().delete_key_value(NODES_BUCKET)
-    except NotFoundError:
-        return
-
-
-@pytest.fixture
-async def join(
-    nats_url: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Join]:
-    """Start workers, each with a connection of its own."""
-    monkeypatch.setattr("visionmesh.nodes.PERIOD", timedelta(milliseconds=100))
-    monkeypatch.setattr("visionmesh.nodes.ALIVE", timedelta(seconds=1))
-    await _remove_bucket(connection)
-    async with AsyncExitStack() as stack:
-
-        async def start(node: str, stage: str, **fields: object) -> Nodes:
-            own = await Connection.open(nats_url, name=f"{stage}@{node}")
-            stack.push_async_callback(own.close)
-            worker = Nodes(nc=own.client, node=node, stage=stage)
-            stack.push_async_callback(worker.stop)
-            await worker.start(load=lambda: 3.0)
-            await worker.update(**fields)
-            return worker
-
-        yield start
-    await _remove_bucket(connection)
-
-
-async def sees(probe: Callable[[], object]) -> None:
-    async def probed() -> bool:
-        return bool(probe())
-
-    await until(probed)
+from visionmesh.nodes import Nodes, list_nodes, nodes_bucket
+from visionmesh.subjects import ANY_LANE
 
 
 async def test_a_worker_is_listed_with_what_it_tells(join: Join, connection: Connection) -> None:
@@ -90,96 +48,6 @@ async def test_the_lane_is_this_node_s_where_a_ready_worker_serves_the_model(joi
     assert here.lane("postprocess") == ANY_LANE
     await sees(lambda: elsewhere.serving("cats"))
     assert elsewhere.lane("infer", "cats") == ANY_LANE
-
-
-def loaded(model: str, *devices: str) -> dict[str, object]:
-    """Return what an infer worker tells that runs ``model`` on GPUs, given by UUID, or the CPU."""
-    gpus = tuple(device for device in devices if device != "cpu")
-    version = LoadedVersion(
-        model=model,
-        version=1,
-        devices=devices,
-        engine="onnxruntime",
-        precision="fp32",
-        copies=1,
-        memory_bytes=0,
-        device_memory=dict.fromkeys(gpus, 1),
-        since=datetime.now(UTC),
-    )
-    return {"models": {model: (1,)}, "loaded": (version,), "devices": gpus}
-
-
-async def test_what_is_on_a_gpu_may_stay_there_while_all_who_may_take_it_read_it_there(
-    join: Join,
-) -> None:
-    here = await join("a", "preprocess")
-
-    def may_stay(model: str | None = "cats") -> bool:
-        return here.all_read("GPU-1", stage="infer", model=model)
-
-    await join("b", "infer", **loaded("cats", "GPU-1"), ready=True)
-    dogs = await join("a", "infer", **loaded("dogs", "cpu"), ready=True)
-    await sees(lambda: here.serving("dogs"))
-    assert not may_stay()
-    await join("a", "infer", **loaded("cats", "GPU-1"), ready=True)
-    await sees(may_stay)
-    assert not here.all_read("GPU-2", stage="infer", model="cats")
-    assert not may_stay(model=None)
-    second = await join("a", "infer", **loaded("cats", "GPU-2"), ready=True)
-    await sees(lambda: not may_stay())
-    await second.update(**loaded("cats", "GPU-1"))
-    await sees(may_stay)
-    await second.update(devices=())
-    await sees(lambda: not may_stay())
-    await second.stop()
-    await dogs.stop()
-    await sees(lambda: may_stay(model=None))
-
-
-async def test_what_is_on_a_gpu_leaves_it_as_soon_as_one_may_take_it_who_is_not_ready(
-    join: Join,
-) -> None:
-    here = await join("a", "preprocess")
-    await join("a", "infer", **loaded("cats", "GPU-1"), ready=True)
-    await sees(lambda: here.all_read("GPU-1", stage="infer", model="cats"))
-    unfit = await join("a", "infer", models={"cats": (1,)})
-    await sees(lambda: not here.all_read("GPU-1", stage="infer", model="cats"))
-    await unfit.stop()
-    await sees(lambda: here.all_read("GPU-1", stage="infer", model="cats"))
-
-
-async def test_outputs_stay_on_a_gpu_where_all_who_may_take_them_reduce_them_there(
-    join: Join,
-) -> None:
-    here = await join("a", "infer")
-
-    def may_stay(version: str) -> bool:
-        return here.all_read("GPU-1", stage="postprocess", reduced=version)
-
-    both = ("cats/1", "cats/2")
-    first = await join("a", "postprocess", devices=("GPU-1",), reduces=both)
-    await sees(lambda: may_stay("cats/1") and may_stay("cats/2"))
-    assert not may_stay("dogs/1")
-    await join("a", "postprocess", devices=("GPU-1",), reduces=("cats/2",))
-    await sees(lambda: not may_stay("cats/1"))
-    assert may_stay("cats/2")
-    await first.update(devices=())
-    await sees(lambda: not may_stay("cats/2"))
-
-
-@pytest.mark.parametrize("devices", [("cpu", "GPU-1"), ("GPU-1", "GPU-2")])
-async def test_what_is_on_a_gpu_leaves_it_for_a_model_that_runs_elsewhere_too(
-    join: Join, devices: tuple[str, ...]
-) -> None:
-    here = await join("a", "preprocess")
-    worker = await join("a", "infer", **loaded("cats", *devices), ready=True)
-    await sees(lambda: here.all_read("GPU-1", stage="infer"))
-    assert not here.all_read("GPU-1", stage="infer", model="cats")
-    await worker.update(**loaded("cats", "GPU-1"))
-    await sees(lambda: here.all_read("GPU-1", stage="infer", model="cats"))
-    # Asleep, it may wake up anywhere.
-    await worker.update(loaded=())
-    await sees(lambda: not here.all_read("GPU-1", stage="infer", model="cats"))
 
 
 async def test_a_model_is_served_from_when_it_is_loaded_until_it_is_dropped(join: Join) -> None:
@@ -336,7 +204,7 @@ async def test_workers_find_each_other_again_after_the_bucket_is_lost(
     here = await join("a", "preprocess")
     infer = await join("a", "infer", ready=True)
     await sees(lambda: here.lane("infer") == "a")
-    await _remove_bucket(connection)  # as a restarted server does: it is kept in memory
+    await remove_bucket(connection)  # as a restarted server does: it is kept in memory
     await sees(lambda: here.lane("infer") == ANY_LANE)
     await infer.update(models={"cats": (1,)})
     await sees(lambda: here.lane("infer", "cats") == "a")

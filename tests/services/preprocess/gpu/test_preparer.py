@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -13,23 +11,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from services.preprocess.formats.header import Color, Data, Pixels
+from services.preprocess.formats.header import Color, Data
 from services.preprocess.gpu import bench as workbench
 from services.preprocess.gpu.decoding import JpegDecoder, OnDevice, open_jpeg_decoder
-from services.preprocess.gpu.preparer import GpuPreparer
-from services.preprocess.job import CpuPreparer, Job
-from services.preprocess.pixels import Prepared
 from tests.services.preprocess.gpu.decoders import TurboDecoder
+from tests.services.preprocess.gpu.places import Counted, Place, by_cpu, job, preparer
 from tests.services.preprocess.pictures import encode, photo, png16, scene, tiff16, turned
 from visionmesh.contracts import PIXELS, TensorMeta
 from visionmesh.errors import Code, Fatal, Reject, Retry
 from visionmesh.gpu import Gpu, GpuError, Stream
 from visionmesh.gpu.gpu import GpuLostError
 from visionmesh.models.spec import InputSpec, Resize
-from visionmesh.tensors import DeviceArena, InlineArena, Slot
 
-MAX_PIXELS = 5_000_000
-SPEC = InputSpec(width=160, height=130, pad=9)
 PHOTO = encode(photo(), "JPEG", quality=95)
 WIDE = scene(120, 90).astype(np.uint16) * np.uint16(257)
 
@@ -52,77 +45,11 @@ ALL_KINDS = {
 }
 
 
-class Place:
-    """Where tests have their slots, on the device or on the host, and how they look at them."""
-
-    def __init__(self, gpu: Gpu, directory: Path) -> None:
-        self._gpu = gpu
-        self._device = DeviceArena(
-            gpu=gpu, directory=directory, name="a", size=8 << 20, lease=timedelta(minutes=1)
-        )
-        self._host = InlineArena(max_bytes=8 << 20)
-
-    def slot(self, nbytes: int, where: str) -> Slot:
-        slot = (self._device if where == "device" else self._host).reserve(nbytes)
-        assert slot is not None
-        assert (slot.device is not None) == (where == "device")
-        return slot
-
-    def look(self, job: Job) -> Pixels:
-        if job.slot.device is None:
-            return job.pixels
-        home = np.empty(job.nbytes, np.uint8)
-        with self._gpu.stream() as stream:
-            self._gpu.download(job.slot.device, home)
-            stream.synchronize()
-        return home.reshape(job.shape)
-
-    def close(self) -> None:
-        self._device.close()
-
-
 @pytest.fixture
 def place(gpu: Gpu, tmp_path: Path) -> Iterator[Place]:
     found = Place(gpu, tmp_path)
     yield found
     found.close()
-
-
-class Counted(Counter[tuple[str, str]]):
-    def count(self, where: str, why: str) -> None:
-        self[where, why] += 1
-
-
-def preparer(
-    gpu: Gpu,
-    counted: Counted,
-    decoder: Callable[[Gpu], JpegDecoder | None] = TurboDecoder,
-    at_once: int = 1,
-) -> GpuPreparer:
-    return GpuPreparer(
-        gpu=gpu,
-        max_pixels=MAX_PIXELS,
-        at_once=at_once,
-        open_decoder=decoder,
-        count=counted.count,
-    )
-
-
-def job(place: Place, data: bytes, spec: InputSpec = SPEC, where: str = "device") -> Job:
-    nbytes = spec.height * spec.width * spec.channels
-    return Job(payload=memoryview(data), spec=spec, slot=place.slot(nbytes, where))
-
-
-def by_cpu(place: Place, like: Job) -> tuple[Pixels, Prepared | Reject]:
-    """Return what the CPU makes of the same image."""
-    own = Job(
-        payload=like.payload,
-        tensors=like.tensors,
-        spec=like.spec,
-        slot=place.slot(like.nbytes, "host"),
-    )
-    (outcome,) = CpuPreparer(max_pixels=MAX_PIXELS).prepare([own])
-    return own.pixels, outcome
 
 
 @pytest.mark.parametrize("where", ["device", "host"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
@@ -13,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.infer.engines import Engine, open_engines
+from services.infer.engines import Engine
 from services.infer.engines import tensorrt as adapter
 from services.infer.engines.tensorrt.key import plan_key
-from services.infer.engines.tensorrt.options import BuildOptions, Options
+from services.infer.engines.tensorrt.options import Options
 from services.infer.engines.tensorrt.runtime import failure, listener
 from services.infer.plans import FolderPlans
 from tests.services.infer.engines.tensorrt.conftest import SHAPE
@@ -294,37 +293,3 @@ def test_errors_of_other_threads_are_no_reasons(trt: Any) -> None:
     other.start()
     other.join()
     assert not isinstance(failure(trt, "no plan"), GpuMemoryError)
-
-
-@pytest.mark.parametrize(
-    ("options", "what"),
-    [
-        ({"profiles": "some"}, "options.profiles"),
-        ({"level": 9}, "options.level"),
-        ({"fp16": True}, "options.fp16"),
-    ],
-)
-def test_options_that_do_not_fit_are_named(
-    spec: ModelSpec, options: dict[str, Any], what: str
-) -> None:
-    with pytest.raises(ConfigurationError, match=what):
-        Options.of(spec, Instance(device="cuda", options=options))
-
-
-def test_options_are_read_as_people_write_them(spec: ModelSpec) -> None:
-    options = Options.of(
-        spec,
-        Instance(device="cuda", options={"workspace": "1GiB", "timeout": "90s", "profiles": "one"}),
-    )
-    assert options.build == BuildOptions(workspace=1 << 30, profiles="one")
-    assert options.timeout.total_seconds() == 90
-
-
-def test_without_tensorrt_it_is_said_how_to_get_it(
-    spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(ConfigurationError, match=r"run: pip install 'visionmesh\[tensorrt\]'"):
-        open_engines(
-            tmp_path / "model.onnx", spec, Instance(device="cuda"), count=1, engine="tensorrt"
-        )
