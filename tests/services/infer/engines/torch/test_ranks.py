@@ -26,16 +26,19 @@ WORKER = """
 import os, time
 from pathlib import Path
 from tests.services.infer.engines.torch.test_ranks import opened
+class Endless:
+    def __reduce__(self):
+        return time.sleep, (600,)
 if __name__ == "__main__":
     split = opened(Path(os.environ["RANKS_FILE"]))
-    if fifo := os.environ.get("RANKS_FIFO"):
-        split._ranks._orders[0].send(("load", 9, fifo, "vit", {}))
+    if "RANKS_STUCK" in os.environ:
+        split._ranks._orders[0].send(Endless())
     print(split._ranks._processes[0].pid, flush=True)
     if "RANKS_STAY" in os.environ:
         time.sleep(600)
 """
 """A process that opens a network on two ranks, tells the other one, and ends or is there; the other
-one may read a pipe into which nobody writes."""
+one may get an order that takes for ever."""
 
 
 def opened(file: Path, *, patience: timedelta = PATIENCE) -> ParallelRunner:
@@ -112,9 +115,7 @@ def worker_of(file: Path, **environment: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("stuck", [False, True])
 def test_ranks_end_with_their_worker(tmp_path: Path, stuck: bool) -> None:
     file = vits.save_program(vits.Vit(), tmp_path / "vit.pt2")
-    os.mkfifo(tmp_path / "fifo")
-    fifo = {"RANKS_FIFO": str(tmp_path / "fifo")} if stuck else {}
-    with worker_of(file, RANKS_STAY="", **fifo) as worker:
+    with worker_of(file, RANKS_STAY="", **({"RANKS_STUCK": ""} if stuck else {})) as worker:
         assert worker.stdout is not None
         rank = psutil.Process(int(worker.stdout.readline()))
         worker.kill()
