@@ -208,7 +208,8 @@ async def test_events_wait_for_a_model_that_was_unloaded(
     id = await mesh.publish(SEEING, picture(), source="waiting")
 
     consumer = await nc.jetstream().consumer_info("EVENTS", f"ingest_{SEEING}")
-    assert (consumer.num_pending, consumer.num_ack_pending) == (1, 0)
+    # A request for events from before may still have fetched it, to be delivered again.
+    assert consumer.num_pending + consumer.num_ack_pending == 1
 
     assert (await http.post("/api/generate", json={"model": SEEING})).status_code == 200
 
