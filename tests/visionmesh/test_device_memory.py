@@ -6,19 +6,19 @@ import asyncio
 import mmap
 import threading
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.polling import until
+from tests.workers import running
 from visionmesh.context import Context, Near, open_context
 from visionmesh.contracts import CudaLocation, InlineLocation, Reference, ShmLocation
 from visionmesh.errors import Miss
 from visionmesh.gpu import Gpu
 from visionmesh.gpu.copier import Copier
-from visionmesh.nodes import LoadedVersion, NodeRecord, Nodes, list_nodes
+from visionmesh.nodes import NodeRecord, Nodes, list_nodes
 from visionmesh.settings import Settings
 from visionmesh.tasks import AGAIN, end
 from visionmesh.tensors.slab import create_slab
@@ -61,18 +61,7 @@ async def infer(context: Context) -> AsyncIterator[Nodes]:
 @pytest.fixture
 async def near(context: Context, infer: Nodes, gpu: Gpu) -> Near:
     """Where all who may take an image of the model read from the GPU."""
-    version = LoadedVersion(
-        model="cats",
-        version=1,
-        devices=(gpu.info.uuid,),
-        engine="onnxruntime",
-        precision="fp32",
-        copies=1,
-        memory_bytes=0,
-        device_memory={gpu.info.uuid: 1},
-        since=datetime.now(UTC),
-    )
-    await infer.update(devices=(gpu.info.uuid,), loaded=(version,))
+    await infer.update(**running("cats", gpu.info.uuid))
     near = Near(gpu=gpu, stage="infer", model="cats")
     await until(lambda: stays(context, near))
     return near

@@ -2,29 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import pytest
 
 from tests.visionmesh.conftest import Join, sees
-from visionmesh.nodes import LoadedVersion
-
-
-def loaded(model: str, *devices: str) -> dict[str, object]:
-    """Return what an infer worker tells that runs ``model`` on GPUs, given by UUID, or the CPU."""
-    gpus = tuple(device for device in devices if device != "cpu")
-    version = LoadedVersion(
-        model=model,
-        version=1,
-        devices=devices,
-        engine="onnxruntime",
-        precision="fp32",
-        copies=1,
-        memory_bytes=0,
-        device_memory=dict.fromkeys(gpus, 1),
-        since=datetime.now(UTC),
-    )
-    return {"models": {model: (1,)}, "loaded": (version,), "devices": gpus}
+from tests.workers import running
 
 
 async def test_what_is_on_a_gpu_may_stay_there_while_all_who_may_take_it_read_it_there(
@@ -35,17 +16,17 @@ async def test_what_is_on_a_gpu_may_stay_there_while_all_who_may_take_it_read_it
     def may_stay(model: str | None = "cats") -> bool:
         return here.all_read("GPU-1", stage="infer", model=model)
 
-    await join("b", "infer", **loaded("cats", "GPU-1"), ready=True)
-    dogs = await join("a", "infer", **loaded("dogs", "cpu"), ready=True)
+    await join("b", "infer", **running("cats", "GPU-1"), ready=True)
+    dogs = await join("a", "infer", **running("dogs", "cpu"), ready=True)
     await sees(lambda: here.serving("dogs"))
     assert not may_stay()
-    await join("a", "infer", **loaded("cats", "GPU-1"), ready=True)
+    await join("a", "infer", **running("cats", "GPU-1"), ready=True)
     await sees(may_stay)
     assert not here.all_read("GPU-2", stage="infer", model="cats")
     assert not may_stay(model=None)
-    second = await join("a", "infer", **loaded("cats", "GPU-2"), ready=True)
+    second = await join("a", "infer", **running("cats", "GPU-2"), ready=True)
     await sees(lambda: not may_stay())
-    await second.update(**loaded("cats", "GPU-1"))
+    await second.update(**running("cats", "GPU-1"))
     await sees(may_stay)
     await second.update(devices=())
     await sees(lambda: not may_stay())
@@ -58,7 +39,7 @@ async def test_what_is_on_a_gpu_leaves_it_as_soon_as_one_may_take_it_who_is_not_
     join: Join,
 ) -> None:
     here = await join("a", "preprocess")
-    await join("a", "infer", **loaded("cats", "GPU-1"), ready=True)
+    await join("a", "infer", **running("cats", "GPU-1"), ready=True)
     await sees(lambda: here.all_read("GPU-1", stage="infer", model="cats"))
     unfit = await join("a", "infer", models={"cats": (1,)})
     await sees(lambda: not here.all_read("GPU-1", stage="infer", model="cats"))
@@ -90,10 +71,10 @@ async def test_what_is_on_a_gpu_leaves_it_for_a_model_that_runs_elsewhere_too(
     join: Join, devices: tuple[str, ...]
 ) -> None:
     here = await join("a", "preprocess")
-    worker = await join("a", "infer", **loaded("cats", *devices), ready=True)
+    worker = await join("a", "infer", **running("cats", *devices), ready=True)
     await sees(lambda: here.all_read("GPU-1", stage="infer"))
     assert not here.all_read("GPU-1", stage="infer", model="cats")
-    await worker.update(**loaded("cats", "GPU-1"))
+    await worker.update(**running("cats", "GPU-1"))
     await sees(lambda: here.all_read("GPU-1", stage="infer", model="cats"))
     # Asleep, it may wake up anywhere.
     await worker.update(loaded=())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,13 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.visionmesh.cli.conftest import Run, finish
+from tests.workers import make_loaded, make_record
 from visionmesh.cli import devices
 from visionmesh.cli.app import build
 from visionmesh.cli.devices import Device, known_devices, rows
 from visionmesh.gpu.listing import GpuListing, GpuProcess, GpuSlice
 from visionmesh.gpu.nvml import NoNvml
-from visionmesh.nodes import LoadedVersion, NodeRecord
+from visionmesh.nodes import NodeRecord
 
 WHOLE = GpuListing(
     index=0,
@@ -40,29 +40,13 @@ BROKEN = WHOLE.model_copy(
 
 def worker(node: str, *, gpus: tuple[GpuListing, ...], **memory: int) -> NodeRecord:
     """Return a worker that has loaded a version for each model in ``memory``, on its first GPU."""
+    place = (gpus[0].slices or gpus)[0].uuid
+    ran = {"version": 3, "engine": "tensorrt", "precision": "fp16"}
     loaded = tuple(
-        LoadedVersion(
-            model=model,
-            version=3,
-            devices=("cuda",),
-            engine="tensorrt",
-            precision="fp16",
-            copies=1,
-            memory_bytes=1,
-            device_memory={(gpus[0].slices or gpus)[0].uuid: nbytes},
-            since=datetime.now(UTC),
-        )
+        make_loaded(model, "cuda", device_memory={place: nbytes}, **ran)
         for model, nbytes in memory.items()
     )
-    return NodeRecord(
-        node=node,
-        stage="infer",
-        pid=77,
-        worker=f"{node}{len(gpus)}{len(memory)}",
-        since=datetime.now(UTC),
-        gpus=gpus,
-        loaded=loaded,
-    )
+    return make_record(node, gpus=gpus, loaded=loaded)
 
 
 def test_a_gpu_that_several_workers_tell_is_listed_once_and_with_all_their_models() -> None:

@@ -4,35 +4,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from tests.workers import make_loaded, make_record
 from visionmesh.cli import options
 from visionmesh.cli.app import build
-from visionmesh.nodes import LoadedVersion, NodeRecord
+from visionmesh.nodes import NodeRecord
 
-NOW = datetime.now(UTC)
-LOADED = LoadedVersion(
-    model="cats",
-    version=2,
-    devices=("cuda",),
-    engine="onnxruntime",
-    precision="fp16",
-    copies=2,
-    memory_bytes=120_000_000,
-    device_memory={"GPU-1": 1_500_000_000},
-    since=NOW,
+LOADED = make_loaded(
+    "cats", "cuda", version=2, memory_bytes=120_000_000, device_memory={"GPU-1": 1_500_000_000}
 )
-WORKER = NodeRecord(
-    node="box",
-    stage="infer",
-    pid=77,
-    worker="a",
-    since=NOW,
+WORKER = make_record(
+    "box",
     models={"cats": (2,), "dogs": (1,)},
     loaded=(LOADED,),
     asleep={"dogs/1": "it gave way to version 2 of cats"},
