@@ -16,23 +16,28 @@ COPY libs libs
 COPY services services
 RUN pip wheel --no-deps --wheel-dir /wheels .
 
-# An environment of its own: it is copied as a whole, and pip's leftovers stay behind.
+# An environment of its own: it is copied as a whole, and pip's leftovers stay behind. EXTRAS are those
+# of its role; docker-compose.gpu.yml has others.
 FROM python AS environment
 RUN python -m venv /opt/visionmesh
 COPY constraints.txt /constraints.txt
 COPY --from=wheel /wheels /wheels
 
 FROM environment AS ingest-environment
-RUN /opt/visionmesh/bin/pip install -c /constraints.txt "$(echo /wheels/*.whl)[ingest]"
+ARG EXTRAS=ingest
+RUN /opt/visionmesh/bin/pip install -c /constraints.txt "$(echo /wheels/*.whl)[$EXTRAS]"
 
 FROM environment AS preprocess-environment
-RUN /opt/visionmesh/bin/pip install -c /constraints.txt "$(echo /wheels/*.whl)[preprocess]"
+ARG EXTRAS=preprocess
+RUN /opt/visionmesh/bin/pip install -c /constraints.txt "$(echo /wheels/*.whl)[$EXTRAS]"
 
 FROM environment AS infer-environment
-RUN /opt/visionmesh/bin/pip install -c /constraints.txt "$(echo /wheels/*.whl)[infer]"
+ARG EXTRAS=infer
+RUN /opt/visionmesh/bin/pip install -c /constraints.txt "$(echo /wheels/*.whl)[$EXTRAS]"
 
 FROM environment AS postprocess-environment
-RUN /opt/visionmesh/bin/pip install -c /constraints.txt "$(echo /wheels/*.whl)[postprocess]"
+ARG EXTRAS=postprocess
+RUN /opt/visionmesh/bin/pip install -c /constraints.txt "$(echo /wheels/*.whl)[$EXTRAS]"
 
 FROM environment AS producer-environment
 RUN /opt/visionmesh/bin/pip install -c /constraints.txt "$(echo /wheels/*.whl)[models]"

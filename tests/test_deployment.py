@@ -33,6 +33,14 @@ def compose() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
+def on_gpus() -> dict[str, Any]:
+    """Return what docker-compose.gpu.yml says of the services."""
+    found = read_yaml("docker-compose.gpu.yml")["services"]
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.fixture(scope="module")
 def dockerfile() -> str:
     return (ROOT / "Dockerfile").read_text()
 
@@ -45,6 +53,12 @@ def stages_of_build(dockerfile: str) -> dict[str, tuple[str, str]]:
         name: (base, text)
         for base, name, text in zip(parts[::3], parts[1::3], parts[2::3], strict=True)
     }
+
+
+@pytest.fixture(scope="module")
+def extras() -> set[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return set(project["optional-dependencies"])
 
 
 def is_setting(variable: str) -> bool:
@@ -65,7 +79,8 @@ def test_what_is_installed_is_pinned_without_naming_where_it_comes_from() -> Non
     assert all(re.fullmatch(r"[\w.-]+==[\w.+-]+( *;.*)?", line) for line in pinned)
 
 
-def test_compose_accepts_the_file() -> None:
+@pytest.mark.parametrize("files", [(), ("docker-compose.yml", "docker-compose.gpu.yml")])
+def test_compose_accepts_the_files(files: tuple[str, ...]) -> None:
     command = next(
         (
             found
@@ -78,8 +93,13 @@ def test_compose_accepts_the_file() -> None:
     )
     if command is None:
         pytest.skip("neither `docker compose` nor docker-compose is installed")
+    chosen = [word for name in files for word in ("-f", name)]
     checked = subprocess.run(
-        [*command, "config", "--quiet"], cwd=ROOT, capture_output=True, text=True, check=False
+        [*command, *chosen, "config", "--quiet"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert checked.returncode == 0, checked.stderr
     assert "level=warning" not in checked.stderr
@@ -134,6 +154,26 @@ def test_the_services_share_memory_as_one_node(compose: dict[str, Any]) -> None:
     assert int(size[1]) * 1024 * MEBIBYTE >= 2 * arenas  # a successor before the orphan goes
 
 
+def test_with_gpus_a_service_computes_there_and_shares_the_memory(
+    on_gpus: dict[str, Any], stages_of_build: dict[str, tuple[str, str]], extras: set[str]
+) -> None:
+    holder, *others = on_gpus
+    assert set(others) == {"preprocess", "infer", "postprocess"}
+    assert on_gpus[holder]["build"]["target"] in stages_of_build
+    assert on_gpus[holder]["ipc"] == "shareable"
+    for name in others:
+        service = on_gpus[name]
+        assert service["ipc"] == service["pid"] == f"service:{holder}"
+        (gpus,) = service["deploy"]["resources"]["reservations"]["devices"]
+        assert gpus["driver"] == "nvidia"
+        chosen = set(service["build"]["args"]["EXTRAS"].split(","))
+        assert chosen == {"gpu"} | ({name} - {"infer"})
+        assert chosen <= extras
+        for variable, value in service.get("environment", {}).items():
+            assert is_setting(variable)
+            assert value == "cuda"
+
+
 def test_a_service_has_the_time_to_drain_and_no_rights_to_spare(compose: dict[str, Any]) -> None:
     for name in (*STAGES, "producer"):
         service = compose["services"][name]
@@ -180,7 +220,8 @@ def test_an_image_holds_the_packages_of_its_role_and_runs_as_nobody_special(
     assert f"VISIONMESH_{stage.upper()}__PORT=8000" in text
     _, environment = stages_of_build[f"{stage}-environment"]
     assert "-c /constraints.txt" in environment
-    assert re.findall(r"\[(\w+)\]", environment) == [stage]
+    assert re.findall(r"^ARG EXTRAS=(\w+)$", environment, flags=re.MULTILINE) == [stage]
+    assert '[$EXTRAS]"' in environment
     while base in stages_of_build:
         base, above = stages_of_build[base]
         text = above + text
@@ -188,9 +229,10 @@ def test_an_image_holds_the_packages_of_its_role_and_runs_as_nobody_special(
     assert re.search(r"^python:\d+\.\d+\.\d+-slim", base)
 
 
-def test_the_dockerfile_names_extras_settings_and_files_that_exist(dockerfile: str) -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert set(re.findall(r"\[(\w+)\]\"", dockerfile)) <= project["optional-dependencies"].keys()
+def test_the_dockerfile_names_extras_settings_and_files_that_exist(
+    dockerfile: str, extras: set[str]
+) -> None:
+    assert set(re.findall(r"(?:\[|EXTRAS=)(\w+)", dockerfile)) <= extras
     for variable in re.findall(r"VISIONMESH_\w+", dockerfile):
         assert is_setting(variable), variable
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, flags=re.MULTILINE)
