@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 SIZE, PATCH, WIDTH, HEADS, CLASSES = 32, 8, 64, 4, 10
-LAYERS = 4
+LAYERS = 2
 
 
 class Fused(nn.Module):  # type: ignore[misc]  # it has no types

@@ -45,7 +45,7 @@ class Always(torch.nn.Module):  # type: ignore[misc,name-defined]  # it has no t
 def write_model(root: Path, name: str, network: Any, *instances: dict[str, Any]) -> Path:
     """Write a model with the small classifier as ``model.onnx``, and ``network`` beside it."""
     changes = {"instances": list(instances), "cache": {"enabled": False}}
-    folder = write_classifier(root, name=name, **changes)
+    folder = write_classifier(root, name=name, batching={"max_size": 2}, **changes)
     vits.save_program(network, folder / "1" / "model.pt2")
     return folder
 

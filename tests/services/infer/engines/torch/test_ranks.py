@@ -34,11 +34,11 @@ if __name__ == "__main__":
     if "RANKS_STUCK" in os.environ:
         split._ranks._orders[0].send(Endless())
     print(split._ranks._processes[0].pid, flush=True)
-    if "RANKS_STAY" in os.environ:
+    if "RANKS_STUCK" in os.environ:
         time.sleep(600)
 """
-"""A process that opens a network on two ranks, tells the other one, and ends or is there; the other
-one may get an order that takes for ever."""
+"""A process that opens a network on two ranks, tells the other one, and ends; or stays, and the
+other one has an order that takes for ever."""
 
 
 def opened(file: Path, *, patience: timedelta = PATIENCE) -> ParallelRunner:
@@ -46,40 +46,33 @@ def opened(file: Path, *, patience: timedelta = PATIENCE) -> ParallelRunner:
     return ParallelRunner(file, name="vit", device=torch.device("cpu"), options=options, threads=1)
 
 
-def test_a_killed_rank_ends_in_an_error_and_a_new_one_is_started(tmp_path: Path) -> None:
-    file = vits.save_program(vits.Vit(), tmp_path / "vit.pt2")
-    split = opened(file)
-    split(IMAGE)
+@pytest.mark.parametrize(
+    ("fate", "reason"),
+    [
+        (signal.SIGKILL, r"rank 1 of 2 \(process \d+\) ended with code -9"),
+        (signal.SIGSTOP, "rank 1 of 2 has not answered for 0:00:03"),
+    ],
+    ids=["killed", "stopped"],
+)
+def test_a_rank_that_does_not_answer_ends_in_an_error_and_is_followed_by_another(
+    vit: Path, fate: signal.Signals, reason: str
+) -> None:
+    split = opened(vit, patience=timedelta(seconds=3))
+    assert split(IMAGE)["scores"].shape == (1, vits.CLASSES)
     (other,) = split._ranks._processes
-    os.kill(other.pid, signal.SIGKILL)
+    os.kill(other.pid, fate)
     for _ in range(2):
-        with pytest.raises(NetworkError, match=r"rank 1 of 2 \(process \d+\) ended with code -9"):
+        with pytest.raises(NetworkError, match=reason):
             split(IMAGE)
-    split.close()
-
-    again = opened(file)
-    assert again(IMAGE)["scores"].shape == (1, vits.CLASSES)
-    again.close()
-
-
-def test_a_rank_that_says_nothing_is_not_waited_for(tmp_path: Path) -> None:
-    file = vits.save_program(vits.Vit(), tmp_path / "vit.pt2")
-    split = opened(file, patience=timedelta(seconds=3))
-    split(IMAGE)
-    (other,) = split._ranks._processes
-    os.kill(other.pid, signal.SIGSTOP)
-    with pytest.raises(NetworkError, match="rank 1 of 2 has not answered for 0:00:03"):
-        split(IMAGE)
     split.close()
     assert not psutil.pid_exists(other.pid)
 
 
-def test_after_a_fault_of_its_own_rank_0_takes_no_answer_for_another(tmp_path: Path) -> None:
+def test_after_a_fault_of_its_own_rank_0_takes_no_answer_for_another(vit: Path) -> None:
     def fail() -> None:
         raise KeyError("fault")
 
-    file = vits.save_program(vits.Vit(), tmp_path / "vit.pt2")
-    split = opened(file)
+    split = opened(vit)
     (other,) = split._ranks._processes
     with pytest.raises(KeyError):
         split._ranks.together("drop", 99, own=fail)
@@ -89,9 +82,8 @@ def test_after_a_fault_of_its_own_rank_0_takes_no_answer_for_another(tmp_path: P
     assert not psutil.pid_exists(other.pid)
 
 
-def test_a_rank_that_dies_when_a_network_is_closed_keeps_nothing_open(tmp_path: Path) -> None:
-    file = vits.save_program(vits.Vit(), tmp_path / "vit.pt2")
-    split = opened(file)
+def test_a_rank_that_dies_when_a_network_is_closed_keeps_nothing_open(vit: Path) -> None:
+    split = opened(vit)
     ranks = split._ranks
     (other,) = ranks._processes
     ranks._ending = True  # so that nobody notices before the order is given
@@ -112,10 +104,8 @@ def worker_of(file: Path, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("stuck", [False, True])
-def test_ranks_end_with_their_worker(tmp_path: Path, stuck: bool) -> None:
-    file = vits.save_program(vits.Vit(), tmp_path / "vit.pt2")
-    with worker_of(file, RANKS_STAY="", **({"RANKS_STUCK": ""} if stuck else {})) as worker:
+def test_ranks_end_with_their_worker_also_in_the_midst_of_an_order(vit: Path) -> None:
+    with worker_of(vit, RANKS_STUCK="") as worker:
         assert worker.stdout is not None
         rank = psutil.Process(int(worker.stdout.readline()))
         worker.kill()
@@ -126,9 +116,8 @@ def test_ranks_end_with_their_worker(tmp_path: Path, stuck: bool) -> None:
             rank.kill()
 
 
-def test_a_worker_that_ends_without_closing_is_not_held_up_by_its_ranks(tmp_path: Path) -> None:
-    file = vits.save_program(vits.Vit(), tmp_path / "vit.pt2")
-    with worker_of(file) as worker:
+def test_a_worker_that_ends_without_closing_is_not_held_up_by_its_ranks(vit: Path) -> None:
+    with worker_of(vit) as worker:
         assert worker.stdout is not None
         rank = psutil.Process(int(worker.stdout.readline()))
         try:
