@@ -8,6 +8,7 @@ arithmetic is refused.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import zipfile
@@ -24,13 +25,12 @@ _MODEL = "models/model.json"
 _MEMBERS = re.compile(
     r"data/(weights/(weight_\d+|model_weights_config\.json)|sample_inputs/model\.pt"
     r"|constants/(tensor_\d+|model_constants_config\.json))"
-    r"|models/model\.json|archive_format|archive_version|byteorder|version|\.data/.*|extra/.*"
-    r"|(serialized_(exported_program\.json|state_dict\.(pt|json)|constants\.(pt|json)"
-    r"|example_inputs\.pt))"
+    r"|models/model\.json|archive_format|archive_version|byteorder|version|extra/.*"
+    r"|\.data/(version|serialization_id)"
 )
-"""What `torch.export.save` writes, now and before 2.8; libraries and objects are more."""
+"""What `torch.export.save` writes; libraries and objects are more."""
 _TARGET = re.compile(
-    r"torch\.ops\.aten\.(?!from_file\b)\w+\.\w+"
+    r"torch\.ops\.aten\.(?!from_file\b)(_?[a-z]\w*|__i?(and|or|xor|lshift|rshift)__)\.[A-Za-z]\w*"
     r"|torch\.ops\.higher_order\.wrap_with_(set_grad_enabled|autocast)"
     r"|torch\.sym_(not|int|float|ite|max|min|sqrt)|math\.(trunc|ceil|floor|sqrt)"
     r"|_operator\.(add|sub|mul|truediv|floordiv|mod|pow|neg|pos|getitem|eq|ne|lt|le|gt|ge"
@@ -44,11 +44,10 @@ _NAMES = frozenset(
         *("tensor_constant_name", "forward_arg_names", "user_input_name"),
     }
 )
-_PLAIN = re.compile(r"[\w\s+*/%(),.<>=!&|~^-]*")
-_WORDS = re.compile(r"'\w+'|\b(and|or|not)\b")
-_CODE = re.compile(r"__|\b[a-z_]\w*\s*\(|\.\s*[A-Za-z_]")
-"""What is no arithmetic: calls of functions, which unlike symbols have small letters, and
-attributes."""
+_ARITHMETIC = (
+    *(ast.Expression, ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Tuple, ast.keyword),
+    *(ast.boolop, ast.operator, ast.unaryop, ast.cmpop, ast.expr_context),
+)
 _SIZE = re.compile(r"\bL(\['\w+'\])+(\.(size|stride)\(\)\[\d+\]|\.(dim|storage_offset)\(\))?")
 """How guards name the size of an input."""
 _CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict")
@@ -73,8 +72,8 @@ def read_interface(file: Path) -> Interface:
     Raises
     ------
     ConfigurationError
-        (model_unsafe) if loading or running it would run code; (model_invalid) if it is damaged,
-        was written by a release of PyTorch before 2.8, or does not take one tensor.
+        (model_unsafe) if loading or running it would run code, or a release of PyTorch before 2.8
+        wrote it; (model_invalid) if it is damaged, or does not take one tensor.
     """
     require_safe_program(file)
     with zipfile.ZipFile(file) as archive:
@@ -144,23 +143,25 @@ def require_safe_program(file: Path) -> None:
         # Readers differ in which of two they take.
         if len({name.casefold() for name in names}) < len(names):
             raise unsafe(f"{file} has two members of one name; export it again where it was made")
+        folder = names[0].partition("/")[0] if names else ""
         for name in names:
-            inner = name.partition("/")[2]
-            if not (_MEMBERS.fullmatch(inner) or _MEMBERS.fullmatch(name)):
-                raise unsafe(f"{file} has the member {name!r}, which is no part of a program")
+            top, _, member = name.partition("/")
+            if top != folder or not _MEMBERS.fullmatch(member):
+                raise unsafe(
+                    f"{file} has the member {name!r}, which is no part of a program as PyTorch "
+                    "writes it since 2.8; export it again"
+                )
             if name.endswith(".json"):
-                _require_plain(file, _parsed(file, archive.read(name)))
+                _require_plain(file, archive.read(name))
 
 
-def _parsed(file: Path, content: bytes) -> Any:
+def _require_plain(file: Path, content: bytes) -> None:
     try:
-        return json.loads(content)
+        found = next(_findings(json.loads(content)), None)
     except (ValueError, RecursionError) as error:
         raise misfit(f"{file} is damaged ({error}); copy it again") from error
-
-
-def _require_plain(file: Path, document: Any) -> None:
-    for what, text in _findings(document):
+    if found is not None:
+        what, text = found
         raise unsafe(
             f"{file} wants to run code as {what}: {text[:80]!r}; "
             "export it again where it was made, with operators of PyTorch only"
@@ -178,8 +179,7 @@ def _findings(value: Any) -> Iterator[tuple[str, str]]:
         yield "an operator", str(value["target"])
     for key, inner in value.items():
         yield from _finding(key, inner)
-        if key != "metadata":  # which tells where operations came from, and is not run
-            yield from _findings(inner)
+        yield from _findings(inner)
 
 
 def _finding(key: str, inner: Any) -> Iterator[tuple[str, str]]:
@@ -195,6 +195,8 @@ def _finding(key: str, inner: Any) -> Iterator[tuple[str, str]]:
         yield from (("a container", str(text)) for text in texts if not _is_spec(text))
     elif key == "custom_obj_values" and inner:
         yield "an object", str(next(iter(inner)))
+    elif key == "use_pickle" and inner:
+        yield "a pickle", "use_pickle"
 
 
 def _is_name(text: Any) -> bool:
@@ -202,8 +204,24 @@ def _is_name(text: Any) -> bool:
 
 
 def _is_arithmetic(text: str) -> bool:
-    plain = _WORDS.sub("", _SIZE.sub("1", text))
-    return not _CODE.search(plain) and _PLAIN.fullmatch(plain) is not None
+    try:
+        tree = ast.parse(_SIZE.sub("1", text).strip(), mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return all(map(_is_plain, ast.walk(tree)))
+
+
+def _is_plain(part: ast.AST) -> bool:
+    """Say whether a part of an expression makes or compares symbols and numbers, and no more."""
+    match part:
+        case ast.Call(func=called):  # functions have small letters, unlike symbols
+            return isinstance(called, ast.Name) and called.id[0].isupper()
+        case ast.Name(id=name) | ast.Constant(value=str(name)):
+            return "__" not in name and re.fullmatch(r"\w+", name) is not None
+        case ast.Constant(value=value):
+            return isinstance(value, int | float)
+        case _:
+            return isinstance(part, _ARITHMETIC)
 
 
 def _is_spec(text: Any) -> bool:

@@ -23,7 +23,7 @@ from visionmesh.models.importing.pickles import require_harmless
 from visionmesh.models.importing.probe import BATCHES, Outputs, Runner, agree, first_line, images
 from visionmesh.models.importing.programs import require_safe_program
 from visionmesh.models.importing.reading import read_onnx, require_size
-from visionmesh.models.importing.statedicts import fill, require_whole
+from visionmesh.models.importing.statedicts import fill
 from visionmesh.models.importing.wishes import misfit
 
 CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -86,7 +86,6 @@ def _load(
         raise misfit("--weights belongs to module:callable; leave it out")
     if not zipfile.is_zipfile(file):
         require_harmless(file)
-        require_whole(file)
         raise misfit(_only_weights(file))
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -14,7 +13,6 @@ from visionmesh.models.importing.wishes import misfit, unsafe
 
 _NESTED = ("state_dict", "model_state_dict", "model", "ema")
 """Under which checkpoints keep the weights."""
-_ARCHIVE, _PICKLE = b"PK\x03\x04", b"\x80"
 _LONGEST = 300
 """Characters: a network can miss hundreds of weights."""
 
@@ -33,7 +31,6 @@ def fill(network: Any, file: Path) -> None:
     if not file.is_file():
         raise misfit(f"--weights names {file}, which is not there; name a file with a state dict")
     require_harmless(file)
-    require_whole(file)
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
@@ -60,13 +57,3 @@ def fill(network: Any, file: Path) -> None:
             f"{textwrap.shorten(why, _LONGEST, placeholder=' …').rstrip('.')}; "
             "name what makes the network that they were trained in"
         ) from error
-
-
-def require_whole(file: Path) -> None:
-    """Raise `ConfigurationError` (model_invalid) if ``file`` is nothing that PyTorch writes."""
-    with file.open("rb") as source:
-        begin = source.read(len(_ARCHIVE))
-    if begin == _ARCHIVE and not zipfile.is_zipfile(file):
-        raise misfit(f"{file} cannot be read, as it is cut short; copy it again")
-    if begin != _ARCHIVE and not begin.startswith(_PICKLE):
-        raise misfit(f"{file} cannot be read: it is damaged, or none of PyTorch's; copy it again")

@@ -35,16 +35,26 @@ HIDDEN = b"".join(
     ]
 )
 """Names what it calls long before it does, and something harmless in between."""
-POPPED = HIDDEN.replace(b"h\x00h\x01\x93", b"00\x93")
-"""Takes the harmless names from the stack again."""
+CALL = b"cposix\nsystem\n\x8c\x04true\x85R."
+LATER = {
+    "hexadecimal": b"I0x10\n0" + CALL,
+    "long": b"L0x10L\n0" + CALL,
+    "text": b"S'\xc3\xa9'\n0" + CALL,
+    "unchanged": CALL.replace(b"cposix\nsystem\n", b"\x8c\x05posix(e\x8c\x06system(u\x93"),
+}
+"""What `pickletools` or a reader that follows the stack loses track of, and Python does not."""
 
 
-def archive(**members: bytes) -> bytes:
+def archive(members: dict[str, bytes], *, compression: int = zipfile.ZIP_STORED) -> bytes:
     sink = io.BytesIO()
-    with zipfile.ZipFile(sink, "w") as written:
+    with zipfile.ZipFile(sink, "w", compression) as written:
         for name, content in members.items():
             written.writestr(name, content)
     return sink.getvalue()
+
+
+def pickled(content: bytes) -> bytes:
+    return archive({"w/data.pkl": content})
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -60,14 +70,15 @@ def test_what_a_pickle_would_call_is_named(tmp_path: Path, protocol: int) -> Non
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        (HIDDEN, r"posix\.system"),
-        (POPPED, r"posix\.system"),
-        (archive(data=b"weights", pkl=HIDDEN), r"posix\.system"),
-        (archive(inner=archive(pkl=HIDDEN)), r"posix\.system"),
-        (archive(a=archive(b=archive(c=archive(d=archive(pkl=HIDDEN))))), "archive in archives"),
-        (pickle.dumps(1) + pickle.dumps(2) + HIDDEN, r"posix\.system"),
+        (HIDDEN, "wants to run code"),
+        *((content, "wants to run code|is damaged") for content in LATER.values()),
+        (pickled(CALL), r"posix\.system"),
+        (archive({"w/DATA.PKL": CALL}), r"posix\.system"),
+        (archive({"inner": pickled(CALL)}), r"posix\.system"),
+        (archive({"a": archive({"b": archive({"c": pickled(pickled(CALL))})})}), "in archives"),
+        (archive({"w/constants.pkl": pickle.dumps((), 2)}), "TorchScript"),
+        (pickle.dumps(1, 2) + pickle.dumps(2, 2) + CALL, r"posix\.system"),
     ],
-    ids=["hidden", "popped", "archive", "nested", "deep", "third"],
 )
 def test_no_detour_hides_a_call(tmp_path: Path, content: bytes, named: str) -> None:
     file = tmp_path / "best.pt"
@@ -76,29 +87,50 @@ def test_no_detour_hides_a_call(tmp_path: Path, content: bytes, named: str) -> N
         require_harmless(file)
 
 
-def test_the_hidden_calls_of_these_tests_are_real() -> None:
-    assert pickle.loads(HIDDEN) == 0
-    assert pickle.loads(POPPED) == 0
+@pytest.mark.parametrize("content", [HIDDEN, *LATER.values()], ids=["hidden", *LATER])
+def test_the_calls_of_these_tests_are_real(content: bytes) -> None:
+    assert pickle.loads(content, encoding="utf-8") == 0  # as PyTorch reads them
+
+
+def test_an_archive_that_two_readers_read_otherwise_is_refused(tmp_path: Path) -> None:
+    harmless = pickle.dumps(OrderedDict(epoch=3), 2)
+    meant = pickled(CALL + bytes(len(harmless) - len(CALL)))
+    end = meant.index(b"PK\5\6")
+    faces = meant[:end] + pickled(harmless)
+    assert zipfile.ZipFile(io.BytesIO(meant)).start_dir == faces.index(b"PK\1\2")
+    with zipfile.ZipFile(io.BytesIO(faces)) as read:
+        assert read.read("w/data.pkl") == harmless, "where the end says there is another directory"
+    file = tmp_path / "best.pt"
+    for content in (faces, pickled(harmless) + b"a comment"):
+        file.write_bytes(content)
+        with pytest.raises(ConfigurationError, match="its directory is not where"):
+            require_harmless(file)
+    file.write_bytes(archive({"w/data.pkl": harmless}, compression=zipfile.ZIP_DEFLATED))
+    with pytest.raises(ConfigurationError, match="it is compressed"):
+        require_harmless(file)
 
 
 def test_plain_values_are_harmless(tmp_path: Path) -> None:
     file = tmp_path / "weights.pt"
-    file.write_bytes(pickle.dumps(OrderedDict(epoch=3, names=["a", "b"], rate=0.1, kinds={1, 2})))
-    require_harmless(file)
+    values = OrderedDict(epoch=3, names=["a", "b"], rate=0.1, kinds={1, 2})
+    for content in (pickle.dumps(values, 2), pickled(pickle.dumps(values, 2))):
+        file.write_bytes(content)
+        require_harmless(file)
 
 
 def test_raw_weights_are_no_pickles(tmp_path: Path) -> None:
     """Whatever values they begin with: half of all bytes are an operation of some kind."""
     tensors = np.random.default_rng(0).normal(size=(2000, 64)).astype(np.float32)
     file = tmp_path / "weights.pt"
-    file.write_bytes(archive(**{f"data/{at}": each.tobytes() for at, each in enumerate(tensors)}))
+    file.write_bytes(archive({f"data/{at}": each.tobytes() for at, each in enumerate(tensors)}))
     require_harmless(file)
 
 
 def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "best.pt"
-    whole = bytearray(archive(pkl=pickle.dumps(list(range(1000)))))
-    whole[40:80] = bytes(40)
-    file.write_bytes(whole)
-    with pytest.raises(ConfigurationError, match="damaged archive"):
-        require_harmless(file)
+    whole = bytearray(pickled(pickle.dumps(list(range(1000)))))
+    whole[50:80] = bytes(30)
+    for content in (bytes(whole), pickle.dumps({"a": 1}, 2)[:-3]):
+        file.write_bytes(content)
+        with pytest.raises(ConfigurationError, match="it is damaged"):
+            require_harmless(file)

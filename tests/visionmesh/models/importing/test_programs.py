@@ -45,6 +45,17 @@ def size(text: str) -> Callable[[Document], None]:
     return change
 
 
+def named(name: str, change: Callable[[Document], None]) -> Callable[[Document], None]:
+    """Return what does ``change``, and calls the input otherwise then."""
+
+    def both(program: Document) -> None:
+        change(program)
+        values = program["graph_module"]["graph"]["tensor_values"]
+        values[name] = values.pop("x")
+
+    return both
+
+
 def guard(text: str) -> Callable[[Document], None]:
     def change(program: Document) -> None:
         program["guards_code"] = [text]
@@ -76,11 +87,17 @@ def container(kind: str, context: Any) -> Callable[[Document], None]:
         (operator("torch.ops.aten.from_file.default"), "an operator: 'torch.ops.aten.from_file"),
         (operator("torch.ops.own.touch.default"), "an operator: 'torch.ops.own"),
         (operator("_operator.methodcaller"), "an operator: '_operator.methodcaller'"),
+        (operator("torch.ops.aten.__class__.mro"), "an operator: 'torch.ops.aten.__class__"),
+        (operator("torch.ops.aten.add.__call__"), "an operator: 'torch.ops.aten.add.__call__"),
         (operator("#own.touch"), "an operator: '#own"),
         (size("__import__('os').system('touch it')"), "a size: "),
         (size("Symbol('s0').__class__"), "a size: "),
+        (size("(exec)((chr)(105) + (chr)(100))"), "a size: "),
+        (size("[exec][0]('id')"), "a size: "),
+        (named("metadata", size("exec('id')")), "a size: "),
         (guard("__import__('os').system('touch it')"), "a guard: "),
         (guard("L['x'].size()[0] == 1 or L['x'].share_memory()"), "a guard: "),
+        (guard("1) or (2"), "a guard: "),
         (parameter('w"); import os; os.system("touch it'), "a name: "),
         (container("collections.defaultdict", ["os", "system"]), "a container: "),
         (container("builtins.dict", [{"__enum__": True, "fqn": "os:abc"}]), "a container: "),
@@ -117,8 +134,14 @@ class _Call:
         ("data/aotinductor/model/lib.so", b"\x7fELF", "has the member .*aotinductor"),
         ("data/constants/custom_obj_0", b"", "has the member .*custom_obj_0"),
         ("data/constants/opaque_obj_0", b"", "has the member .*opaque_obj_0"),
-        ("data/weights/weight_0", pickle.dumps(_Call()), r"wants to run code: builtins\.print"),
+        ("data/sample_inputs/model.pt", pickle.dumps(_Call(), 2), r"run code: .*\.print"),
+        (
+            "data/weights/model_weights_config.json",
+            b'{"config": {"metadata": {"path_name": "weight_0", "use_pickle": true}}}',
+            "wants to run code as a pickle",
+        ),
         ("Models/model.json", b"{}", "two members of one name"),
+        ("../extra/data/aotinductor/model/lib.so", b"\x7fELF", "has the member"),
     ],
 )
 def test_an_archive_that_holds_code_is_refused(
@@ -126,6 +149,16 @@ def test_an_archive_that_holds_code_is_refused(
 ) -> None:
     file = written(tmp_path / "net.pt2", document(), **{member: content})
     with pytest.raises(ConfigurationError, match=message) as raised:
+        read_interface(file)
+    assert raised.value.code is Code.MODEL_UNSAFE
+
+
+def test_the_folder_of_a_program_does_not_hide_what_is_in_it(tmp_path: Path) -> None:
+    file = tmp_path / "net.pt2"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("extra/models/model.json", json.dumps(document()))
+        archive.writestr("extra/data/aotinductor/model/lib.so", b"\x7fELF")
+    with pytest.raises(ConfigurationError, match="has the member 'extra/data/aoti") as raised:
         read_interface(file)
     assert raised.value.code is Code.MODEL_UNSAFE
 
