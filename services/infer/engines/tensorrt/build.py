@@ -17,7 +17,14 @@ from typing import Any
 
 from services.infer.engines.tensorrt.job import Built, Failed, Job, Progress
 from services.infer.engines.tensorrt.progress import Phases, monitor
-from services.infer.engines.tensorrt.runtime import aim, failure, listener, load_runtime, one_line
+from services.infer.engines.tensorrt.runtime import (
+    aim,
+    failure,
+    listener,
+    load_runtime,
+    made,
+    one_line,
+)
 from services.infer.engines.tensorrt.runtime import network_flags as flags
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.gpu import GpuError, open_gpu
@@ -43,7 +50,7 @@ def build(job: Job, tell: Tell) -> None:
     began = time.monotonic()
     # The builder works on the thread's current device.
     with open_gpu(job.device).stream() if job.capability is None else nullcontext():
-        builder = trt.Builder(listener(trt))
+        builder = made(trt, trt.Builder)
         network = builder.create_network(flags(trt))
         _parse(trt, network, job.weights)
         config = _configured(trt, builder, network, job)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from services.infer.engines.host import NetworkError
-from services.infer.engines.tensorrt.runtime import failure, listener
+from services.infer.engines.tensorrt.runtime import failure, listener, made
 from visionmesh.gpu.gpu import (
     DeviceArray,
     Gpu,
@@ -52,7 +52,8 @@ def load_plan(trt: Any, file: Path, *, sizes: tuple[int, ...]) -> Plan:
     NetworkError
         If it has a type of values that NumPy lacks, or runs with none of ``sizes``.
     """
-    engine = trt.Runtime(listener(trt)).deserialize_cuda_engine(file.read_bytes())
+    runtime = made(trt, trt.Runtime)
+    engine = runtime.deserialize_cuda_engine(file.read_bytes())
     if engine is None:
         raise failure(trt, "TensorRT cannot load the plan")
     listener(trt).heard()  # what did not keep it from loading is no reason of what fails later
@@ -152,12 +153,16 @@ class TensorRTNetwork:
         )
         if context is None:
             raise _failure(trt, "TensorRT makes no context")
-        done = (
-            context.set_optimization_profile_async(profile, stream.pointer),
-            context.set_input_shape(given, images.shape),
-            context.set_tensor_address(given, self._gpu.address(images)),
-        )
-        if not all(done) or not _infers(context):
+        try:
+            fits = (
+                context.set_optimization_profile_async(profile, stream.pointer)
+                and context.set_input_shape(given, images.shape)
+                and context.set_tensor_address(given, self._gpu.address(images))
+                and not context.infer_shapes()
+            )
+        except RuntimeError:  # the first and the last say so if they fail
+            fits = False
+        if not fits:
             raise _failure(trt, f"TensorRT does not take images of the shape {images.shape}")
         scratch = self._working_memory(engine, profile)
         context.set_device_memory(self._gpu.address(scratch), scratch.nbytes)
@@ -210,14 +215,6 @@ class TensorRTNetwork:
             log.info("batches of %d run without a CUDA graph: %s", size, error)
             listener(self._plan.trt).heard()  # it is no reason of what may fail later
             return run
-
-
-def _infers(context: Any) -> bool:
-    """Say whether the sizes of all outputs follow from the images' shape, or are left to a run."""
-    try:
-        return not context.infer_shapes()
-    except RuntimeError:
-        return False
 
 
 def _failure(trt: Any, what: str) -> Exception:

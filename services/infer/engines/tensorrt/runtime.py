@@ -41,7 +41,7 @@ def load_runtime(name: str) -> Any:
             Code.MODEL_INVALID,
             f"TensorRT cannot be used here ({error}); run: pip install {_PACKAGES[name]}.",
         ) from error
-    if not hasattr(trt.ExecutionContextAllocationStrategy, "USER_MANAGED"):
+    if not hasattr(trt.IExecutionContext, "set_device_memory"):
         raise ConfigurationError(
             Code.MODEL_INVALID,
             f"{name} {trt.__version__} is too old: visionmesh wants 10.16 or newer.",
@@ -89,8 +89,17 @@ _LEVELS = {"WARNING": logging.INFO, "INFO": logging.DEBUG, "VERBOSE": logging.NO
 def failure(trt: Any, what: str) -> GpuError:
     """Return ``what`` failed as an error, with what TensorRT said of it."""
     said = listener(trt).heard() or "TensorRT does not say why"
-    kind = GpuMemoryError if "out of memory" in said.lower() else GpuError
+    # CUDA's own words are "out of memory", and "OutOfMemory" is TensorRT's code.
+    kind = GpuMemoryError if "outofmemory" in said.lower().replace(" ", "") else GpuError
     return kind(f"{what}: {said}")
+
+
+def made(trt: Any, kind: Any) -> Any:
+    """Return a ``Builder`` or ``Runtime``; raise `GpuError` if TensorRT cannot use CUDA here."""
+    try:
+        return kind(listener(trt))
+    except TypeError as error:  # all that the bindings have for a null pointer
+        raise failure(trt, "TensorRT does not start") from error
 
 
 def network_flags(trt: Any) -> int:

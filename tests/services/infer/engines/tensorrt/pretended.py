@@ -62,6 +62,9 @@ class Context:
         self.memory = (memory, size)
 
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
+        if self.engine.told.get("taken"):
+            self.engine.logger.log(ILogger.Severity.ERROR, "profile 0 is in use")
+            raise RuntimeError("Error in set optimization profile async.")
         self.profile = index
         return 0 <= index < self.engine.num_optimization_profiles
 

@@ -34,6 +34,7 @@ CLASSES = {
     "parser": "OnnxParser",
     "plan": "IHostMemory",
     "profile": "IOptimizationProfile",
+    "runtime": "Runtime",
 }
 """What our variables are called, in the functions that have them from TensorRT."""
 

@@ -15,6 +15,7 @@ import pytest
 from services.infer.engines import Engine
 from services.infer.engines import tensorrt as adapter
 from services.infer.engines.tensorrt.key import plan_key
+from services.infer.engines.tensorrt.network import load_plan
 from services.infer.engines.tensorrt.options import Options
 from services.infer.engines.tensorrt.runtime import failure, listener
 from services.infer.plans import FolderPlans
@@ -133,9 +134,15 @@ def test_an_output_that_is_no_array_is_refused(
         opened(**told)
 
 
-def test_shapes_that_do_not_fit_are_told_in_tensorrts_words(opened: Open) -> None:
-    (engine,) = opened(misfit=True)
-    with pytest.raises(ConfigurationError, match="reshape_3: 5 is no multiple"):
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [({"misfit": True}, "reshape_3: 5 is no multiple"), ({"taken": True}, "profile 0 is in use")],
+)
+def test_what_a_context_does_not_take_is_told_in_tensorrts_words(
+    opened: Open, told: dict[str, Any], why: str
+) -> None:
+    (engine,) = opened(**told)
+    with pytest.raises(ConfigurationError, match=why):
         engine.warm()
     engine.close()
 
@@ -281,10 +288,23 @@ def test_errors_are_told_once_and_memory_by_its_kind(trt: Any) -> None:
         heard.log(trt.ILogger.Severity.ERROR, message)
     assert str(failure(trt, "no plan")) == "no plan: first line; second"
     assert str(failure(trt, "no plan")) == "no plan: TensorRT does not say why"
-    heard.log(trt.ILogger.Severity.ERROR, "Requested amount of GPU memory: Out of Memory")
-    assert isinstance(failure(trt, "no plan"), GpuMemoryError)
+    for message in ("Cuda Runtime (out of memory)", "Error Code 2: OutOfMemory (no further …)"):
+        heard.log(trt.ILogger.Severity.ERROR, message)
+        assert isinstance(failure(trt, "no plan"), GpuMemoryError)
     assert not isinstance(failure(trt, "no plan"), GpuMemoryError)
     assert isinstance(failure(trt, "no plan"), GpuError)
+
+
+def test_a_runtime_that_does_not_start_is_told_in_tensorrts_words(
+    trt: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(self: Any, logger: Any) -> None:
+        logger.log(trt.ILogger.Severity.ERROR, "CUDA initialization failure with error: 35")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(trt.Runtime, "__init__", start)
+    with pytest.raises(GpuError, match="TensorRT does not start: CUDA initialization failure"):
+        load_plan(trt, Path(__file__), sizes=(1,))
 
 
 def test_errors_of_other_threads_are_no_reasons(trt: Any) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from services.infer.engines import open_engines
 from services.infer.engines.tensorrt.options import BuildOptions, Options
+from services.infer.engines.tensorrt.runtime import load_runtime
 from visionmesh.errors import ConfigurationError
 from visionmesh.models.spec import Instance, ModelSpec
 
@@ -46,3 +48,11 @@ def test_without_tensorrt_it_is_said_how_to_get_it(
         open_engines(
             tmp_path / "model.onnx", spec, Instance(device="cuda"), count=1, engine="tensorrt"
         )
+
+
+def test_a_release_without_what_is_needed_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = ModuleType("tensorrt")
+    old.__dict__.update(__version__="8.6.1", IExecutionContext=object)
+    monkeypatch.setitem(sys.modules, "tensorrt", old)
+    with pytest.raises(ConfigurationError, match=r"tensorrt 8\.6\.1 is too old"):
+        load_runtime("tensorrt")
