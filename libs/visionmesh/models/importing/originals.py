@@ -108,7 +108,7 @@ def keep(original: Original, file: Path, *, like: onnx.ModelProto, batch: int | 
     """
     why_not = ""
     with quiet():
-        for size in (batch, 1):
+        for size in dict.fromkeys((batch, 1)):
             try:
                 original.save(file, like=like, batch=size)
             except (*_FAILURES, ConfigurationError) as error:

@@ -59,7 +59,7 @@ def build_plan(job: Job, *, model: str, timeout: timedelta, plans: PlanStore) ->
                 told.write(job.model_dump_json().encode())
             last = _follow(process.stdout, model)
             status = process.wait()
-        if isinstance(last, Built) and status == 0:
+        if isinstance(last, Built):  # whole, even if a library crashes as it is unloaded
             size = last.nbytes >> 20
             log.info("model %s: built by TensorRT in %.0f s, %d MiB", model, last.seconds, size)
             return

@@ -68,6 +68,15 @@ def test_a_build_that_fails_tells_why(
     assert error.value.code == Code.MODEL_INVALID
 
 
+def test_a_plan_is_there_though_the_builder_crashes_afterwards(
+    job_of: MakeJob, weights: Path, plans: FolderPlans
+) -> None:
+    weights.write_text("builds and crashes")
+    job = job_of(weights)
+    build_plan(job, model="trees", timeout=HOUR, plans=plans)
+    assert job.plan.exists()
+
+
 def test_too_little_memory_of_the_device_is_told_apart(
     job_of: MakeJob, weights: Path, plans: FolderPlans
 ) -> None:
