@@ -14,7 +14,7 @@ from visionmesh.gpu import Gpu, open_gpu
 DEVICE = os.environ.get("VISIONMESH_TEST_DEVICE", "emulated")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def gpu_device() -> str:
     """The name of the device, as in ``model.yaml`` and settings."""
     return DEVICE

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from io import BytesIO
 from itertools import count
@@ -16,9 +16,14 @@ import yaml
 from PIL import Image
 
 from tests.containers import nats_container, valkey_container, wants_containers
+from tests.gpu_device import DEVICE
 from tests.networks import save_network
+from visionmesh.bus import Connection
+from visionmesh.cli.readiness import Pushed, served
 from visionmesh.client import Mesh
 from visionmesh.local import LocalMesh
+from visionmesh.models.folder import load_folder
+from visionmesh.models.registry import Registry
 from visionmesh.settings import EventsSettings, IngestSettings, PreprocessSettings, Settings
 
 CLASSIFIER = "classifier"
@@ -29,6 +34,13 @@ SETTINGS = Settings(
     ingest=IngestSettings(port=0, grpc_port=0, max_image_bytes=8 << 20),
     preprocess=PreprocessSettings(max_pixels=30_000_000),
 )
+ON_DEVICE = SETTINGS.model_copy(
+    update={
+        stage: getattr(SETTINGS, stage).model_copy(update={"device": DEVICE})
+        for stage in ("preprocess", "postprocess")
+    }
+)
+"""The same, with both stages on the device that tests of GPUs use."""
 
 
 def write_classifier(root: Path, *, name: str = CLASSIFIER, **changes: object) -> Path:
@@ -79,6 +91,38 @@ async def local_mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
                 redis_url=redis,
             )
         )
+
+
+@asynccontextmanager
+async def open_on_device(root: Path) -> AsyncIterator[LocalMesh]:
+    """Open a mesh of which three stages share the device's memory, with a classifier there."""
+    model = write_classifier(root, instances=[{"device": DEVICE}], cache={"enabled": False})
+    async with LocalMesh(state=root / "state", settings=ON_DEVICE, models=[model]) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+async def device_mesh(
+    gpu_device: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[LocalMesh]:
+    """One for all tests that leave it as it is."""
+    async with open_on_device(tmp_path_factory.mktemp("device")) as running:
+        yield running
+
+
+@asynccontextmanager
+async def serving(running: LocalMesh, folders: Sequence[Path]) -> AsyncIterator[Mesh]:
+    """Let a mesh serve these models, too, for as long as the client is used."""
+    connection = await Connection.open(running.nats_url, name="pusher")
+    registry = Registry(connection.client)
+    async with served(running.nats_url, None, within=timedelta(seconds=60)) as pushed:
+        for folder in folders:
+            pushed.append(Pushed(await registry.push(load_folder(folder)), changed=True))
+    async with Mesh(running.nats_url) as client:
+        yield client
+    for folder in folders:
+        await registry.remove(folder.name)
+    await connection.close()
 
 
 @pytest.fixture

@@ -7,13 +7,11 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.gpu_device import DEVICE
-from tests.mesh.conftest import CLASSIFIER, SETTINGS, picture, write_classifier
+from tests.mesh.conftest import CLASSIFIER, open_on_device, picture
 from tests.mesh.measured import measured
 from tests.polling import until
 from visionmesh.client import Mesh
@@ -27,18 +25,12 @@ STAGES = ("preprocess", "infer", "postprocess")
 KILLS = 2
 
 
-@pytest.fixture
-async def own_mesh(tmp_path: Path) -> AsyncIterator[LocalMesh]:
-    """A mesh whose parts may be killed, of which three stages share the device's memory."""
-    model = write_classifier(
-        tmp_path / "models", instances=[{"device": DEVICE}], cache={"enabled": False}
-    )
-    own = {
-        stage: getattr(SETTINGS, stage).model_copy(update={"device": DEVICE})
-        for stage in ("preprocess", "postprocess")
-    }
-    settings = SETTINGS.model_copy(update=own)
-    async with LocalMesh(state=tmp_path / "state", settings=settings, models=[model]) as running:
+@pytest.fixture(scope="module")
+async def own_mesh(
+    gpu_device: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[LocalMesh]:
+    """A mesh whose parts may be killed."""
+    async with open_on_device(tmp_path_factory.mktemp("killed")) as running:
         yield running
 
 
@@ -81,7 +73,7 @@ async def kill(own_mesh: LocalMesh, stage: str, killed: set[int]) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 async def test_a_killed_stage_costs_no_result_and_makes_none_wrong(
-    gpu_device: str, own_mesh: LocalMesh, stage: str
+    own_mesh: LocalMesh, stage: str
 ) -> None:
     pictures, killed = [picture() for _ in range(KINDS)], set[int]()
     async with Mesh(own_mesh.nats_url) as mesh:

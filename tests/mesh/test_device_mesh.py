@@ -14,13 +14,12 @@ from PIL import Image
 
 from tests import heads
 from tests.gpu_device import DEVICE
-from tests.mesh.conftest import SETTINGS
+from tests.mesh.conftest import serving
 from tests.mesh.measured import measured
 from tests.polling import until
 from visionmesh.client import Mesh
 from visionmesh.contracts import Params, Result, Status
 from visionmesh.local import LocalMesh
-from visionmesh.settings import Settings
 
 LABELS = 3
 DETECTORS, CLASSIFIER = ("yolov8", "yolov5", "yolox"), "softmax"
@@ -97,31 +96,19 @@ async def results_of(client: Mesh) -> Results:
 
 
 @pytest.fixture(scope="module")
-async def usual(tmp_path_factory: pytest.TempPathFactory) -> Results:
+async def usual(local_mesh: LocalMesh, tmp_path_factory: pytest.TempPathFactory) -> Results:
     """What a mesh says that knows of no device."""
-    root = tmp_path_factory.mktemp("usual")
-    models = write_models(root / "models", "cpu")
-    async with (
-        LocalMesh(state=root / "state", settings=SETTINGS, models=models) as running,
-        Mesh(running.nats_url) as client,
-    ):
+    models = write_models(tmp_path_factory.mktemp("usual"), "cpu")
+    async with serving(local_mesh, models) as client:
         return await results_of(client)
 
 
 @pytest.fixture(scope="module")
-async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mesh]:
-    """A mesh of which three stages work on the device."""
-    root = tmp_path_factory.mktemp("device")
-    own = {
-        stage: getattr(SETTINGS, stage).model_copy(update={"device": DEVICE})
-        for stage in ("preprocess", "postprocess")
-    }
-    settings: Settings = SETTINGS.model_copy(update=own)
-    models = write_models(root / "models", DEVICE)
-    async with (
-        LocalMesh(state=root / "state", settings=settings, models=models) as running,
-        Mesh(running.nats_url) as client,
-    ):
+async def mesh(
+    device_mesh: LocalMesh, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Mesh]:
+    models = write_models(tmp_path_factory.mktemp("device"), DEVICE)
+    async with serving(device_mesh, models) as client:
         yield client
 
 
@@ -132,7 +119,7 @@ async def results(mesh: Mesh) -> Results:
 
 @pytest.mark.parametrize("model", [*DETECTORS, CLASSIFIER])
 def test_results_are_those_of_a_mesh_without_a_device(
-    gpu_device: str, usual: Results, results: Results, model: str
+    usual: Results, results: Results, model: str
 ) -> None:
     for expected, result in zip(usual[model], results[model], strict=True):
         assert (expected.status, result.status) == (Status.OK, Status.OK)
@@ -159,7 +146,7 @@ def alike(result: Result, expected: Result) -> None:
 
 
 async def test_outputs_of_detectors_stay_on_the_device_and_others_come_home(
-    gpu_device: str, mesh: Mesh, results: Results
+    mesh: Mesh, results: Results
 ) -> None:
     for model in (*DETECTORS, CLASSIFIER):
         line = f'visionmesh_device_images_total{{model="{model}",outcome='
@@ -170,7 +157,7 @@ async def test_outputs_of_detectors_stay_on_the_device_and_others_come_home(
 
 @pytest.mark.parametrize("stage", ["preprocess", "infer"])
 async def test_stages_write_to_the_device_and_get_their_room_back(
-    gpu_device: str, mesh: Mesh, results: Results, stage: str
+    mesh: Mesh, results: Results, stage: str
 ) -> None:
     arena = "visionmesh_device_arena_{}_bytes"
     capacity = await measured(mesh, stage, arena.format("capacity"))
@@ -183,7 +170,7 @@ async def test_stages_write_to_the_device_and_get_their_room_back(
 
 
 async def test_another_confidence_is_answered_from_the_features_that_came_home(
-    gpu_device: str, mesh: Mesh, usual: Results, results: Results
+    mesh: Mesh, results: Results
 ) -> None:
     first, *_ = pictures()
     sure = await mesh.infer("yolov8", first, params=Params(confidence=0.5, iou=0.6))

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from itertools import cycle
-from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from services.ingest.gateway import Gateway
-from tests.gpu_device import DEVICE
-from tests.mesh.conftest import CLASSIFIER, SETTINGS, SIZE, write_classifier
+from tests.mesh.conftest import CLASSIFIER, SIZE
 from tests.mesh.gateways import open_gateway
 from tests.networks import expected
 from visionmesh.contracts import PIXELS, Want
@@ -25,20 +23,8 @@ IMAGES = 60
 
 
 @pytest.fixture
-async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
-    """The access layer of a mesh of which three stages share the device's memory."""
-    model = write_classifier(
-        tmp_path / "models", instances=[{"device": DEVICE}], cache={"enabled": False}
-    )
-    own = {
-        stage: getattr(SETTINGS, stage).model_copy(update={"device": DEVICE})
-        for stage in ("preprocess", "postprocess")
-    }
-    settings = SETTINGS.model_copy(update=own)
-    async with (
-        LocalMesh(state=tmp_path / "state", settings=settings, models=[model]) as running,
-        open_gateway(running.settings) as gateway,
-    ):
+async def gateway(device_mesh: LocalMesh) -> AsyncIterator[Gateway]:
+    async with open_gateway(device_mesh.settings) as gateway:
         yield gateway
 
 
@@ -48,9 +34,7 @@ def scores(image: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.asarray(found)
 
 
-async def test_each_gets_what_it_wants_whatever_else_is_in_its_batch(
-    gpu_device: str, gateway: Gateway
-) -> None:
+async def test_each_gets_what_it_wants_whatever_else_is_in_its_batch(gateway: Gateway) -> None:
     random = np.random.default_rng(3)
     images = random.integers(0, 256, (IMAGES, SIZE, SIZE, 3), np.uint8)
     (meta,) = describe({PIXELS: images[0]})
