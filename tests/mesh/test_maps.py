@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.mesh.brightness import NAME, spotted, write_brightness
+from tests.mesh.conftest import serving
 from visionmesh import BlockingMesh, rle
 from visionmesh.bus import Connection
 from visionmesh.client import Mesh
 from visionmesh.contracts import Result, Status
 from visionmesh.heatmaps import BUCKET
 from visionmesh.local import LocalMesh
-from visionmesh.models.folder import load_folder
-from visionmesh.models.registry import Registry
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +27,8 @@ async def inspector(
     local_mesh: LocalMesh, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Mesh]:
     """A client of the mesh while the model is pushed."""
-    connection = await Connection.open(local_mesh.nats_url, name="pusher")
-    registry = Registry(connection.client)
-    await registry.push(load_folder(write_brightness(tmp_path_factory.mktemp("models"))))
-    async with Mesh(local_mesh.nats_url) as client:
+    async with serving(local_mesh, [write_brightness(tmp_path_factory.mktemp("models"))]) as client:
         yield client
-    await registry.remove(NAME)
-    await connection.close()
 
 
 def check(result: Result, png: bytes | None, bright: NDArray[np.bool_], background: int) -> None:

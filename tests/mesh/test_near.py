@@ -8,16 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.mesh.conftest import write_classifier
+from tests.mesh.conftest import serving, write_classifier
 from tests.mesh.measured import computed, measured
 from tests.polling import until
 from tests.services.ingest.test_near import photo
-from visionmesh.bus import Connection
 from visionmesh.client import Mesh
 from visionmesh.contracts import Result, Status
 from visionmesh.local import LocalMesh
-from visionmesh.models.folder import load_folder
-from visionmesh.models.registry import Registry
 
 _scenes = count(1)
 
@@ -29,12 +26,8 @@ async def model(
     """The name of a model that takes frames for the same that differ in so many bits."""
     name = f"near-{request.param}"
     cache = {"near_duplicates": request.param}
-    connection = await Connection.open(local_mesh.nats_url, name="pusher")
-    registry = Registry(connection.client)
-    await registry.push(load_folder(write_classifier(tmp_path, name=name, cache=cache)))
-    yield name
-    await registry.remove(name)
-    await connection.close()
+    async with serving(local_mesh, [write_classifier(tmp_path, name=name, cache=cache)]):
+        yield name
 
 
 @pytest.fixture
