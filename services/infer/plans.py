@@ -49,6 +49,8 @@ class FolderPlans:
         self._lock = threading.Lock()
         self._stops: list[Callable[[], None]] = []
         self._closed = threading.Event()
+        self._building = threading.Lock()
+        self._begun = 0
 
     @property
     def closed(self) -> bool:
@@ -87,6 +89,18 @@ class FolderPlans:
             while not _locked(lock) and not self._closed.wait(_LOOKS.total_seconds()):
                 pass
             yield
+
+    @contextmanager
+    def building(self) -> Iterator[None]:
+        """Let nothing else be built in this process: kernels are measured, one at a time."""
+        with self._building:
+            self._begun += 1
+            yield
+
+    def nothing_built(self) -> Callable[[], bool]:
+        """Return what says whether nothing was built since: builders take a GPU's memory, too."""
+        begun = None if self._building.locked() else self._begun
+        return lambda: self._begun == begun
 
     @contextmanager
     def stopping(self, stop: Callable[[], None]) -> Iterator[None]:

@@ -13,8 +13,9 @@ from services.infer.alarms import Alarms
 from services.infer.batcher import BatchedOutput
 from services.infer.engines import Image
 from services.infer.loaded import BatchListener, LoadedModel, build_of
-from services.infer.loading import Loader, close_all
+from services.infer.loading import Loader
 from services.infer.memory import NoRoom, NotReady
+from services.infer.opening import close_all
 from services.infer.room import UNBOUNDED, Bounds, Key, Room
 from services.infer.turns import Elsewhere
 from visionmesh.errors import ConfigurationError, Refused, Reject, Retry, VisionmeshError

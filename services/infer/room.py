@@ -7,14 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from services.infer.loaded import LoadedModel
-from services.infer.loading import Loaded, Loader, close_all
-from services.infer.memory import NoRoom, present
-from visionmesh.errors import Code, ConfigurationError
+from services.infer.loading import Loaded, Loader, Terms
+from services.infer.memory import Full, NoRoom, TooLarge, present
+from services.infer.turns import take_turns
 from visionmesh.gpu import gpu_of
-from visionmesh.gpu.opening import is_gpu
-from visionmesh.models.record import ModelRecord
+from visionmesh.models.record import ModelRecord, VersionRecord
 from visionmesh.models.spec import ModelSpec
 
 Key = tuple[str, int]
@@ -30,10 +30,8 @@ class Bounds:
     on_evict: Callable[[str], None] = lambda _: None
     """Called with the name of a model of which a version gave way."""
 
-    def of(self, gpu: str) -> int | None:
-        """Return the bytes of the GPU with this UUID; `None`: as many as there are."""
-        if self.nbytes is None and self.share == 1:
-            return None
+    def of(self, gpu: str) -> int:
+        """Return the bytes of the GPU with this UUID."""
         most = int(gpu_of(gpu).info.memory_bytes * self.share)
         return most if self.nbytes is None else min(most, self.nbytes)
 
@@ -64,8 +62,6 @@ class Room:
         self._evict = evict
         self._bounds = bounds
         self._used: Counter[Key] = Counter()
-        self._alone = asyncio.Lock()
-        """One that is being loaded cannot give way: the next one waits until it could."""
 
     @contextmanager
     def using(self, key: Key) -> Iterator[None]:
@@ -78,76 +74,82 @@ class Room:
             if not self._used[key]:
                 del self._used[key]
 
-    async def load(self, record: ModelRecord, version: int) -> Loaded:
+    async def load(
+        self, record: ModelRecord, version: int, *, told: Callable[[str], None] = lambda _: None
+    ) -> Loaded:
         """Return a version's engines, with what they take within all bounds.
+
+        Where a GPU has no room, and none can be made, the instances that stand in run it. ``told``
+        is called with how far what takes long is.
 
         Raises
         ------
+        Elsewhere
+            If the model is for other nodes only.
         ConfigurationError
             (model_invalid) if it takes more than ``model.yaml`` says, or than there could ever be;
             and as `Loader.load`.
-        Retry
-            (model_not_ready) if what is in use leaves too little; and as `Loader.load`.
+        NoRoom
+            If what is in use, or another process, leaves too little.
+        Refused, Retry
+            As `Loader.load`.
         """
-        spec = record.spec_of(version)
-        if not any(is_gpu(instance.device) for instance in spec.instances):
-            return await self._loader.load(record, version)
-        async with self._alone:
-            said = await asyncio.to_thread(promised, spec)
-            return await self._load(record, version, said)
+        key, stored = (record.spec.name, version), record.version(version)
+        load = partial(self._load, key=key, stored=stored, told=told)
+        return await take_turns(record.spec_of(version), load)
 
-    async def _load(self, record: ModelRecord, version: int, said: Mapping[str, int]) -> Loaded:
-        key = (record.spec.name, version)
-        await self._admit(key, said)
-        loaded = await self._try(key, record)
-        try:
-            _hold_to(said, loaded.device_memory, key[0])
-            await self._admit(key, {**loaded.device_memory, **said})
-        except BaseException:
-            close_all(loaded.engines)
-            raise
-        return replace(loaded, reserved=said)
-
-    async def _try(self, key: Key, record: ModelRecord) -> Loaded:
-        """Load a version once there is room for it, if need be for its smaller batches only."""
+    async def _load(
+        self, spec: ModelSpec, *, key: Key, stored: VersionRecord, told: Callable[[str], None]
+    ) -> Loaded:
+        said = await asyncio.to_thread(promised, spec)
+        terms = Terms(
+            admit=partial(self._admit, key, said),
+            accept=partial(self._accept, key, said),
+            told=told,
+        )
         while True:
             try:
-                loaded = await self._loader.load(record, key[1])
-            except NoRoom as error:
-                await self._make_room(key, error.gpus, error.message)
-                continue
-            if not loaded.short or not (self._closing or self._idle(key, loaded.short)):
-                return loaded
-            close_all(loaded.engines)
-            await self._make_room(key, loaded.short, "there is room for small batches only")
+                return await self._loader.load(spec, stored, terms)
+            except Full as full:
+                await self._make_room(key, full)
+
+    async def _accept(self, key: Key, said: Mapping[str, int], loaded: Loaded) -> Loaded:
+        """Let a version be served if its size is right, and as few as there can be gave way."""
+        if loaded.short and (self._closing or self._idle(key, loaded.short)):
+            raise Full("there is room for small batches only", gpus=loaded.short)
+        if loaded.exact:
+            _hold_to(said, loaded.device_memory, key[0])
+        await self._admit(key, {**loaded.device_memory, **said})
+        return replace(loaded, reserved=said)
 
     async def _admit(self, key: Key, wanted: Mapping[str, int]) -> None:
         """Return once the bounds allow a version ``wanted`` bytes of each GPU."""
         for gpu, nbytes in wanted.items():
             limit = self._bounds.of(gpu)
-            while limit is not None and (held := self._held(gpu)) + nbytes > limit:
+            if nbytes > limit:
+                raise TooLarge(f"{_named(key)} takes {nbytes} bytes of {gpu}, of {limit} in all.")
+            while (held := self._held(gpu)) + nbytes > limit:
                 why = f"it takes {nbytes} bytes of {gpu}, others {held}, of {limit} in all"
-                await self._make_room(key, {gpu}, why)
+                await self._make_room(key, Full(why, gpus={gpu}))
 
     def _held(self, gpu: str) -> int:
         return sum(model.room.get(gpu, 0) for model in self._serving.values())
 
-    async def _make_room(self, key: Key, gpus: Collection[str], why: str) -> None:
-        """Return once there is more room on ``gpus``, if need be of a version that gives way."""
+    async def _make_room(self, key: Key, full: Full) -> None:
+        """Return once there is more room on GPUs, if need be of a version that gives way."""
         if not self._closing:
-            self._evict_one(key, gpus, why)
+            self._evict_one(key, full)
         await asyncio.wait(self._closing)
-        for gpu in gpus:
+        for gpu in full.gpus:
             await asyncio.to_thread(gpu_of(gpu).trim)
 
-    def _evict_one(self, key: Key, gpus: Collection[str], why: str) -> None:
-        """Evict the version on ``gpus`` that has been idle the longest; raise if there is none."""
-        name = f"Version {key[1]} of {key[0]!r}"
-        if not self._on(gpus):
-            raise ConfigurationError(Code.MODEL_INVALID, f"{name} is too large for its GPU: {why}.")
-        idle = self._idle(key, gpus)
+    def _evict_one(self, key: Key, full: Full) -> None:
+        """Evict the version on its GPUs that has been idle the longest; raise if there is none."""
+        if full.empty and not self._on(full.gpus):
+            raise TooLarge(f"{_named(key)} is too large for its GPU: {full}.")
+        idle = self._idle(key, full.gpus)
         if not idle:
-            raise NoRoom(f"{name} has to wait until others are idle: {why}.", gpus=gpus)
+            raise NoRoom(f"{_named(key)} has to wait until there is room: {full}.")
         longest = max(idle, key=lambda other: self._serving[other].idle)
         self._bounds.on_evict(longest[0])
         self._evict(longest, f"it gave way to version {key[1]} of {key[0]}")
@@ -169,9 +171,7 @@ def promised(spec: ModelSpec) -> dict[str, int]:
     """Return what a model is said to take of each GPU of this node, by UUID."""
     said: Counter[str] = Counter()
     for instance in spec.instances:
-        if instance.memory is None or instance.fallback:
-            continue
-        if (gpu := present(instance.device)) is not None:
+        if instance.memory is not None and (gpu := present(instance.device)) is not None:
             said[gpu.info.uuid] += instance.memory
     return dict(said)
 
@@ -179,8 +179,11 @@ def promised(spec: ModelSpec) -> dict[str, int]:
 def _hold_to(said: Mapping[str, int], taken: Mapping[str, int], model: str) -> None:
     for gpu, nbytes in said.items():
         if taken.get(gpu, 0) > nbytes:
-            raise ConfigurationError(
-                Code.MODEL_INVALID,
+            raise TooLarge(
                 f"{model}/model.yaml: instances: memory: {nbytes} bytes are said, but its "
-                f"engines took {taken[gpu]} of {gpu}.",
+                f"engines took {taken[gpu]} of {gpu}."
             )
+
+
+def _named(key: Key) -> str:
+    return f"Version {key[1]} of {key[0]!r}"

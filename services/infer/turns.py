@@ -1,14 +1,21 @@
-"""Which of a model's instances are for this node, and in whose place others run."""
+"""Which of a model's instances run on this node, and in whose place others do."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 
 from services.infer.engines import engines_of
+from services.infer.loading import Loaded
+from services.infer.memory import NoRoom
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.gpu import GpuError, open_gpu
 from visionmesh.gpu.opening import is_gpu
 from visionmesh.models.spec import Instance, ModelSpec
+
+log = logging.getLogger(__name__)
 
 
 class Elsewhere(ConfigurationError):
@@ -23,6 +30,33 @@ class Turn:
     """The model as if it had these instances only."""
     instead: str = ""
     """Why others, which it has too, are not tried; empty if these are the ones that are meant."""
+
+
+async def take_turns(spec: ModelSpec, load: Callable[[ModelSpec], Awaitable[Loaded]]) -> Loaded:
+    """Return what ``load`` makes of the first instances that can be loaded, in `turns_of`.
+
+    Raises
+    ------
+    NoRoom
+        If none can, and some only have to wait for a GPU's memory.
+    ConfigurationError
+        If none can ever, with every reason; and as `turns_of`.
+    """
+    failed: list[ConfigurationError | NoRoom] = []
+    for turn in await asyncio.to_thread(turns_of, spec):
+        try:
+            loaded = await load(turn.spec)
+        except (ConfigurationError, NoRoom) as error:
+            failed.append(error)
+        else:
+            reasons = [error.message for error in failed]
+            if reasons:
+                log.warning("model %s runs elsewhere: %s", spec.name, " ".join(reasons))
+            return replace(loaded, way=loaded.way.although(turn.instead, *reasons))
+    everything = " ".join(error.message for error in failed)
+    if any(isinstance(error, NoRoom) for error in failed):
+        raise NoRoom(everything) from failed[-1]
+    raise ConfigurationError(failed[-1].code, everything) from failed[-1]
 
 
 def turns_of(spec: ModelSpec) -> tuple[Turn, ...]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, cast
@@ -79,6 +79,12 @@ class PlanStore(Protocol):
     def alone(self, key: str) -> AbstractContextManager[None]:
         """Wait until nobody else on this node builds for ``key``, or the store is `closed`."""
 
+    def building(self) -> AbstractContextManager[None]:
+        """Wait until nothing else is built in this process, and let nothing be meanwhile."""
+
+    def nothing_built(self) -> Callable[[], bool]:
+        """Return what says whether nothing was built in this process since."""
+
     def forget(self, networks: Iterable[str]) -> None:
         """Delete from this node what was built of the networks with these SHA-256."""
 
@@ -138,6 +144,9 @@ or want other files, unless somebody has measured or made them."""
 
 TENSORRT = "tensorrt"
 """The engine that computes in what its network says, and so has networks of its own."""
+
+BUILT = frozenset({TENSORRT})
+"""The engines for which something is to be built that takes long; their modules have ``build``."""
 
 OF_PROGRAMS = frozenset({"torch"})
 """The engines that run a version's ``model.pt2``, where others run a network in ONNX."""
@@ -200,21 +209,49 @@ def open_engines(
         not in this machine.
     """
     name = engine or engines_of(spec, instance)[0]
-    # An engine's packages are needed only where it is used.
+    opener = cast(Opener, _module(spec, instance, name).open_engines)
+    with _told(spec, instance):
+        return opener(weights, spec, instance, count=count, precision=precision, plans=plans)
+
+
+def build_for(
+    weights: Path,
+    spec: ModelSpec,
+    instance: Instance,
+    *,
+    engine: str,
+    plans: PlanStore,
+    told: Callable[[str], None],
+) -> None:
+    """Have ``plans`` keep what an engine of `BUILT` opens, if they do not yet: it takes minutes.
+
+    ``told`` is called with how far that is. Raises as `open_engines`.
+    """
+    module = _module(spec, instance, engine)
+    with _told(spec, instance):
+        module.build(weights, spec, instance, plans=plans, told=told)
+
+
+def _module(spec: ModelSpec, instance: Instance, engine: str) -> Any:
+    """Import an engine's module: its packages are needed only where it is used."""
     try:
-        module = importlib.import_module(ENGINES[kind_of(instance.device)][name])
+        return importlib.import_module(ENGINES[kind_of(instance.device)][engine])
     except ModuleNotFoundError as error:
         if error.name and error.name.partition(".")[0] in ("services", "visionmesh"):
             raise
-        package = _PACKAGES.get(name, "'visionmesh[gpu]'")
+        package = _PACKAGES.get(engine, "'visionmesh[gpu]'")
         raise ConfigurationError(
             Code.MODEL_INVALID,
-            f"Model {spec.name!r} wants the engine {name}, which is not installed here ({error}); "
-            f"run: pip install {package}.",
+            f"Model {spec.name!r} wants the engine {engine}, which is not installed here "
+            f"({error}); run: pip install {package}.",
         ) from error
-    opener = cast(Opener, module.open_engines)
+
+
+@contextmanager
+def _told(spec: ModelSpec, instance: Instance) -> Iterator[None]:
+    """Raise what a device says as errors of the model."""
     try:
-        return opener(weights, spec, instance, count=count, precision=precision, plans=plans)
+        yield
     except GpuError as error:
         kind = NoMemory if isinstance(error, GpuMemoryError) else ConfigurationError
         raise kind(

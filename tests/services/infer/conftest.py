@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from services.infer.loading import Loader
+from services.infer.loading import Loaded, Loader
 from services.infer.pool import ModelPool
+from services.infer.room import UNBOUNDED, Room
 from tests.networks import expected, save_folder
 from visionmesh.models.folder import load_folder
 from visionmesh.models.record import ModelRecord
@@ -43,6 +44,20 @@ async def pool(registry: Registry, tmp_path: Path) -> AsyncIterator[ModelPool]:
 
 async def pushed(registry: Registry, folder: Path, **more: Any) -> ModelRecord:
     return await registry.push(load_folder(save_folder(folder, **more)), replace=True)
+
+
+async def load(
+    loader: Loader, record: ModelRecord, told: Callable[[str], None] = lambda _: None
+) -> Loaded:
+    """Return version 1, loaded where nothing else is."""
+    room = Room(
+        loader=loader,
+        serving={},
+        closing=set(),
+        evict=lambda *_: pytest.fail("nothing is there that could give way"),
+        bounds=UNBOUNDED,
+    )
+    return await room.load(record, 1, told=told)
 
 
 def image_of(seed: int) -> NDArray[np.uint8]:

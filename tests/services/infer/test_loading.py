@@ -14,10 +14,11 @@ import pytest
 from onnx import TensorProto, helper, save_model
 from onnx.numpy_helper import from_array
 
-from services.infer.loading import Loader, close_all
+from services.infer.loading import Loader
+from services.infer.opening import close_all
 from services.infer.turns import Elsewhere
 from tests.networks import save_folder, spoil_network
-from tests.services.infer.conftest import image_of, pushed, right
+from tests.services.infer.conftest import image_of, load, pushed, right
 from tests.services.infer.gated import GatedEngine
 from visionmesh.errors import ConfigurationError
 from visionmesh.models.folder import load_folder
@@ -37,7 +38,7 @@ async def test_an_instance_on_a_gpu_runs_as_many_engines_as_it_has_slots(
     record = await pushed(
         registry, tmp_path / "trees", more=f"instances: [{{device: {gpu_device}, slots: 3}}]\n"
     )
-    loaded = await loader.load(record, 1)
+    loaded = await load(loader, record)
     assert (loaded.way.devices, loaded.way.engine) == ((gpu_device,), "onnxruntime")
     assert len(loaded.engines) == 3
     for engine in loaded.engines:
@@ -53,7 +54,7 @@ async def test_the_first_engine_that_works_runs_and_the_others_are_told(
     record = await pushed(
         registry, tmp_path / "trees", more="instances: [{engines: [openvino, onnxruntime]}]\n"
     )
-    loaded = await loader.load(record, 1)
+    loaded = await load(loader, record)
     assert loaded.way.engine == "onnxruntime"
     assert loaded.way.why.startswith("it was not tuned; openvino on cpu: ")
     assert "pip install openvino" in loaded.way.why
@@ -70,7 +71,7 @@ async def test_where_no_engine_works_another_instance_does(
     record = await pushed(
         registry, tmp_path / "trees", more=f"instances: [{REFUSED}, {{device: cpu, count: 1}}]\n"
     )
-    loaded = await loader.load(record, 1)
+    loaded = await load(loader, record)
     assert loaded.way.devices == ("cpu",)
     assert "options.provider: Input should be" in loaded.way.why
     close_all(loaded.engines)
@@ -81,7 +82,7 @@ async def test_where_none_works_those_that_stand_in_do(
 ) -> None:
     more = f"instances: [{{device: cpu, count: 2, fallback: true}}, {REFUSED}]\n"
     record = await pushed(registry, tmp_path / "trees", more=more)
-    loaded = await loader.load(record, 1)
+    loaded = await load(loader, record)
     assert (loaded.way.devices, len(loaded.engines)) == (("cpu",), 2)
     assert "options.provider: Input should be" in loaded.way.why
     close_all(loaded.engines)
@@ -92,7 +93,7 @@ async def test_those_that_stand_in_say_which_device_is_missing(
 ) -> None:
     more = "instances: [{device: 'cuda:77'}, {device: cpu, count: 1, fallback: true}]\n"
     record = await pushed(registry, tmp_path / "trees", more=more)
-    loaded = await loader.load(record, 1)
+    loaded = await load(loader, record)
     assert loaded.way.devices == ("cpu",)
     assert "GPU" in loaded.way.why
     close_all(loaded.engines)
@@ -106,7 +107,7 @@ async def test_a_version_that_fails_everywhere_is_refused_with_every_reason(
     spoil_network(folder / "1" / "model.onnx")
     record = await registry.push(load_folder(folder), replace=True)
     with pytest.raises(ConfigurationError, match=r"batch of 2: .* answers 2 images"):
-        await loader.load(record, 1)
+        await load(loader, record)
 
 
 def save_wide(file: Path) -> int:
@@ -144,7 +145,7 @@ async def test_what_could_not_be_loaded_leaves_no_memory_behind(
     found = []
     for _ in range(4):
         with pytest.raises(ConfigurationError, match="does not run with a batch of 2"):
-            await loader.load(record, 1)
+            await load(loader, record)
         found.append(psutil.Process().memory_info().rss)
     # The first time the file is fetched, too.
     assert found[-1] - found[0] < 0.5 * size
@@ -155,7 +156,7 @@ async def test_a_model_for_other_nodes_is_not_loaded(
 ) -> None:
     record = await pushed(registry, tmp_path / "trees", more="instances: [{device: 'cuda:77'}]\n")
     with pytest.raises(Elsewhere, match="is for other nodes"):
-        await loader.load(record, 1)
+        await load(loader, record)
 
 
 @pytest.mark.parametrize("busy", ["opening", "warming"])
@@ -186,9 +187,9 @@ async def test_engines_of_a_load_that_is_cancelled_are_closed_once_no_thread_use
         step("opening")
         return (Told(),)
 
-    monkeypatch.setattr("services.infer.loading.open_engines", opened)
+    monkeypatch.setattr("services.infer.opening.open_engines", opened)
     record = await pushed(registry, tmp_path / "trees")
-    loading = asyncio.ensure_future(loader.load(record, 1))
+    loading = asyncio.ensure_future(load(loader, record))
     assert await asyncio.to_thread(reached.wait, 20)
 
     for _ in range(2):
@@ -219,6 +220,6 @@ async def test_a_device_that_is_short_of_memory_for_large_batches_is_told(
     engine: type[GatedEngine],
     short: set[str],
 ) -> None:
-    monkeypatch.setattr("services.infer.loading.open_engines", lambda *_, **__: (engine(),))
+    monkeypatch.setattr("services.infer.opening.open_engines", lambda *_, **__: (engine(),))
     record = await pushed(registry, tmp_path / "trees", more="instances: [{device: emulated}]\n")
-    assert (await loader.load(record, 1)).short == short
+    assert (await load(loader, record)).short == short

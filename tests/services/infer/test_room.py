@@ -13,21 +13,22 @@ import numpy as np
 import pytest
 
 from services.infer.engines import Engine, Image, Outputs
-from services.infer.loading import Loaded, Loader, close_all
-from services.infer.memory import NoRoom
+from services.infer.loading import Loaded, Loader, Terms
+from services.infer.memory import Full
 from services.infer.pool import ModelPool
 from services.infer.room import Bounds, promised
 from tests.services.infer.conftest import image_of, pushed, right
 from tests.services.infer.test_ways import spec_of
 from visionmesh.errors import Code, Retry
 from visionmesh.gpu import open_gpu
-from visionmesh.models.record import ModelRecord
+from visionmesh.gpu.opening import is_gpu
+from visionmesh.models.record import VersionRecord
 from visionmesh.models.registry import Registry
-from visionmesh.models.spec import Instance
+from visionmesh.models.spec import Instance, ModelSpec
 
 GPU = open_gpu("emulated").info.uuid
 MODELS = ("elms", "yews", "larches")
-ON_GPU = "instances: [{device: emulated}]\n"
+ON_GPU = "instances:\n  - {device: emulated}\n"
 SIZE = 40
 """Of each model but for those that a test makes larger."""
 
@@ -72,32 +73,46 @@ class Device(Loader):
     def __init__(self, *, registry: Registry, directory: Path, memory: int) -> None:
         super().__init__(registry=registry, directory=directory)
         self.memory = memory
-        self.used = self.most = 0
+        self.used = self.most = self.others = 0
         self.refused = threading.Event()
         self.fault: Exception | None = None
+        self.exact = True
         self.gates = {name: Gate() for name in MODELS}
         self.wants = SIZE
         """What the largest batches take; smaller ones do with `SIZE`."""
 
-    async def load(self, record: ModelRecord, version: int) -> Loaded:
+    async def load(self, spec: ModelSpec, stored: VersionRecord, terms: Terms) -> Loaded:
         if self.fault is not None:
             raise self.fault
-        on_cpu = record.spec.model_copy(update={"instances": (Instance(count=1),)})
-        loaded = await super().load(record.model_copy(update={"spec": on_cpu}), version)
-        if self.used + SIZE > self.memory:
-            close_all(loaded.engines)
+        if not any(is_gpu(instance.device) for instance in spec.instances):
+            return await super().load(spec, stored, terms)
+
+        async def accept(loaded: Loaded) -> Loaded:
+            held = self._held(loaded, self.gates[spec.name])
+            try:
+                return await terms.accept(held)
+            except BaseException:
+                self.used -= SIZE
+                raise
+
+        on_cpu = spec.model_copy(update={"instances": (Instance(count=1),)})
+        return await super().load(on_cpu, stored, replace(terms, accept=accept))
+
+    def _held(self, loaded: Loaded, gate: Gate) -> Loaded:
+        """Return what was loaded as if it had taken a part of the device."""
+        free = self.memory - self.used - self.others
+        if free < SIZE:
             self.refused.set()
-            raise NoRoom(f"{self.memory - self.used} bytes are free", gpus={GPU})
+            raise Full(f"{free} bytes are free", gpus={GPU}, empty=not self.others)
         self.used += SIZE
         self.most = max(self.most, self.used)
         [engine] = loaded.engines
-        held = Held(engine, self, self.gates[record.spec.name])
-        short = self.used - SIZE + self.wants > self.memory
         return replace(
             loaded,
-            engines=(held,),
+            engines=(Held(engine, self, gate),),
             device_memory={GPU: SIZE},
-            short=frozenset({GPU} if short else ()),
+            exact=self.exact,
+            short=frozenset({GPU} if free < self.wants else ()),
         )
 
 
@@ -177,7 +192,7 @@ async def test_what_is_in_use_stays_and_who_has_to_wait_for_it_sleeps(make: Make
     await pool.apply("yews")
     assert pool.loaded == {"elms"}
     assert pool.pool.versions["yews"] == (1,), "its images wait, and are not refused"
-    with pytest.raises(Retry, match="has to wait until others are idle: 20 bytes") as caught:
+    with pytest.raises(Retry, match="has to wait until there is room: 20 bytes") as caught:
         await pool.answers("yews")
     assert caught.value.code is Code.MODEL_NOT_READY
     assert "has to wait" in pool.pool.asleep["yews", 1]
@@ -240,10 +255,50 @@ async def test_a_version_that_is_too_large_for_its_gpu_fails(make: Make) -> None
     assert pool.evicted == []
 
 
+async def test_a_version_waits_while_other_processes_fill_its_gpu(make: Make) -> None:
+    pool = await make(memory=60)
+    pool.device.others = 30
+    await pool.apply("elms")
+    assert pool.pool.failures == {}
+    assert "has to wait until there is room: 30 bytes are free" in pool.pool.asleep["elms", 1]
+    with pytest.raises(Retry):
+        await pool.answers("elms")
+    pool.device.others = 0
+    await pool.answers("elms")
+
+
+async def test_a_version_that_finds_no_room_runs_where_others_stand_in(make: Make) -> None:
+    pool = await make(memory=60)
+    pool.device.others = 30
+    await pool.apply("elms", more=f"{ON_GPU}  - {{device: cpu, count: 1, fallback: true}}\n")
+    [elms] = pool.pool.loaded
+    assert elms.way.devices == ("cpu",)
+    assert "has to wait until there is room: 30 bytes are free" in elms.told().why
+    await pool.answers("elms")
+
+
+async def test_who_has_to_wait_does_so_though_what_stands_in_does_not_work(make: Make) -> None:
+    pool = await make(memory=60)
+    pool.device.others = 30
+    await pool.apply("elms", more=f"{ON_GPU}  - {{device: cpu, engines: [nix], fallback: true}}\n")
+    assert "no engine 'nix' serves" in pool.pool.failures["elms", 1]
+    more = "{device: emulated, fallback: true, options: {provider: abacus}}"
+    await pool.apply("elms", more=f"{ON_GPU}  - {more}\n")
+    assert "has to wait until there is room: 30 bytes" in pool.pool.asleep["elms", 1]
+
+
+async def test_who_says_more_than_there_is_evicts_nobody(make: Make) -> None:
+    pool = await make(bound=100)
+    await pool.apply("elms")
+    await pool.apply("yews", more="instances: [{device: emulated, memory: 101}]\n")
+    assert "takes 101 bytes of EMULATED-0, of 100 in all" in pool.pool.failures["yews", 1]
+    assert (pool.loaded, pool.evicted) == ({"elms"}, [])
+
+
 async def test_a_version_beyond_all_bounds_fails_and_keeps_nothing(make: Make) -> None:
     pool = await make(bound=30)
     await pool.apply("elms")
-    assert "it takes 40 bytes of EMULATED-0, others 0, of 30" in pool.pool.failures["elms", 1]
+    assert "takes 40 bytes of EMULATED-0, of 30 in all" in pool.pool.failures["elms", 1]
     assert pool.device.used == 0
 
 
@@ -269,6 +324,13 @@ async def test_who_takes_more_than_it_says_is_refused_with_the_figures(make: Mak
     assert (pool.loaded, pool.device.used) == (set(), 0)
 
 
+async def test_what_is_built_meanwhile_is_not_taken_for_a_version(make: Make) -> None:
+    pool = await make()
+    pool.device.exact = False
+    await pool.apply("elms", more="instances: [{device: emulated, memory: 39}]\n")
+    assert (pool.loaded, pool.pool.failures) == ({"elms"}, {})
+
+
 async def test_versions_that_are_loaded_at_once_keep_to_the_bounds(make: Make) -> None:
     pool = await make(bound=100)
     said = "instances: [{device: emulated, memory: 45}]\n"
@@ -280,7 +342,7 @@ async def test_versions_that_are_loaded_at_once_keep_to_the_bounds(make: Make) -
 
 def test_bounds_are_the_smaller_of_bytes_and_share() -> None:
     memory = open_gpu("emulated").info.memory_bytes
-    assert Bounds().of(GPU) is None
+    assert Bounds().of(GPU) == memory
     assert Bounds(nbytes=5).of(GPU) == 5
     assert Bounds(share=0.25).of(GPU) == memory // 4
     assert Bounds(nbytes=memory, share=0.5).of(GPU) == memory // 2

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from services.infer.loading import Loaded, Loader
+from services.infer.loading import Loaded, Loader, Terms
 from services.infer.service import Infer
 from tests.driver import LOST, Driver
 from tests.mesh.conftest import write_classifier
@@ -21,7 +21,8 @@ from visionmesh.errors import Fatal, Retry
 from visionmesh.gpu import Gpu
 from visionmesh.gpu.watch import GpuWatch
 from visionmesh.models.folder import load_folder
-from visionmesh.models.record import ModelRecord
+from visionmesh.models.record import VersionRecord
+from visionmesh.models.spec import ModelSpec
 from visionmesh.nodes import NodeRecord, list_nodes
 from visionmesh.service import serve
 from visionmesh.settings import MEBIBYTE, InferSettings, PostprocessSettings, Settings
@@ -98,10 +99,10 @@ async def test_memory_for_outputs_is_taken_before_weights_take_it(
     arenas: list[DeviceArena | None] = []
     load = Loader.load
 
-    async def note(self: Loader, record: ModelRecord, version: int) -> Loaded:
-        if record.spec.name == name:
+    async def note(self: Loader, spec: ModelSpec, stored: VersionRecord, terms: Terms) -> Loaded:
+        if spec.name == name:
             arenas.append(context.devices.arena(gpu))
-        return await load(self, record, version)
+        return await load(self, spec, stored, terms)
 
     monkeypatch.setattr(Loader, "load", note)
     settings = Settings(

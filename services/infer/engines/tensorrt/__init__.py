@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from services.infer.engines import Engine, PlanStore
 from services.infer.engines.device import DeviceEngine, powers
@@ -20,7 +19,7 @@ from services.infer.engines.tensorrt.options import Options
 from services.infer.engines.tensorrt.runtime import load_runtime
 from services.infer.plans import FolderPlans
 from visionmesh.errors import Code, ConfigurationError
-from visionmesh.gpu import Gpu, GpuError, open_gpu
+from visionmesh.gpu import GpuError, open_gpu
 from visionmesh.gpu.gpu import GpuLostError, GpuMemoryError
 from visionmesh.models.artifacts import file_sha256
 from visionmesh.models.spec import Instance, ModelSpec
@@ -51,23 +50,40 @@ def open_engines(
     GpuError
         If the device fails, `GpuMemoryError` if it has too little free memory.
     """
-    options = Options.of(spec, instance)
-    trt = load_runtime(options.runtime)
-    gpu = open_gpu(instance.device)
-    with _store(plans) as store, gpu.stream():
-        plan = _plan(trt, gpu, weights, spec, options, device=instance.device, store=store)
+    wanted = _Wanted(weights, spec, instance)
+    with _store(plans) as store, wanted.gpu.stream():
+        plan = _plan(wanted, store)
     _require_fit(plan, spec)
     engines: list[Engine] = []
     try:
         for _ in range(count):
-            network = TensorRTNetwork(plan=plan, gpu=gpu, graphs=options.graphs)
-            engines.append(DeviceEngine(gpu=gpu, network=network, spec=spec))
+            network = TensorRTNetwork(plan=plan, gpu=wanted.gpu, graphs=wanted.options.graphs)
+            engines.append(DeviceEngine(gpu=wanted.gpu, network=network, spec=spec))
     except BaseException:
         for opened in engines:
             opened.close()
         raise
     give_back_memory()
     return tuple(engines)
+
+
+def build(
+    weights: Path,
+    spec: ModelSpec,
+    instance: Instance,
+    *,
+    plans: PlanStore,
+    told: Callable[[str], None],
+) -> None:
+    """Have the plan built that `open_engines` loads, unless it is there; raise as that does.
+
+    ``told`` is called with how far that is.
+    """
+    wanted = _Wanted(weights, spec, instance)
+    with plans.alone(wanted.key):
+        if plans.get(wanted.key) is None:
+            with _built(wanted, plans, told=told):
+                pass  # it is stored
 
 
 @contextmanager
@@ -79,48 +95,67 @@ def _store(plans: PlanStore | None) -> Iterator[PlanStore]:
         yield FolderPlans(Path(folder))
 
 
-def _plan(
-    trt: Any,
-    gpu: Gpu,
-    weights: Path,
-    spec: ModelSpec,
-    options: Options,
-    *,
-    device: str,
-    store: PlanStore,
-) -> Plan:
+class _Wanted:
+    """What is asked for, and the plan that it needs."""
+
+    def __init__(self, weights: Path, spec: ModelSpec, instance: Instance) -> None:
+        self.weights = weights
+        self.spec = spec
+        self.device = instance.device
+        self.options = Options.of(spec, instance)
+        self.trt = load_runtime(self.options.runtime)
+        self.gpu = open_gpu(instance.device)
+        self.sizes = powers(spec.batching.max_size)
+        key = plan_key(
+            self.trt,
+            self.gpu.info,
+            network=file_sha256(weights),
+            shape=shape_of(spec),
+            sizes=self.sizes,
+            options=self.options.build,
+        )
+        self.key = str(key)
+        self.timings = f"{key.timings}.timings"
+
+
+def _plan(wanted: _Wanted, store: PlanStore) -> Plan:
     """Return the plan that is in the store, or a new one, which is stored then."""
-    sizes = powers(spec.batching.max_size)
-    shape = shape_of(spec)
-    key = plan_key(
-        trt,
-        gpu.info,
-        network=file_sha256(weights),
-        shape=shape,
-        sizes=sizes,
-        options=options.build,
-    )
-    with store.alone(str(key)):
-        if (stored := store.get(str(key))) is not None:
+    with store.alone(wanted.key):
+        if (stored := store.get(wanted.key)) is not None:
             try:
-                return _loaded(trt, stored, spec, sizes)
+                return _loaded(wanted, stored)
             except (GpuMemoryError, GpuLostError):
                 raise
             except (GpuError, OSError) as error:  # the latter: it was forgotten just now
-                log.warning("model %s: its plan is built again: %s", spec.name, error)
-        with tempfile.TemporaryDirectory(prefix="building-", dir=store.folder) as scratch:
-            job = Job(
-                weights=weights.absolute(),
-                plan=(Path(scratch) / "plan").absolute(),
-                timings=(store.folder / f"{key.timings}.timings").absolute(),
-                device=device,
-                shape=shape,
-                sizes=sizes,
-                options=options.build,
-            )
-            build_plan(job, model=spec.name, timeout=options.timeout, plans=store)
-            store.put(str(key), job.plan, instead_of=stored)
-            return _loaded(trt, job.plan, spec, sizes)
+                log.warning("model %s: its plan is built again: %s", wanted.spec.name, error)
+        with _built(wanted, store, instead_of=stored) as file:
+            return _loaded(wanted, file)
+
+
+@contextmanager
+def _built(
+    wanted: _Wanted,
+    store: PlanStore,
+    *,
+    told: Callable[[str], None] = lambda _: None,
+    instead_of: Path | None = None,
+) -> Iterator[Path]:
+    """Build the plan, store it, and yield a file of it that nobody forgets meanwhile."""
+    with tempfile.TemporaryDirectory(prefix="building-", dir=store.folder) as scratch:
+        job = Job(
+            weights=wanted.weights.absolute(),
+            plan=(Path(scratch) / "plan").absolute(),
+            timings=(store.folder / wanted.timings).absolute(),
+            device=wanted.device,
+            shape=shape_of(wanted.spec),
+            sizes=wanted.sizes,
+            options=wanted.options.build,
+        )
+        name, timeout = wanted.spec.name, wanted.options.timeout
+        with store.building():
+            build_plan(job, model=name, timeout=timeout, plans=store, told=told)
+        store.put(wanted.key, job.plan, instead_of=instead_of)
+        yield job.plan
 
 
 def shape_of(spec: ModelSpec) -> tuple[int, ...]:
@@ -129,12 +164,12 @@ def shape_of(spec: ModelSpec) -> tuple[int, ...]:
     return tuple(sides[axis] for axis in spec.input.layout[1:])
 
 
-def _loaded(trt: Any, file: Path, spec: ModelSpec, sizes: tuple[int, ...]) -> Plan:
+def _loaded(wanted: _Wanted, file: Path) -> Plan:
     try:
-        return load_plan(trt, file, sizes=sizes)
+        return load_plan(wanted.trt, file, sizes=wanted.sizes)
     except NetworkError as error:
         raise ConfigurationError(
-            Code.MODEL_INVALID, f"TensorRT cannot run model {spec.name!r}: {error}."
+            Code.MODEL_INVALID, f"TensorRT cannot run model {wanted.spec.name!r}: {error}."
         ) from error
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import IO
@@ -30,8 +30,17 @@ _LAST_BYTES = 4096
 log = logging.getLogger(__name__)
 
 
-def build_plan(job: Job, *, model: str, timeout: timedelta, plans: PlanStore) -> None:
+def build_plan(
+    job: Job,
+    *,
+    model: str,
+    timeout: timedelta,
+    plans: PlanStore,
+    told: Callable[[str], None] = lambda _: None,
+) -> None:
     """Have the plan written that ``job`` asks for; the builder's memory is free again afterwards.
+
+    ``told`` is called with how far it is, as the log is.
 
     Raises
     ------
@@ -44,6 +53,7 @@ def build_plan(job: Job, *, model: str, timeout: timedelta, plans: PlanStore) ->
         (model_not_ready) if ``plans`` is closed before it is built.
     """
     log.info("model %s: TensorRT builds it for batches of %s", model, _listed(job.sizes))
+    told("TensorRT builds its plan")
     # To a file: a pipe that nobody reads would block the builder once it is full.
     with tempfile.TemporaryFile() as complaints:
         process = subprocess.Popen(
@@ -55,9 +65,9 @@ def build_plan(job: Job, *, model: str, timeout: timedelta, plans: PlanStore) ->
         assert process.stdin is not None
         assert process.stdout is not None
         with _ended(process), _in_time(process, timeout) as late, plans.stopping(process.terminate):
-            with suppress(BrokenPipeError), process.stdin as told:  # it may be dead already
-                told.write(job.model_dump_json().encode())
-            last = _follow(process.stdout, model)
+            with suppress(BrokenPipeError), process.stdin as asked:  # it may be dead already
+                asked.write(job.model_dump_json().encode())
+            last = _follow(process.stdout, model, told)
             status = process.wait()
         if isinstance(last, Built):  # whole, even if a library crashes as it is unloaded
             size = last.nbytes >> 20
@@ -71,8 +81,8 @@ def build_plan(job: Job, *, model: str, timeout: timedelta, plans: PlanStore) ->
         raise _failed(model, Failed(reason=f"the builder {reason}"))
 
 
-def _follow(lines: IO[bytes], model: str) -> Built | Failed | None:
-    """Log the progress until the process closes its output; return its last word, if it had one."""
+def _follow(lines: IO[bytes], model: str, told: Callable[[str], None]) -> Built | Failed | None:
+    """Tell the progress until the process ends its output; return its last word, if it had one."""
     last: Built | Failed | None = None
     logged = 0
     for line in lines:
@@ -86,6 +96,7 @@ def _follow(lines: IO[bytes], model: str) -> Built | Failed | None:
         elif (part := int(message.share * _LOGGED)) > logged:
             logged = part
             log.info("model %s: %.0f %% built (%s)", model, 100 * message.share, message.phase)
+            told(f"TensorRT builds its plan: {message.share:.0%} ({message.phase})")
     return last
 
 

@@ -32,16 +32,22 @@ def weights(tmp_path: Path) -> Path:
     return tmp_path / "weights"
 
 
-def test_a_plan_is_built_and_the_log_tells_how_far_it_is(
+def test_a_plan_is_built_and_is_told_how_far_it_is(
     job_of: MakeJob, weights: Path, plans: FolderPlans, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger=building.__name__)
     weights.write_text("builds")
     job = job_of(weights)
 
-    build_plan(job, model="trees", timeout=HOUR, plans=plans)
+    heard: list[str] = []
+
+    build_plan(job, model="trees", timeout=HOUR, plans=plans, told=heard.append)
 
     assert job.plan.read_text() == "a plan for (1, 2, 4)"
+    assert heard == [
+        "TensorRT builds its plan",
+        *(f"TensorRT builds its plan: {tenth}% (Timing tactics)" for tenth in (10, 20, 30, 40)),
+    ]
     assert caplog.messages == [
         "model trees: TensorRT builds it for batches of 1, 2, 4",
         *(f"model trees: {tenth} % built (Timing tactics)" for tenth in (10, 20, 30, 40)),
