@@ -23,9 +23,9 @@ from services.infer.engines.tensorrt.runtime import (
     listener,
     load_runtime,
     made,
+    network_flags,
     one_line,
 )
-from services.infer.engines.tensorrt.runtime import network_flags as flags
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.gpu import GpuError, open_gpu
 from visionmesh.gpu.gpu import GpuMemoryError
@@ -51,7 +51,7 @@ def build(job: Job, tell: Tell) -> None:
     # The builder works on the thread's current device.
     with open_gpu(job.device).stream() if job.capability is None else nullcontext():
         builder = made(trt, trt.Builder)
-        network = builder.create_network(flags(trt))
+        network = builder.create_network(network_flags(trt))
         _parse(trt, network, job.weights)
         config = _configured(trt, builder, network, job)
         phases = Phases(lambda share, phase: tell(Progress(share=share, phase=phase)))
