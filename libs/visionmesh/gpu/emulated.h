@@ -23,6 +23,12 @@ DEVICE float float_of(uint16_t bits) {
 DEVICE float __fmul_rn(float a, float b) { return a * b; }
 DEVICE double __dmul_rn(double a, double b) { return a * b; }
 
+/* A sum, and the products of four bytes with four others. */
+DEVICE uint32_t __dp4a(uint32_t four, uint32_t others, uint32_t sum) {
+    for (int at = 0; at < 32; at += 8) sum += (four >> at & 255) * (others >> at & 255);
+    return sum;
+}
+
 /* Loads of what no kernel writes meanwhile. */
 #define __ldg(pointer) (*(pointer))
 

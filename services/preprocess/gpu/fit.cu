@@ -112,6 +112,11 @@ DEVICE uint32_t average(const struct picture *p, uint32_t sum) {
     return (sum + half) * p->inverse >> 16;
 }
 
+/* The sum and those of four bytes that are marked by ones. */
+DEVICE uint32_t add_bytes(uint32_t four, uint32_t marks, uint32_t sum) {
+    return marks ? __dp4a(four, marks, sum) : sum;
+}
+
 /* The sums of a square one pixel at a time; squares at the edge repeat the last ones. */
 DEVICE struct colours sums_of_any(const struct picture *p, int x, int y) {
     int side = SIDE_OF(p), across = p->wide - 1 - x, down = p->high - 1 - y;
@@ -134,38 +139,31 @@ DEVICE struct colours sums_of_any(const struct picture *p, int x, int y) {
 }
 
 /* The same where colours follow one another and the square is whole: twelve bytes, which are four
-pixels, at a time, each second one of a word in a half of a sum. */
+pixels, at a time. Which bytes of a word are of a colour moves on with each word. */
 DEVICE struct colours sums_of_packed(const struct picture *p, int x, int y) {
+    const uint32_t own[CHANNELS] = {0x01000001, 0x00010000, 0x00000100};
     int side = SIDE_OF(p);
     const uint8_t *corner = pixel_at(p, x, y);
-    uint32_t even[3] = {0, 0, 0}, odd[3] = {0, 0, 0};
+    struct colours sums = {0, 0, 0};
     for (int done = 0; done < side; done += 4, corner += 12) {
         int nbytes = side - done < 4 ? 3 * (side - done) : 12;
-        uint32_t keep[3];
-        for (int j = 0; j < 3; j++) {
-            int own = nbytes - 4 * j;
-            keep[j] = own >= 4 ? 0xffffffff : own > 0 ? (1u << 8 * own) - 1 : 0;
-        }
         const uint8_t *at = corner;
         for (int i = 0; i < side; i++, at += p->row) {
             const uint32_t *words = (const uint32_t *)((uint64_t)at & ~(uint64_t)3);
             int skipped = (int)((uint64_t)at & 3);
             uint32_t word = __ldg(words);
-            for (int j = 0; j < 3; j++) {
+            for (int j = 0; j < CHANNELS; j++) {
+                int left = nbytes - 4 * j;
+                uint32_t keep = left >= 4 ? 0xffffffff : left > 0 ? (1u << 8 * left) - 1 : 0;
                 uint32_t next = 4 * j + 4 < skipped + nbytes ? __ldg(words + j + 1) : 0;
-                uint64_t both = (uint64_t)next << 32 | word;
-                uint32_t own = (uint32_t)(both >> (8 * skipped)) & keep[j];
-                even[j] += own & 0xff00ff;
-                odd[j] += own >> 8 & 0xff00ff;
+                uint32_t four = (uint32_t)(((uint64_t)next << 32 | word) >> (8 * skipped));
+                sums.first = add_bytes(four, own[j] & keep, sums.first);
+                sums.second = add_bytes(four, own[(j + 2) % CHANNELS] & keep, sums.second);
+                sums.third = add_bytes(four, own[(j + 1) % CHANNELS] & keep, sums.third);
                 word = next;
             }
         }
     }
-    struct colours sums = {
-        (even[0] & 0xffff) + (odd[0] >> 16) + (even[1] >> 16) + (odd[2] & 0xffff),
-        (odd[0] & 0xffff) + (even[1] & 0xffff) + (odd[1] >> 16) + (even[2] >> 16),
-        (even[0] >> 16) + (odd[1] & 0xffff) + (even[2] & 0xffff) + (odd[2] >> 16),
-    };
     return sums;
 }
 
