@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, checker, helper, load, save_model
 from onnx.numpy_helper import from_array
+
+from visionmesh.models.spec import ModelSpec
 
 CLASSES = 4
 
@@ -56,6 +59,17 @@ def save_network(
     checker.check_model(model, full_check=True)
     save_model(model, file, save_as_external_data=external, location="kernel.bin", size_threshold=0)
     return file
+
+
+def describe(**more: Any) -> ModelSpec:
+    """Return the description of such a network; ``input`` is added to its usual size."""
+    usual: dict[str, Any] = {
+        "name": "trees",
+        "task": "classification",
+        "output": {"decoder": "softmax"},
+    }
+    image = {"width": 6, "height": 8, **more.pop("input", {})}
+    return ModelSpec.model_validate({**usual, "input": image, **more})
 
 
 def spoil_network(file: Path) -> None:

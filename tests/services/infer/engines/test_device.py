@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from services.infer.engines import Engine, Image, open_engines
 from services.infer.engines.device import DeviceEngine
@@ -16,31 +15,11 @@ from services.infer.engines.gather import Gather
 from services.infer.engines.host import NetworkError
 from services.infer.pixels import PixelWriter
 from tests.networks import expected, save_network, spoil_network
+from tests.services.infer.engines.samples import Array, images_of, planar, spec_of
 from visionmesh.errors import ConfigurationError, Fatal, Reject, Retry
 from visionmesh.gpu import Gpu, GpuError, Stream
 from visionmesh.gpu.gpu import DeviceArray, GpuLostError, GpuMemoryError
 from visionmesh.models.spec import InputSpec, Instance, ModelSpec
-
-Array = NDArray[Any]
-
-
-def spec_of(*, max_size: int = 4, **image: Any) -> ModelSpec:
-    return ModelSpec.model_validate(
-        {
-            "name": "trees",
-            "task": "classification",
-            "input": {"width": 6, "height": 8, **image},
-            "output": {"decoder": "softmax"},
-            "batching": {"max_size": max_size},
-        }
-    )
-
-
-def images_of(count: int, *, spec: InputSpec | None = None, seed: int = 0) -> list[Array]:
-    spec = spec or spec_of().input
-    rng = np.random.default_rng(seed)
-    shape = (spec.height, spec.width, spec.channels)
-    return [rng.integers(0, 256, shape, np.uint8) for _ in range(count)]
 
 
 def on_device(gpu: Gpu, images: Sequence[Array], *, at: int = 0) -> list[DeviceArray]:
@@ -133,10 +112,9 @@ def test_a_fixed_batch_is_filled_up(
     engine, _ = engines_of(gpu_device, file, spec_of(max_size=2))
     engine.warm()
     images = images_of(count)
-    planes = np.stack(images).transpose(0, 3, 1, 2).astype(np.float32)
     assert engine.batch_sizes == (fixed,)
     np.testing.assert_allclose(
-        engine.run(images)["scores"], expected(planes, 3), rtol=1e-4, atol=1e-3
+        engine.run(images)["scores"], expected(planar(images), 3), rtol=1e-4, atol=1e-3
     )
 
 

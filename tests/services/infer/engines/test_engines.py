@@ -6,18 +6,9 @@ from pathlib import Path
 import pytest
 
 from services.infer.engines import ENGINES, USUAL, open_engines
-from tests.networks import save_network
+from tests.networks import describe, save_network
 from visionmesh.errors import Code, ConfigurationError
-from visionmesh.models.spec import Instance, ModelSpec
-
-SPEC = ModelSpec.model_validate(
-    {
-        "name": "trees",
-        "task": "classification",
-        "input": {"width": 6, "height": 8},
-        "output": {"decoder": "softmax"},
-    }
-)
+from visionmesh.models.spec import Instance
 
 
 def test_every_device_is_served_by_engines_that_there_are() -> None:
@@ -28,7 +19,7 @@ def test_every_device_is_served_by_engines_that_there_are() -> None:
 
 def test_a_device_that_nothing_serves_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no engine serves the device 'abacus:0'"):
-        open_engines(tmp_path / "m.onnx", SPEC, Instance(device="abacus:0"), count=1)
+        open_engines(tmp_path / "m.onnx", describe(), Instance(device="abacus:0"), count=1)
 
 
 def test_an_engine_that_is_not_installed_is_asked_for(
@@ -38,5 +29,5 @@ def test_an_engine_that_is_not_installed_is_asked_for(
     monkeypatch.delitem(sys.modules, "services.infer.engines.openvino", raising=False)
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ConfigurationError, match="pip install openvino") as raised:
-        open_engines(file, SPEC, Instance(), count=1, engine="openvino")
+        open_engines(file, describe(), Instance(), count=1, engine="openvino")
     assert raised.value.code is Code.MODEL_INVALID

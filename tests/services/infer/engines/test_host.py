@@ -2,35 +2,28 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import onnxruntime
-import psutil
 import pytest
-from onnx import NodeProto, TensorProto, helper, save_model
-from onnx.numpy_helper import from_array
+from onnx import TensorProto, helper
 
 from services.infer.engines import Engine, open_engines
 from tests.networks import expected, save_network
+from tests.services.infer.engines.samples import (
+    images_of,
+    planar,
+    rss,
+    save,
+    save_folding,
+    save_wide,
+    spec_of,
+)
 from visionmesh.errors import Code, ConfigurationError, Reject
 from visionmesh.models.spec import Instance, ModelSpec
 
-Array = np.ndarray[Any, Any]
-
 YOLOX = Path(__file__).parents[5] / "shared" / "data" / "models" / "yolox_nano.onnx"
-
-
-def spec_of(*, max_size: int = 4, **image: Any) -> ModelSpec:
-    return ModelSpec.model_validate(
-        {
-            "name": "trees",
-            "task": "classification",
-            "input": {"width": 6, "height": 8, **image},
-            "output": {"decoder": "softmax"},
-            "batching": {"max_size": max_size},
-        }
-    )
 
 
 class Open(Protocol):
@@ -48,15 +41,6 @@ def opened(request: pytest.FixtureRequest) -> Open:
         return open_engines(file, spec, instance, count=count, engine=request.param)
 
     return opened
-
-
-def images_of(count: int, *, seed: int = 0, channels: int = 3) -> list[np.ndarray[Any, Any]]:
-    rng = np.random.default_rng(seed)
-    return [rng.integers(0, 256, (8, 6, channels), np.uint8) for _ in range(count)]
-
-
-def planar(images: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-    return np.stack(images).transpose(0, 3, 1, 2).astype(np.float32)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
@@ -146,35 +130,6 @@ def test_engines_of_one_model_run_at_the_same_time(
     assert wrong == []
 
 
-def save(file: Path, nodes: list[NodeProto], found: list[int | str], **tables: Array) -> Path:
-    """Write a network that makes ``found`` of ``image``, with some constant tables."""
-    graph = helper.make_graph(
-        nodes,
-        "small",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 8, 6])],
-        [helper.make_tensor_value_info("found", TensorProto.FLOAT, found)],
-        [from_array(table, name) for name, table in tables.items()],
-    )
-    opsets = [helper.make_opsetid("", 17)]
-    save_model(helper.make_model(graph, opset_imports=opsets, ir_version=10), file)
-    return file
-
-
-def save_wide(file: Path) -> int:
-    """Write a network with much weight; return its bytes."""
-    table = np.random.default_rng(0).random((144, 100_000), np.float32)
-    nodes = [
-        helper.make_node("Flatten", ["image"], ["row"]),
-        helper.make_node("MatMul", ["row", "table"], ["found"]),
-    ]
-    save(file, nodes, ["n", 100_000], table=table)
-    return table.nbytes
-
-
-def rss() -> int:
-    return int(psutil.Process().memory_info().rss)
-
-
 def test_engines_with_one_thread_keep_the_weights_in_memory_once(
     opened: Open, tmp_path: Path
 ) -> None:
@@ -198,20 +153,6 @@ def test_closed_engines_give_their_memory_back(opened: Open, tmp_path: Path) -> 
     assert rss() - before < 0.5 * size
 
 
-def save_folding(file: Path) -> Path:
-    """Write a network that makes rows of an image, as wide as its brightest value says."""
-    nodes = [
-        helper.make_node("ReduceMax", ["image"], ["most"], keepdims=0),
-        helper.make_node("Cast", ["most"], ["brightest"], to=TensorProto.INT64),
-        helper.make_node("Max", ["brightest", "one"], ["width"]),
-        helper.make_node("Div", ["pixels", "width"], ["height"]),
-        helper.make_node("Concat", ["same", "height", "width"], ["shape"], axis=0),
-        helper.make_node("Reshape", ["image", "shape"], ["found"]),
-    ]
-    tables = {"one": np.array([1]), "pixels": np.array([144]), "same": np.array([0])}
-    return save(file, nodes, ["n", "height", "width"], **tables)
-
-
 def test_an_image_that_the_network_cannot_work_on_is_rejected(opened: Open, tmp_path: Path) -> None:
     (engine,) = opened(save_folding(tmp_path / "m.onnx"), spec_of())
     engine.warm()
@@ -226,7 +167,7 @@ def test_an_image_that_the_network_cannot_work_on_is_rejected(opened: Open, tmp_
 
 def test_an_output_without_a_batch_is_found_by_warming(opened: Open, tmp_path: Path) -> None:
     mean = helper.make_node("ReduceMean", ["image"], ["found"], axes=[0], keepdims=1)
-    (engine,) = opened(save(tmp_path / "m.onnx", [mean], ["m", 3, 8, 6]), spec_of())
+    (engine,) = opened(save(tmp_path / "m.onnx", [mean], {"found": ["m", 3, 8, 6]}), spec_of())
     with pytest.raises(ConfigurationError, match="first dimension must be the batch"):
         engine.warm()
 

@@ -6,62 +6,31 @@ the number of a graph as well, and record nothing.
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
-import psutil
 import pytest
-from onnx import NodeProto, TensorProto, helper, save_model
-from onnx.numpy_helper import from_array
+from onnx import helper
 
 from services.infer.engines import Engine, NoMemory, onnxruntime_provider, open_engines
 from services.infer.engines.onnxruntime_device import _Driver
 from tests.networks import save_network
-from tests.services.infer.engines.test_device import images_of, on_device, spec_of
+from tests.services.infer.engines.samples import (
+    Array,
+    images_of,
+    rss,
+    save,
+    save_folding,
+    save_wide,
+    spec_of,
+)
+from tests.services.infer.engines.test_device import on_device
 from visionmesh.errors import ConfigurationError, Reject
 from visionmesh.gpu import Gpu, GpuError
 from visionmesh.models.spec import Instance
 from visionmesh.models.variants import Precision
-
-Array = np.ndarray[Any, Any]
-
-
-def save(file: Path, nodes: list[NodeProto], found: dict[str, Any], **tables: Array) -> Path:
-    """Write a network that makes ``found``, shapes by name, of ``image``."""
-    kinds = {"sure": TensorProto.BOOL, "where": TensorProto.INT64}
-    outputs = [
-        helper.make_tensor_value_info(name, kinds.get(name, TensorProto.FLOAT), shape)
-        for name, shape in found.items()
-    ]
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 8, 6])
-    constants = [from_array(table, name) for name, table in tables.items()]
-    graph = helper.make_graph(nodes, "small", [image], outputs, constants)
-    opsets = [helper.make_opsetid("", 17)]
-    save_model(helper.make_model(graph, opset_imports=opsets, ir_version=10), file)
-    return file
-
-
-def save_folding(file: Path) -> Path:
-    """Write a network that makes rows of an image, as wide as its brightest value says.
-
-    It also says of each value whether it is above 100, in a shape that is known before.
-    """
-    nodes = [
-        helper.make_node("ReduceMax", ["image"], ["most"], keepdims=0),
-        helper.make_node("Cast", ["most"], ["brightest"], to=TensorProto.INT64),
-        helper.make_node("Max", ["brightest", "one"], ["width"]),
-        helper.make_node("Div", ["pixels", "width"], ["height"]),
-        helper.make_node("Concat", ["same", "height", "width"], ["shape"], axis=0),
-        helper.make_node("Reshape", ["image", "shape"], ["found"]),
-        helper.make_node("Greater", ["found", "hundred"], ["sure"]),
-        helper.make_node("Flatten", ["image"], ["flat"]),
-    ]
-    shapes = {"found": ["n", "h", "w"], "sure": ["n", "h", "w"], "flat": ["n", 144]}
-    tables = {"one": np.array([1]), "pixels": np.array([144]), "same": np.array([0])}
-    return save(file, nodes, shapes, hundred=np.array([100], np.float32), **tables)
 
 
 def opened(device: str, file: Path, **options: Any) -> tuple[Engine, ...]:
@@ -88,26 +57,16 @@ def test_outputs_may_have_shapes_that_depend_on_the_image(
 def test_all_slots_share_the_weights_and_the_last_one_gives_them_back(
     gpu_device: str, tmp_path: Path
 ) -> None:
-    table = np.random.default_rng(0).random((144, 100_000), np.float32)
-    nodes = [
-        helper.make_node("Flatten", ["image"], ["row"]),
-        helper.make_node("MatMul", ["row", "table"], ["found"]),
-    ]
-    save(tmp_path / "m.onnx", nodes, {"found": ["n", 100_000]}, table=table)
+    size = save_wide(tmp_path / "m.onnx")
     before = rss()
     first, second = opened(gpu_device, tmp_path / "m.onnx")
     for engine in (first, second):
         engine.warm()
-    assert 0.9 * table.nbytes < rss() - before < 2.5 * table.nbytes
+    assert 0.9 * size < rss() - before < 2.5 * size
     first.close()
     assert second.run(images_of(1))["found"].shape == (1, 100_000)
     second.close()
-    assert rss() - before < 0.5 * table.nbytes
-
-
-def rss() -> int:
-    gc.collect()
-    return int(psutil.Process().memory_info().rss)
+    assert rss() - before < 0.5 * size
 
 
 def test_a_precision_that_it_cannot_compute_in_is_refused(gpu_device: str, tmp_path: Path) -> None:

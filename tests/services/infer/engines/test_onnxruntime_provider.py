@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 
 from services.infer.engines.onnxruntime_provider import as_told, open_session
-from tests.services.infer.engines.test_device import spec_of
+from tests.services.infer.engines.samples import spec_of
 from visionmesh.errors import ConfigurationError
 from visionmesh.gpu import DeviceInfo, Gpu, GpuError, Stream
 from visionmesh.gpu.gpu import GpuMemoryError

@@ -10,8 +10,7 @@ import pytest
 
 from services.infer.engines import open_engines
 from tests.networks import expected, save_network
-from tests.services.infer.engines.test_engines import SPEC
-from tests.services.infer.engines.test_host import images_of, planar
+from tests.services.infer.engines.samples import images_of, planar, spec_of
 from visionmesh.cpu import computes_bf16, cpu_features
 from visionmesh.models.spec import Instance
 from visionmesh.models.variants import Precision
@@ -21,9 +20,9 @@ from visionmesh.models.variants import Precision
 def test_in_bf16_scores_are_near_but_rounded(tmp_path: Path) -> None:
     file = save_network(tmp_path / "m.onnx", seed=3)
     images = images_of(4)
-    (exact,) = open_engines(file, SPEC, Instance(), count=1, engine="openvino")
+    (exact,) = open_engines(file, spec_of(), Instance(), count=1, engine="openvino")
     (rounded,) = open_engines(
-        file, SPEC, Instance(), count=1, engine="openvino", precision=Precision.BF16
+        file, spec_of(), Instance(), count=1, engine="openvino", precision=Precision.BF16
     )
 
     scores, right = rounded.run(images)["scores"], expected(planar(images), 3)
@@ -37,7 +36,7 @@ def test_a_reason_is_told_in_one_line(tmp_path: Path) -> None:
     file = tmp_path / "m.onnx"
     file.write_bytes(b"no network")
     with pytest.raises(Exception, match="OpenVINO cannot load model 'trees': Unable") as raised:
-        open_engines(file, SPEC, Instance(), count=1, engine="openvino")
+        open_engines(file, spec_of(), Instance(), count=1, engine="openvino")
     assert "\n" not in str(raised.value)
 
 

@@ -11,6 +11,7 @@ import pytest
 from services.infer.engines.tensorrt.job import Job
 from services.infer.engines.tensorrt.options import BuildOptions
 from services.infer.plans import FolderPlans
+from tests.services.infer.engines.samples import spec_of
 from visionmesh.models.spec import ModelSpec
 
 MakeJob = Callable[..., Job]
@@ -19,19 +20,7 @@ SHAPE = (3, 8, 6)
 
 @pytest.fixture
 def spec() -> ModelSpec:
-    return spec_of(max_size=4)
-
-
-def spec_of(*, max_size: int) -> ModelSpec:
-    return ModelSpec.model_validate(
-        {
-            "name": "trees",
-            "task": "classification",
-            "input": {"width": 6, "height": 8},
-            "output": {"decoder": "softmax"},
-            "batching": {"max_size": max_size},
-        }
-    )
+    return spec_of()
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from services.infer.engines.torch.runner import Runner  # noqa: E402
 from services.infer.engines.torch.sharding import held_bytes  # noqa: E402
 from tests import vits  # noqa: E402
 from tests.networks import expected, save_network, weights  # noqa: E402
-from tests.services.infer.engines.test_host import images_of, planar, spec_of  # noqa: E402
+from tests.services.infer.engines.samples import images_of, planar, spec_of  # noqa: E402
 from visionmesh.errors import Code, ConfigurationError, Fatal, Reject  # noqa: E402
 from visionmesh.gpu.gpu import GpuMemoryError  # noqa: E402
 from visionmesh.models.spec import Instance, ModelSpec  # noqa: E402
