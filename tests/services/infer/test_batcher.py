@@ -13,7 +13,7 @@ import pytest
 
 from services.infer.batcher import Batch
 from services.infer.engines import open_engines
-from tests.networks import expected, save_network
+from tests.networks import describe, expected, save_network
 from tests.services.infer.gated import (
     FULL,
     HALVING,
@@ -26,7 +26,7 @@ from tests.services.infer.gated import (
     until_queued,
 )
 from visionmesh.errors import Retry
-from visionmesh.models.spec import Instance, ModelSpec
+from visionmesh.models.spec import Instance
 
 
 async def test_an_idle_engine_takes_at_once_what_is_there() -> None:
@@ -224,16 +224,8 @@ async def test_batches_tell_when_and_where_they_ran() -> None:
 
 
 async def test_a_real_network_answers_each_image_as_if_alone(tmp_path: Path) -> None:
-    spec = ModelSpec.model_validate(
-        {
-            "name": "trees",
-            "task": "classification",
-            "input": {"width": 6, "height": 8},
-            "output": {"decoder": "softmax"},
-        }
-    )
     file = save_network(tmp_path / "m.onnx", seed=3)
-    batcher = batcher_of(*open_engines(file, spec, Instance(), count=2), max_size=8)
+    batcher = batcher_of(*open_engines(file, describe(), Instance(), count=2), max_size=8)
     images = [
         np.random.default_rng(seed).integers(0, 256, (8, 6, 3), np.uint8) for seed in range(300)
     ]

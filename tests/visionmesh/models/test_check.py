@@ -6,7 +6,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from tests.networks import save_network
+from tests.networks import describe, save_network
 from visionmesh.contracts import TensorMeta
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.models.check import inspect
@@ -14,15 +14,7 @@ from visionmesh.models.spec import ModelSpec
 
 
 def spec_of(*, labels: tuple[str, ...] = (), decoder: str = "softmax", **more: object) -> ModelSpec:
-    return ModelSpec.model_validate(
-        {
-            "name": "trees",
-            "task": "classification",
-            "input": {"width": 6, "height": 8, **more},
-            "output": {"decoder": decoder},
-            "labels": labels,
-        }
-    )
+    return describe(input=more, output={"decoder": decoder}, labels=labels)
 
 
 def test_a_free_batch_is_told_from_a_fixed_one(tmp_path: Path) -> None:

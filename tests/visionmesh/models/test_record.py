@@ -8,22 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.networks import describe
 from visionmesh.contracts import TensorMeta
 from visionmesh.errors import Code, Refused
 from visionmesh.models.record import ModelRecord, VersionRecord
-from visionmesh.models.spec import ModelSpec
 
 
 def record_of(*versions: int, **more: Any) -> ModelRecord:
-    spec = ModelSpec.model_validate(
-        {
-            "name": "trees",
-            "task": "classification",
-            "input": {"width": 6, "height": 8},
-            "output": {"decoder": "softmax"},
-            **more,
-        }
-    )
+    spec = describe(**more)
     version = VersionRecord(
         sha256="0" * 64,
         size_bytes=1,

@@ -7,16 +7,9 @@ from typing import Any
 
 import pytest
 
+from tests.networks import describe
 from visionmesh.models.record import VersionRecord
 from visionmesh.models.running import running_here
-from visionmesh.models.spec import ModelSpec
-
-SPEC: dict[str, Any] = {
-    "name": "trees",
-    "task": "classification",
-    "input": {"width": 6, "height": 8},
-    "output": {"decoder": "softmax"},
-}
 
 
 @pytest.mark.parametrize(
@@ -28,7 +21,7 @@ SPEC: dict[str, Any] = {
     ],
 )
 def test_a_model_is_tried_out_where_it_can_be(instances: list[Any], device: str) -> None:
-    spec = ModelSpec.model_validate({**SPEC, "instances": instances})
+    spec = describe(instances=instances)
     version = VersionRecord(
         sha256="f",
         size_bytes=1,
