@@ -84,7 +84,7 @@ def _archive(source: IO[bytes], depth: int) -> Iterator[str]:
                     yield from _archive(content, depth - 1) if depth else ["archives in archives"]
                 elif name.endswith((".pkl", ".pt")):
                     yield from _calls(content)
-            if name.endswith("/constants.pkl"):
+            if name.endswith("constants.pkl"):
                 yield "TorchScript"
 
 

@@ -234,9 +234,10 @@ def _is_spec(text: Any) -> bool:
 
 def _is_container(spec: dict[str, Any]) -> bool:
     """Say whether nothing but plain containers is made of an answer; others are imported."""
-    keys = json.loads(spec["context"]) if spec["context"] else None
+    keys = json.loads(spec["context"] or "null") or []
     return (
         spec["type"] in _CONTAINERS
-        and (keys is None or all(isinstance(key, (str, int)) for key in keys))
+        and isinstance(keys, list)
+        and all(isinstance(key, (str, int)) for key in keys)
         and all(map(_is_container, spec["children_spec"]))
     )

@@ -101,6 +101,7 @@ def container(kind: str, context: Any) -> Callable[[Document], None]:
         (parameter('w"); import os; os.system("touch it'), "a name: "),
         (container("collections.defaultdict", ["os", "system"]), "a container: "),
         (container("builtins.dict", [{"__enum__": True, "fqn": "os:abc"}]), "a container: "),
+        (container("builtins.dict", {"__enum__": True, "fqn": "os:abc"}), "a container: "),
     ],
 )
 def test_a_program_that_would_run_code_is_refused(
