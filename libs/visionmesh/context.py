@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from visionmesh.bus import Connection, Publisher, topology
 from visionmesh.cache import Cache
 from visionmesh.catalog import Catalog
-from visionmesh.contracts import Reference, TensorMeta
+from visionmesh.contracts import CudaLocation, Reference, TensorMeta
 from visionmesh.device_memory import DeviceMemory
 from visionmesh.errors import ConfigurationError, Fatal
 from visionmesh.gpu import Gpu, open_gpu
@@ -141,9 +141,12 @@ class Context:
         with await self.room(reference.home, size_of(outputs)) as slot:
             return handed(await self.lay_out(outputs, slot, gpu), slot)
 
-    def read(self, reference: Reference, payloads: memoryview) -> Reading:
+    async def read(self, reference: Reference, payloads: memoryview) -> Reading:
         """Resolve where the payload of ``reference`` lies; raise `Miss` if it is gone."""
-        return self.reader.read(reference.location, payloads)
+        location = reference.location
+        if isinstance(location, CudaLocation):
+            await self.reader.prepare(location)
+        return self.reader.read(location, payloads)
 
     def finished(self, model: str, trail: Trail, status: str, reason: str = "") -> None:
         """Tell the record of an image whose time in this stage is over, and count it."""

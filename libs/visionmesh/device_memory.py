@@ -16,7 +16,7 @@ from visionmesh.errors import ConfigurationError
 from visionmesh.gpu import Gpu, GpuError
 from visionmesh.gpu.copier import Copier
 from visionmesh.gpu.failures import lost
-from visionmesh.gpu.gpu import GpuLostError
+from visionmesh.gpu.gpu import GpuLostError, GpuMemoryError
 from visionmesh.handover import Outputs, lay_out_all
 from visionmesh.nodes import Nodes
 from visionmesh.telemetry.metrics import Metrics
@@ -24,6 +24,9 @@ from visionmesh.tensors import DeviceArena, Slot
 
 MAX_AT_ONCE = 256
 """Images that are laid out together: more than any batch has."""
+
+AGAIN = timedelta(seconds=30)
+"""Before a device that had too little memory is asked again: a model may have been unloaded."""
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +37,9 @@ _Metas = tuple[TensorMeta, ...]
 class DeviceMemory:
     """The arenas of one worker on GPUs.
 
-    Where a device has no such arena, for lack of memory or because memory cannot be shared here
-    (containers that do not share IPC, some slices of GPUs, Jetson), that is said once, and the
-    payloads go through the memory of the host.
+    Where a device has no such arena, that is said once, and payloads go through the memory of the
+    host: for good if memory cannot be shared here (containers that do not share IPC, some slices of
+    GPUs, Jetson), until the next try if there is too little of it.
     """
 
     def __init__(
@@ -57,9 +60,12 @@ class DeviceMemory:
         self._metrics = metrics
         self._arenas: dict[str, asyncio.Task[DeviceArena | None]] = {}
         self._lines: dict[str, Coalescer[_Job, _Metas]] = {}
+        self._without: set[str] = set()
+        """The devices of which it was said that they had no arena."""
         self._read: set[str] = set()
         self._refused: set[str] = set()
         self._telling: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
 
     async def read(self, gpus: Iterable[Gpu]) -> None:
         """Tell the other workers that this one reads from the memory of ``gpus``, too."""
@@ -69,13 +75,16 @@ class DeviceMemory:
             await self._tell()
 
     def refuse(self, uuid: str, why: str) -> None:
-        """Tell them that the memory of a device cannot be mapped here after all."""
+        """Tell them from any thread that a device's memory cannot be mapped here after all."""
         log.warning(
             "what others put into the memory of %s cannot be mapped here, "
             "and is to come through that of the host: %s", uuid, why,
         )  # fmt: skip
+        self._loop.call_soon_threadsafe(self._withdraw, uuid)
+
+    def _withdraw(self, uuid: str) -> None:
         self._refused.add(uuid)
-        task = asyncio.get_running_loop().create_task(self._tell(), name="tell devices")
+        task = self._loop.create_task(self._tell(), name="tell devices")
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
 
@@ -93,7 +102,7 @@ class DeviceMemory:
         await asyncio.shield(self._opening(gpu))
 
     def arena(self, gpu: Gpu) -> DeviceArena | None:
-        """Return this worker's arena on ``gpu``; `None` if there can be none.
+        """Return this worker's arena on ``gpu``; `None` if there is none now.
 
         One that was not opened is opened by this, and there is none until that is done.
 
@@ -125,15 +134,22 @@ class DeviceMemory:
         except GpuLostError as error:
             raise lost(error) from error
         except (GpuError, ConfigurationError) as error:
-            log.warning(
-                "the memory of %s cannot be shared with other workers, "
-                "payloads go through that of the host: %s", gpu.info.uuid, error,
-            )  # fmt: skip
+            self._do_without(gpu.info.uuid, error)
             return None
         self._metrics.watch_device_arena(
             used=lambda: arena.used_bytes, capacity=arena.capacity, device=gpu.info.uuid
         )
         return arena
+
+    def _do_without(self, uuid: str, why: Exception) -> None:
+        if isinstance(why, GpuMemoryError):
+            self._loop.call_later(AGAIN.total_seconds(), self._arenas.pop, uuid)
+        if uuid not in self._without:
+            self._without.add(uuid)
+            log.warning(
+                "the memory of %s cannot be shared with other workers, "
+                "payloads go through that of the host: %s", uuid, why,
+            )  # fmt: skip
 
     async def lay_out(self, gpu: Gpu, outputs: Outputs, slot: Slot) -> tuple[TensorMeta, ...]:
         """Write ``outputs`` into ``slot``, either of which may be in the memory of ``gpu``.
@@ -158,7 +174,7 @@ class DeviceMemory:
         """Give everything back; references to it miss from now on."""
         for line in self._lines.values():
             await line.close()
-        for opening in self._arenas.values():
+        for opening in tuple(self._arenas.values()):
             await asyncio.wait((opening,))
             if opening.exception() is None and (arena := opening.result()) is not None:
                 arena.close()

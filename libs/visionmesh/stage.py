@@ -185,7 +185,7 @@ class Stage:
             trail = self._context.trail(reference, arrived_ns=arrived_ns)
             self._images.take(_key(reference), age=_age(reference))
             try:
-                reading = self._context.read(reference, payloads)
+                reading = await self._context.read(reference, payloads)
             except Retry as error:
                 await self._end_in_error(reference, error, trail)
                 continue

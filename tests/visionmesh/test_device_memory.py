@@ -6,6 +6,7 @@ import asyncio
 import mmap
 import threading
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,13 @@ from tests.workers import running
 from visionmesh.context import Context, Near, open_context
 from visionmesh.contracts import CudaLocation, InlineLocation, Reference, ShmLocation
 from visionmesh.errors import Miss
-from visionmesh.gpu import Gpu
+from visionmesh.gpu import Gpu, GpuError, SharedMemory
 from visionmesh.gpu.copier import Copier
+from visionmesh.gpu.gpu import GpuMemoryError
 from visionmesh.nodes import NodeRecord, Nodes, list_nodes
 from visionmesh.settings import Settings
 from visionmesh.tasks import AGAIN, end
+from visionmesh.tensors import DeviceArena
 from visionmesh.tensors.slab import create_slab
 
 NODE = "gpu-node"
@@ -148,6 +151,47 @@ async def test_a_gpu_that_cannot_share_its_memory_is_told_of_once(
     assert near.gpu.info.uuid in said
 
 
+async def test_a_gpu_that_had_no_memory_left_is_asked_again_and_told_of_once(
+    settings: Settings, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = [GpuMemoryError("there is none left"), GpuMemoryError("there is none yet")]
+    share = type(gpu).share
+
+    def scarce(self: Gpu, nbytes: int) -> SharedMemory:
+        if answers:
+            raise answers.pop()
+        return share(self, nbytes)
+
+    monkeypatch.setattr(type(gpu), "share", scarce)
+    monkeypatch.setattr("visionmesh.device_memory.AGAIN", timedelta(milliseconds=20))
+    async with open_context(settings, stage="preprocess", stream="IMAGES") as context:
+
+        async def opened() -> DeviceArena | None:
+            return context.devices.arena(gpu)
+
+        await until(opened)
+    assert not answers
+    assert sum("cannot be shared" in line for line in caplog.messages) == 1
+
+
+async def test_a_gpu_that_cannot_share_its_memory_is_not_asked_again(
+    settings: Settings, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def refuse(self: Gpu, nbytes: int) -> SharedMemory:
+        asked.append(nbytes)
+        raise GpuError("not supported")
+
+    monkeypatch.setattr(type(gpu), "share", refuse)
+    monkeypatch.setattr("visionmesh.device_memory.AGAIN", timedelta(0))
+    async with open_context(settings, stage="preprocess", stream="IMAGES") as context:
+        for _ in range(10):
+            assert context.devices.arena(gpu) is None
+            await asyncio.sleep(0)
+    assert len(asked) == 1
+
+
 async def test_a_gpu_that_is_not_there_is_told_of_and_done_without(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -180,7 +224,7 @@ async def test_a_worker_tells_on_which_gpus_it_reads_until_one_cannot_be_mapped(
         )
         for _ in range(3):
             with pytest.raises(Miss):
-                context.read(reference, memoryview(b""))
+                await context.read(reference, memoryview(b""))
 
         async def withdrawn() -> bool:
             return (await told(context)).devices == ()

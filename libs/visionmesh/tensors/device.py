@@ -91,5 +91,6 @@ class DeviceArena(SlabArena[DeviceSlot]):
 
     def close(self) -> None:
         """Remove the slab and free the memory."""
+        # CUDA leaves open what readers see that still map it: first they must find no owner.
         super().close()
         self._memory.close()

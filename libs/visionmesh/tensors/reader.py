@@ -23,12 +23,17 @@ def say_so(uuid: str, why: str) -> None:
 class Reader:
     """Resolves the locations of all kinds of arenas; ``directory`` is that of shared memory.
 
-    ``on_refused`` is told once of each GPU whose memory cannot be mapped here, and why.
+    ``on_refused`` is told once of each GPU whose memory cannot be mapped here, and why; in whatever
+    thread that was found.
     """
 
     def __init__(self, *, directory: Path, on_refused: Callable[[str, str], None] = say_so) -> None:
         self._shm = ShmReader(directory=directory)
         self._device = DeviceReader(directory=directory, on_refused=on_refused)
+
+    async def prepare(self, location: CudaLocation) -> None:
+        """See `DeviceReader.prepare`."""
+        await self._device.prepare(location)
 
     def read(self, location: Location, body: memoryview) -> Reading:
         """Return the payload at ``location``, which may be in the ``body`` of its message.
@@ -37,6 +42,8 @@ class Reader:
         ------
         Miss
             If it is not there any more.
+        Retry, Fatal
+            Of a GPU's memory: see `DeviceReader.read`.
         """
         if isinstance(location, ShmLocation):
             return self._shm.read(location)

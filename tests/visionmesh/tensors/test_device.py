@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import mmap
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +14,11 @@ import pytest
 from tests.visionmesh.tensors.arenas import HOUR, SHM, SLOT, SLOTS, make_arena, put
 from visionmesh.contracts import CudaLocation, InlineLocation, Reference, ShmLocation
 from visionmesh.errors import Code, ConfigurationError, Miss, Reject, Retry
-from visionmesh.gpu import Gpu
+from visionmesh.gpu import Gpu, SharedMemory
 from visionmesh.gpu.copier import Copier
 from visionmesh.gpu.gpu import GpuMemoryError
 from visionmesh.tensors import DeviceArena, DeviceReader, Reader, ShmReader, reap
-from visionmesh.tensors.slab import create_slab
+from visionmesh.tensors.slab import Slab, create_slab, remove_slab
 
 Refused = list[tuple[str, str]]
 
@@ -185,24 +186,44 @@ def test_a_reference_to_one_kind_of_memory_finds_nothing_in_the_other(
             reader.read(CudaLocation(kind="cuda", **on_host.model_dump()))
 
 
+def broken(name: str, elsewhere: bytes) -> tuple[Slab, CudaLocation]:
+    """Return a slab that tells of memory which nobody can map, and where its payload is."""
+    slab, _ = create_slab(SHM / name, slots=1, slot_bytes=mmap.PAGESIZE, elsewhere=elsewhere)
+    slab.generations[0], slab.lengths[0] = 7, 5
+    return slab, CudaLocation(kind="cuda", arena=name, slot=0, generation=7, length=5)
+
+
 @pytest.mark.parametrize(
     "elsewhere", [b"?" * 64 + b"EMULATED-0", b"?" * 64 + b"GPU-of-another-host"]
 )
 def test_memory_that_cannot_be_mapped_misses_and_is_told_of_once(
     prefix: str, reader: DeviceReader, refused: Refused, elsewhere: bytes
 ) -> None:
-    slab, _ = create_slab(
-        SHM / f"{prefix}a", slots=1, slot_bytes=mmap.PAGESIZE, elsewhere=elsewhere
-    )
-    slab.generations[0], slab.lengths[0] = 7, 5
-    location = CudaLocation(kind="cuda", arena=f"{prefix}a", slot=0, generation=7, length=5)
+    slab, location = broken(prefix + "a", elsewhere)
     for _ in range(3):
         with pytest.raises(Miss, match="cannot be mapped"):
             reader.read(location)
+        # Its writer need not wait for the lease to be over.
+        assert slab.released[0] == 7
+        slab.released[0] = 0
     ((uuid, why),) = refused
     assert uuid == elsewhere[64:].decode()
     assert why
-    Path(SHM / f"{prefix}a").unlink()
+    remove_slab(SHM / f"{prefix}a", slab)
+
+
+async def test_memory_that_is_gone_before_its_owner_is_dead_is_no_reason_to_refuse_the_device(
+    gpu: Gpu, prefix: str, reader: DeviceReader, refused: Refused
+) -> None:
+    slab, location = broken(prefix + "a", b"?" * 64 + gpu.info.uuid.encode())
+    reading = asyncio.create_task(reader.prepare(location))
+    # Most of a process has ended, and the rest does a little later.
+    asyncio.get_running_loop().call_later(0.1, remove_slab, SHM / f"{prefix}a", slab)
+    with pytest.raises(Miss, match="cannot be mapped"):
+        await reading
+    assert not refused
+    with open_arena(gpu, prefix + "b") as arena:
+        assert bytes(reader.read(lay(arena, b"next")).view) == b"next"
 
 
 def test_memory_that_cannot_be_mapped_for_lack_of_memory_is_mapped_later(
@@ -211,13 +232,36 @@ def test_memory_that_cannot_be_mapped_for_lack_of_memory_is_mapped_later(
     def refuse(*_: object) -> None:
         raise GpuMemoryError("there is none left")
 
-    location = lay(arena, b"here")
     with monkeypatch.context() as patch:
         patch.setattr(type(arena.gpu), "open_shared", refuse)
-        with pytest.raises(Miss, match="none left"):
-            reader.read(location)
+        with pytest.raises(Retry, match="none left") as caught:
+            reader.read(lay(arena, b"here"))
+    # Waiting is not counted as trying.
+    assert caught.value.code is Code.MESH_FULL
+    assert caught.value.delay
+    assert arena.used_bytes == 0
     assert not refused
-    assert bytes(reader.read(location).view) == b"here"
+    assert bytes(reader.read(lay(arena, b"here")).view) == b"here"
+
+
+async def test_the_first_mapping_of_an_arena_is_made_once_and_not_in_the_event_loop(
+    arena: DeviceArena, reader: DeviceReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    open_shared = type(arena.gpu).open_shared
+
+    def note(gpu: Gpu, handle: bytes, nbytes: int) -> SharedMemory:
+        threads.append(threading.get_ident())
+        return open_shared(gpu, handle, nbytes)
+
+    monkeypatch.setattr(type(arena.gpu), "open_shared", note)
+    locations = [lay(arena, b"first"), lay(arena, b"other")]
+    await asyncio.gather(*map(reader.prepare, locations))
+    for location in locations:
+        await reader.prepare(location)
+        reader.read(location).release()
+    (thread,) = threads
+    assert thread != threading.get_ident()
 
 
 def test_an_arena_that_the_device_has_no_memory_for_leaves_nothing(gpu: Gpu, prefix: str) -> None:
