@@ -18,10 +18,13 @@ _MODULE_RELEASE = Path("/sys/module/nvidia/version")
 _OUT_OF_MEMORY = 2
 _INSUFFICIENT_DRIVER = 35
 _NO_DEVICE = 100
-_LOST = frozenset({214, 219, 220, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 999})
+_LOST = frozenset(
+    {214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 810, 911, 999}
+)
 """Errors after which the runtime says that the process must be ended to use the device again:
-uncorrectable memory, NVLink and containment errors, illegal addresses and instructions, timeouts,
-destroyed contexts, failed launches, unknown ones (CUDA Runtime API, enum cudaError)."""
+uncorrectable memory, NVLink and contained errors, illegal addresses and instructions, timeouts,
+destroyed contexts, failed launches, a server (MPS) or a device outside that failed, unknown ones
+(CUDA Runtime API, enum cudaError)."""
 _UUID_BYTES = 16
 
 

@@ -132,7 +132,14 @@ def test_memory_without_a_handle_is_freed(driver: Driver, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [(2, GpuMemoryError), (700, GpuLostError), (719, GpuLostError)]
+    ("status", "kind"),
+    [
+        (2, GpuMemoryError),
+        # An invalid graphics context.
+        (219, GpuError),
+        # Contained, an illegal address, a failed launch, ended by the MPS server.
+        *((status, GpuLostError) for status in (226, 700, 719, 810)),
+    ],
 )
 def test_errors_are_classed_by_what_can_be_done(
     driver: Driver, monkeypatch: pytest.MonkeyPatch, status: int, kind: type[GpuError]
@@ -141,8 +148,9 @@ def test_errors_are_classed_by_what_can_be_done(
         raise runtime.CUDARuntimeError(status)
 
     monkeypatch.setattr(runtime, "malloc", fail)
-    with pytest.raises(kind):
+    with pytest.raises(GpuError) as raised:
         open_gpu("cuda").share(100)
+    assert type(raised.value) is kind
 
 
 @pytest.mark.parametrize(
