@@ -15,6 +15,13 @@ ROOT = Path(__file__).parents[3]
 PRELUDE = ROOT / "libs/visionmesh/gpu/cuda.h"
 SOURCES = sorted(path for top in ("libs", "services") for path in (ROOT / top).rglob("*.cu"))
 MARK = "// defines:"
+OPTIONS = (
+    "--gpu-architecture=sm_90",
+    "-std=c++17",
+    # CuPy adds these.
+    "-ftz=true",
+    "--device-as-default-execution-space",
+)
 
 
 def defines(source: Path) -> list[tuple[str, ...]]:
@@ -36,7 +43,7 @@ CASES = [(source, macros) for source in SOURCES for macros in defines(source)]
 def test_a_kernel_compiles_for_sm_90(source: Path, macros: tuple[str, ...]) -> None:
     code = f"{PRELUDE.read_text()}\n{source.read_text()}"
     program = nvrtc.createProgram(code, source.name, (), ())
-    options = ("--gpu-architecture=sm_90", "-std=c++17", *(f"-D{macro}" for macro in macros))
+    options = (*OPTIONS, *(f"-D{macro}" for macro in macros))
     try:
         nvrtc.compileProgram(program, options)
     except nvrtc.NVRTCError:
