@@ -29,7 +29,7 @@ class Batch:
     engine: int
     """Index of the engine that ran them."""
     halved: bool
-    """Memory lacked: the engine's largest batch is half of what it was."""
+    """Memory lacked: the engine's largest batch is half of what it was, for a while."""
     started_ns: int
     finished_ns: int
 

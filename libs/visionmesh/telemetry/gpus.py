@@ -26,7 +26,7 @@ class GpuTable:
         self.halvings = Counter(
             "visionmesh_batch_halvings",
             "Times that a GPU had too little memory for an engine's largest batch, which is half "
-            "as large since.",
+            "as large for a while.",
             ("model",),
             registry=registry,
         )

@@ -33,7 +33,7 @@ class Engine(Protocol):
     def batch_sizes(self) -> tuple[int, ...]:
         """The batch sizes that the network runs with, in ascending order.
 
-        They become fewer when the device has too little memory for the largest.
+        They become fewer when the device has too little memory for the largest, for a while.
         """
 
     def run(self, images: Sequence[Image], *, home: bool = True) -> Outputs:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from itertools import accumulate
 from typing import Protocol
 
@@ -28,6 +31,9 @@ from visionmesh.models.spec import ModelSpec
 
 _ALIGNMENT = 64
 """Of outputs in the host's memory: a cache line."""
+_TO_GROW = timedelta(minutes=1)
+"""After which batches for which memory lacked are tried again: what took it may be gone, as a
+version that was exchanged. A trial that fails costs one batch a start, as the first time."""
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +80,8 @@ class DeviceEngine:
         self._gpu = gpu
         self._network: DeviceNetwork | None = network
         self._name = spec.name
-        self._sizes = network.batch_sizes
+        self._sizes = self._able = network.batch_sizes
+        self._grow_at = math.inf
         self._stream = gpu.stream()
         with self._stream:
             self._gather = Gather(gpu=gpu, spec=spec.input, most=self._sizes[-1])
@@ -85,6 +92,8 @@ class DeviceEngine:
         return self._sizes
 
     def run(self, images: Sequence[Image], *, home: bool = True) -> Outputs:
+        if time.monotonic() >= self._grow_at:
+            self._sizes, self._grow_at = self._able, math.inf
         while True:
             try:
                 return self._run_parts(images, home=home)
@@ -108,7 +117,9 @@ class DeviceEngine:
                 if size == self._sizes[0]:
                     raise unwilling(self._name, size, error) from error
                 log.warning("model %s: batches of %d are too large: %s", self._name, size, error)
+                # For good: what a size needs at first is not made while images wait.
                 self._sizes = tuple(smaller for smaller in self._sizes if smaller < size)
+                self._able = self._sizes
                 return
             except (NetworkError, GpuError) as error:
                 raise unwilling(self._name, size, error) from error
@@ -184,12 +195,13 @@ class DeviceEngine:
         return where.concatenate(arrays)
 
     def _halve(self, error: GpuMemoryError) -> None:
-        """Never run so many images at once again; raise `Retry` if one batch is all there is."""
+        """Run fewer images at once for a while; raise `Retry` if one batch is all there is."""
         smaller = tuple(size for size in self._sizes if 2 * size <= self._sizes[-1])
         if not smaller:
             raise Retry(f"Model {self._name!r}: {error}", code=Code.MODEL_NOT_READY) from error
         log.warning("model %s runs at most %d images at once: %s", self._name, smaller[-1], error)
         self._sizes = smaller
+        self._grow_at = time.monotonic() + _TO_GROW.total_seconds()
 
     def _require_health(self, error: Exception) -> None:
         """Raise `Fatal` unless the network still works on an empty image."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from services.infer.engines import Engine, Image, open_engines
+from services.infer.engines import Engine, Image, device, open_engines
 from services.infer.engines.device import DeviceEngine
 from services.infer.engines.gather import Gather
 from services.infer.engines.host import NetworkError
@@ -186,6 +187,23 @@ def test_where_memory_lacks_the_largest_batch_is_halved_and_all_images_are_answe
     doubles = outputs["double"] if home else fetched(gpu, outputs["double"])
     assert doubles[:, 0].tolist() == [2.0 * image[0, 0, 0] for image in images]
     assert outputs["same"].shape == (7, 3, 8, 6)
+
+
+def test_batches_grow_again_after_a_while_to_what_could_be_warmed(
+    engine: DeviceEngine, doubling: Doubling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doubling.room = 4
+    engine.warm()
+    monkeypatch.setattr(device, "_TO_GROW", timedelta())
+    doubling.room = 1
+    assert engine.run(images_of(4))["double"].shape == (4, 1)
+    assert doubling.ran[-5:] == [2, 1, 1, 1, 1]
+    doubling.room = 8
+    engine.run(images_of(1))
+    assert engine.batch_sizes == (1, 2, 4)
+    doubling.ran.clear()
+    engine.run(images_of(4))
+    assert doubling.ran == [4]
 
 
 def test_without_memory_for_one_image_it_is_tried_again_later(
