@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 
@@ -14,7 +13,8 @@ from tests import heads
 from tests.gpu_device import DEVICE
 from tests.mesh.conftest import CLASSIFIER, serving, write_classifier
 from tests.mesh.measured import measured
-from tests.services.preprocess.pictures import encode, photo, png16, scene, tiff16, turned
+from tests.services.preprocess.kinds import ALL_KINDS, PHOTO
+from tests.services.preprocess.pictures import encode, photo
 from visionmesh.client import Mesh
 from visionmesh.contracts import Result, Status
 from visionmesh.local import LocalMesh
@@ -22,23 +22,11 @@ from visionmesh.local import LocalMesh
 DETECTOR, FAR = "detector", "far"
 SCORE = 1e-4 if DEVICE == "emulated" else 0.02
 """How much scores may differ: the emulated device's JPEG decoder is the CPU's."""
-WIDE = scene(90, 70).astype(np.uint16) * np.uint16(257)
 IMAGES = {
-    "jpeg": encode(photo(), "JPEG"),
-    "progressive": encode(photo(), "JPEG", progressive=True),
-    "grey": encode(photo(mode="L"), "JPEG"),
-    "cmyk": encode(photo(mode="CMYK"), "JPEG"),
-    "turned": turned(photo(), "JPEG", 6),
-    "larger": encode(photo(1400, 900), "JPEG"),
-    "png": encode(photo(), "PNG"),
-    "palette": encode(photo(mode="P"), "PNG"),
-    "alpha": encode(photo(mode="RGBA"), "PNG"),
-    "16 bit png": png16(WIDE),
-    "webp": turned(photo(), "WEBP", 8),
-    "bmp": encode(photo(), "BMP"),
-    "16 bit tiff": tiff16(WIDE, orientation=5),
-    "broken jpeg": encode(photo(), "JPEG")[:2000],
-    "broken png": encode(photo(), "PNG")[:-300],
+    **ALL_KINDS,
+    "larger jpeg": encode(photo(1400, 900), "JPEG"),
+    "broken jpeg": PHOTO[:2000],
+    "broken png": ALL_KINDS["png"][:-300],
     "nothing known": b"no image",
 }
 

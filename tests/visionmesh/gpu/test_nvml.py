@@ -15,13 +15,6 @@ from visionmesh.gpu.listing import listing
 from visionmesh.gpu.nvml import NoNvml, Nvml, read_once
 
 
-@pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
-    driver = Driver()
-    monkeypatch.setitem(sys.modules, "pynvml", driver)
-    return driver
-
-
 def test_gpus_are_read_with_their_slices(driver: Driver) -> None:
     whole, cut = read_once()
     assert not driver.open

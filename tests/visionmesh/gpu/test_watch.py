@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -19,13 +18,6 @@ GPUS = (
     GpuListing(index=0, uuid="GPU-aa11", name="NVIDIA H100"),
     GpuListing(index=1, uuid="GPU-bb22", name="NVIDIA H100", slices=SLICES),
 )
-
-
-@pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
-    driver = Driver()
-    monkeypatch.setitem(sys.modules, "pynvml", driver)
-    return driver
 
 
 @pytest.fixture

@@ -16,33 +16,13 @@ from services.preprocess.gpu import bench as workbench
 from services.preprocess.gpu.decoding import JpegDecoder, OnDevice, open_jpeg_decoder
 from tests.services.preprocess.gpu.decoders import TurboDecoder
 from tests.services.preprocess.gpu.places import Counted, Place, by_cpu, job, preparer
-from tests.services.preprocess.pictures import encode, photo, png16, scene, tiff16, turned
+from tests.services.preprocess.kinds import ALL_KINDS, PHOTO
+from tests.services.preprocess.pictures import encode, photo, scene, turned
 from visionmesh.contracts import PIXELS, TensorMeta
 from visionmesh.errors import Code, Fatal, Reject, Retry
 from visionmesh.gpu import Gpu, GpuError, Stream
 from visionmesh.gpu.gpu import GpuLostError
 from visionmesh.models.spec import InputSpec, Resize
-
-PHOTO = encode(photo(), "JPEG", quality=95)
-WIDE = scene(120, 90).astype(np.uint16) * np.uint16(257)
-
-ALL_KINDS = {
-    "jpeg": PHOTO,
-    "progressive": encode(photo(), "JPEG", progressive=True),
-    "grey jpeg": encode(photo(mode="L"), "JPEG"),
-    "cmyk jpeg": encode(photo(mode="CMYK"), "JPEG"),
-    "rgb jpeg": encode(photo(), "JPEG", keep_rgb=True),
-    "turned jpeg": turned(photo(), "JPEG", 6),
-    "large jpeg": encode(photo(700, 500), "JPEG"),
-    "png": encode(photo(), "PNG"),
-    "palette png": encode(photo(mode="P"), "PNG"),
-    "alpha png": encode(photo(mode="RGBA"), "PNG"),
-    "grey alpha png": encode(photo(mode="LA"), "PNG"),
-    "16 bit png": png16(WIDE),
-    "webp": turned(photo(), "WEBP", 8),
-    "bmp": encode(photo(), "BMP"),
-    "16 bit tiff": tiff16(WIDE, orientation=5),
-}
 
 
 @pytest.fixture
