@@ -7,7 +7,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from prometheus_client import CollectorRegistry
@@ -69,25 +69,40 @@ class Context:
     stream: str
     """Where this stage's work comes from."""
     settings: Settings
-    own: ServiceSettings
     connection: Connection
     publisher: Publisher
     outbox: Outbox
-    settlement: Settlement
     catalog: Catalog
     nodes: Nodes
-    router: Router
     cache: Cache
     metrics: Metrics
     tracing: Tracing
     arena: ShmArena
-    inline: InlineArena
     gpu: Gpu | None
     """That of the setting ``device``; `None` if it is the CPU, or cannot be used here."""
     devices: DeviceMemory
-    reader: Reader
     failed: asyncio.Future[None]
     """Raises what made this worker unfit."""
+    own: ServiceSettings = field(init=False)
+    settlement: Settlement = field(init=False)
+    router: Router = field(init=False)
+    inline: InlineArena = field(init=False)
+    reader: Reader = field(init=False)
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        self.own = getattr(settings, self.stage)
+        self.settlement = Settlement(
+            connection=self.connection,
+            publisher=self.publisher,
+            tracing=self.tracing,
+            metrics=self.metrics,
+            stage=self.stage,
+            max_attempts=settings.events.max_attempts,
+        )
+        self.router = Router(node=settings.node, places=self.nodes.places)
+        self.inline = InlineArena(max_bytes=self.connection.max_payload - HEAD_ROOM)
+        self.reader = Reader(directory=settings.shm_dir, on_refused=self.devices.refuse)
 
     def fail(self, error: Fatal) -> None:
         """End this worker with ``error``."""
@@ -175,7 +190,6 @@ def shm_prefix(settings: Settings) -> str:
 @asynccontextmanager
 async def open_context(settings: Settings, *, stage: str, stream: str) -> AsyncIterator[Context]:
     """Connect to everything that a worker of ``stage`` needs, and close it in the end."""
-    own: ServiceSettings = getattr(settings, stage)
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     async with AsyncExitStack() as stack:
         connection = await Connection.open(settings.nats_url, name=f"{stage}@{settings.node}")
@@ -193,37 +207,23 @@ async def open_context(settings: Settings, *, stage: str, stream: str) -> AsyncI
         stack.push_async_callback(catalog.stop)
         outbox = Outbox(publisher=publisher, backlog=nodes.backlog)
         stack.push_async_callback(outbox.close)
-        settlement = Settlement(
-            connection=connection,
-            publisher=publisher,
-            tracing=tracing,
-            metrics=metrics,
-            stage=stage,
-            max_attempts=settings.events.max_attempts,
-        )
         arena = _open_arena(settings, stage, metrics, stack)
         devices = _device_memory(settings, stage, nodes, metrics, stack)
-        gpu = await _open_gpu(own, devices)
         yield Context(
             stage=stage,
             stream=stream,
             settings=settings,
-            own=own,
             connection=connection,
             publisher=publisher,
             outbox=outbox,
-            settlement=settlement,
             catalog=catalog,
             nodes=nodes,
-            router=Router(node=settings.node, places=nodes.places),
             cache=cache,
             metrics=metrics,
             tracing=tracing,
             arena=arena,
-            inline=InlineArena(max_bytes=connection.max_payload - HEAD_ROOM),
-            gpu=gpu,
+            gpu=await _open_gpu(settings, stage, devices),
             devices=devices,
-            reader=Reader(directory=settings.shm_dir, on_refused=devices.refuse),
             failed=failed,
         )
 
@@ -273,8 +273,9 @@ def _device_memory(
     return devices
 
 
-async def _open_gpu(own: ServiceSettings, devices: DeviceMemory) -> Gpu | None:
+async def _open_gpu(settings: Settings, stage: str, devices: DeviceMemory) -> Gpu | None:
     """Return the GPU that a service is to work on, if it is told one that can be used."""
+    own: ServiceSettings = getattr(settings, stage)
     if not isinstance(own, PreprocessSettings | PostprocessSettings) or own.device == "cpu":
         return None
     try:
