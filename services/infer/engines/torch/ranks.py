@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import atexit
 import multiprocessing
-import shutil
-import tempfile
+import os
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from itertools import count
@@ -32,6 +32,8 @@ _TO_START = timedelta(minutes=2)
 """For a process to import PyTorch, also from a cold disk."""
 _TO_END = timedelta(seconds=10)
 """For a rank to end by itself; then it is killed."""
+_TO_FAIL = timedelta(seconds=10)
+"""For the other ranks to fail, too, once one has: from then on they may wait for it in vain."""
 
 T = TypeVar("T")
 
@@ -56,16 +58,18 @@ class Ranks:
         self._reaping = threading.Lock()
         self._ending = False
         self._numbers = count()
-        self._folder = Path(tempfile.mkdtemp(prefix="visionmesh-ranks-"))
+        # Memory that the others open by its path, and of which nothing stays behind.
+        self._store = os.memfd_create("visionmesh-ranks")
+        self._done, self._doing = multiprocessing.Pipe(duplex=False)
+        """By which this rank answers, like the others."""
         self._orders: list[Connection] = []
         self._processes: list[Any] = []
         # Before multiprocessing's own hook, which asks them to end, and they do not, and waits.
         atexit.register(self._kill)
         try:
             self._start(threads)
-            place = self._folder / "store"
-            with self._alone:
-                self._require_same(None, self._replies(_TO_START))
+            place = Path(f"/proc/{os.getpid()}/fd/{self._store}")
+            self.together(own=lambda: None)
             self.mesh = self.together(
                 "meet", str(place), patience, own=lambda: self._meet(place, patience)
             )
@@ -98,10 +102,10 @@ class Ranks:
         """Return a number that no network has had."""
         return next(self._numbers)
 
-    def together(
-        self, order: str, *values: Any, own: Callable[[], T], patience: timedelta = _TO_START
-    ) -> T:
+    def together(self, *order: Any, own: Callable[[], T], patience: timedelta = _TO_START) -> T:
         """Let all other ranks follow an order while this one does ``own``; return what that does.
+
+        Without an order they only answer that they are there.
 
         Raises
         ------
@@ -112,13 +116,13 @@ class Ranks:
         with self._alone:
             if self.lost:
                 raise NetworkError(self.lost)
-            for orders in self._orders:
+            for orders in self._orders if order else ():
                 with suppress(OSError):  # of one that has ended, which is told below
-                    orders.send((order, *values))
+                    orders.send(order)
+            answers: dict[int, Complaint] = {}
+            listening = threading.Thread(target=self._listen, args=(answers, patience), daemon=True)
+            listening.start()
             failure: Exception | None = None
-            limit = threading.Timer(patience.total_seconds(), self._give_up, [patience])
-            limit.daemon = True
-            limit.start()
             try:
                 done = own()
             except (*FAILURES, OSError, ConfigurationError) as error:
@@ -127,46 +131,49 @@ class Ranks:
                 self._lose(repr(error))  # what they answer to this would be taken for the next
                 raise
             finally:
-                limit.cancel()
-            self._require_same(failure, self._replies(patience))
+                self._doing.send(_text(failure) if failure is not None else self.lost)
+                listening.join()
+            self._require_same(failure, answers)
             if failure is not None:
                 raise NetworkError(_text(failure)) from failure
             return done
 
-    def _give_up(self, patience: timedelta) -> None:
+    def _listen(self, answers: dict[int, Complaint], patience: timedelta) -> None:
+        """Collect what the ranks complain of, by their numbers; end those that do not answer."""
+        waiting = dict(enumerate((self._done, *self._orders)))
+        until = time.monotonic() + patience.total_seconds()
+        while waiting:
+            ready = wait(waiting.values(), max(0, until - time.monotonic()))
+            if not ready:
+                return self._give_up(answers, waiting, patience)
+            for rank in [rank for rank, orders in waiting.items() if orders in ready]:
+                try:
+                    answers[rank] = waiting.pop(rank).recv()
+                except (EOFError, OSError):
+                    self._note_end(rank)
+            if self.lost or any(answers.values()):
+                until = min(until, time.monotonic() + _TO_FAIL.total_seconds())
+
+    def _give_up(
+        self, answers: dict[int, Complaint], waiting: Iterable[int], patience: timedelta
+    ) -> None:
         """End the ranks that this one waits for: that ends its waiting, too, as `_watch` says."""
-        silent = [rank for rank, orders in enumerate(self._orders, start=1) if not orders.poll()]
-        who = " and ".join(map(str, silent)) or "0"
-        self._lose(f"rank {who} of {len(self.devices)} has not answered for {patience}")
+        others = [rank for rank in waiting if rank]  # this one may only wait for them
+        who = " and ".join(map(str, others)) or "0"
+        silent = f"rank {who} of {len(self.devices)} has not answered for {patience}"
+        self._lose(_complaints(answers) or silent)
         for process in self._processes:
             process.kill()
 
     def _lose(self, why: str) -> None:
         self.lost = self.lost or why
 
-    def _replies(self, patience: timedelta) -> list[Complaint]:
-        """Return what each other rank complains of, and note if one has ended."""
-        complaints: list[Complaint] = []
-        for rank, (orders, process) in enumerate(
-            zip(self._orders, self._processes, strict=True), start=1
-        ):
-            ready = wait([orders, process.sentinel], patience.total_seconds())
-            try:
-                complaints.append(orders.recv() if orders in ready else "")
-            except (EOFError, OSError):
-                ready = [process.sentinel]
-            if orders not in ready:
-                what = self._end_of(process) if ready else f"has not answered for {patience}"
-                self._lose(f"rank {rank} of {len(self.devices)} {what}")
-        return complaints
-
-    def _require_same(self, failure: Exception | None, complaints: Sequence[Complaint]) -> None:
+    def _require_same(self, failure: Exception | None, answers: dict[int, Complaint]) -> None:
         """If some ranks failed and others did not, they are not at the same place any more."""
-        if not self.lost and len({failure is not None, *map(bool, complaints)}) > 1:
-            texts = [_text(failure) if failure else "", *map(str, complaints)]
-            self.lost = "; ".join(f"rank {rank}: {text}" for rank, text in enumerate(texts) if text)
+        if len(set(map(bool, answers.values()))) > 1:
+            self._lose(_complaints(answers))
         if self.lost:
-            lacks = (one for one in complaints if isinstance(one, torch.OutOfMemoryError))
+            lacks = (one for one in answers.values() if isinstance(one, torch.OutOfMemoryError))
             raise NetworkError(self.lost) from next(lacks, failure)
 
     def _watch(self) -> None:
@@ -176,21 +183,22 @@ class Ranks:
             return
         for rank, process in enumerate(self._processes, start=1):
             if process.sentinel in ended:
-                self._lose(f"rank {rank} of {len(self.devices)} {self._end_of(process)}")
+                self._note_end(rank)
         if self.devices[0].type == "cuda":
             dist.group.WORLD.abort()
 
-    def _end_of(self, process: Any) -> str:
+    def _note_end(self, rank: int) -> None:
+        process = self._processes[rank - 1]
         with self._reaping:  # only who is first learns the code, and then notes it for all
             process.join(_TO_END.total_seconds())
-            return f"(process {process.pid}) ended with code {process.exitcode}"
+            how = f"(process {process.pid}) ended with code {process.exitcode}"
+        self._lose(f"rank {rank} of {len(self.devices)} {how}")
 
     def _kill(self) -> None:
         """End all other ranks where the worker ends without having closed them."""
         self._ending = True
         for process in self._processes:
             process.kill()
-        shutil.rmtree(self._folder)
 
     def close(self) -> None:
         """End all other ranks."""
@@ -210,7 +218,13 @@ class Ranks:
                 if process.is_alive():
                     process.kill()
                     process.join()
-        shutil.rmtree(self._folder)
+        self._done.close()
+        self._doing.close()
+        os.close(self._store)
+
+
+def _complaints(answers: dict[int, Complaint]) -> str:
+    return "; ".join(f"rank {rank}: {text}" for rank, text in sorted(answers.items()) if text)
 
 
 def _text(error: Exception) -> str:

@@ -176,7 +176,7 @@ def test_too_little_memory_on_another_rank_is_told_as_that(
 ) -> None:
     monkeypatch.setattr(ranks._ranks, "lost", "")
     with pytest.raises(NetworkError, match="rank 1: full") as raised:
-        ranks._ranks._require_same(None, [torch.OutOfMemoryError("full")])
+        ranks._ranks._require_same(None, {0: "", 1: torch.OutOfMemoryError("full")})
     assert isinstance(raised.value.__cause__, torch.OutOfMemoryError)
 
 

@@ -6,8 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -15,6 +18,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the engine for exported programs wants PyTorch")
 
 from services.infer.engines.host import NetworkError  # noqa: E402 - they import it
+from services.infer.engines.torch import ranks  # noqa: E402
 from services.infer.engines.torch.options import Options  # noqa: E402
 from services.infer.engines.torch.parallel import ParallelRunner  # noqa: E402
 from tests import vits  # noqa: E402
@@ -84,14 +88,35 @@ def test_after_a_fault_of_its_own_rank_0_takes_no_answer_for_another(vit: Path) 
 
 def test_a_rank_that_dies_when_a_network_is_closed_keeps_nothing_open(vit: Path) -> None:
     split = opened(vit)
-    ranks = split._ranks
-    (other,) = ranks._processes
-    ranks._ending = True  # so that nobody notices before the order is given
+    (other,) = split._ranks._processes
+    split._ranks._ending = True  # so that nobody notices before the order is given
     os.kill(other.pid, signal.SIGKILL)
     other.join()
-    assert not ranks.lost
+    assert not split._ranks.lost
     split.close()
-    assert not ranks._folder.exists()
+    assert not psutil.pid_exists(other.pid)
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_where_one_rank_fails_alone_the_others_do_not_wait_for_it_until_the_end(
+    vit: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    def lack() -> None:
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(ranks, "_TO_FAIL", timedelta(seconds=1))
+    split = opened(vit)
+    order: tuple[Any, ...] = ("run", split._number, 1)
+    own: Callable[[], Any] = lack
+    if failing:
+        order, own = ("load", 99, "nowhere", "vit", {}), lambda: split.part.run(1, IMAGE)
+    began = time.monotonic()
+    try:
+        with pytest.raises(NetworkError, match="rank 1: .*nowhere" if failing else "rank 0: full"):
+            split._ranks.together(*order, own=own, patience=10 * PATIENCE)
+    finally:
+        split.close()
+    assert time.monotonic() - began < PATIENCE.total_seconds()
 
 
 def worker_of(file: Path, **environment: str) -> subprocess.Popen[str]:
@@ -104,8 +129,10 @@ def worker_of(file: Path, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def test_ranks_end_with_their_worker_also_in_the_midst_of_an_order(vit: Path) -> None:
-    with worker_of(vit, RANKS_STUCK="") as worker:
+def test_ranks_end_with_their_worker_also_in_the_midst_of_an_order(
+    vit: Path, tmp_path: Path
+) -> None:
+    with worker_of(vit, RANKS_STUCK="", TMPDIR=str(tmp_path)) as worker:
         assert worker.stdout is not None
         rank = psutil.Process(int(worker.stdout.readline()))
         worker.kill()
@@ -114,6 +141,7 @@ def test_ranks_end_with_their_worker_also_in_the_midst_of_an_order(vit: Path) ->
     finally:
         if rank.is_running():
             rank.kill()
+    assert not any(tmp_path.glob("visionmesh*"))
 
 
 def test_a_worker_that_ends_without_closing_is_not_held_up_by_its_ranks(vit: Path) -> None:
