@@ -61,6 +61,8 @@ class NodeRecord(Frozen):
     """Milliseconds that the engines need for what waits for them, by model."""
     asleep: dict[str, str] = Field(default_factory=dict)
     """Why a version sleeps until its next image, by `version_key`."""
+    loading: dict[str, str] = Field(default_factory=dict)
+    """How far that is what a version waits for, where it takes long, by `version_key`."""
     device: str = "cpu"
     devices: tuple[str, ...] = ()
     """UUIDs of the GPUs from whose memory it reads what other workers put there."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection
 from datetime import timedelta
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 
@@ -17,8 +18,9 @@ from services.infer.loading import Loader
 from services.infer.memory import NoRoom, NotReady
 from services.infer.opening import close_all
 from services.infer.room import UNBOUNDED, Bounds, Key, Room
+from services.infer.states import States
 from services.infer.turns import Elsewhere
-from visionmesh.errors import ConfigurationError, Refused, Reject, Retry, VisionmeshError
+from visionmesh.errors import ConfigurationError, Refused, Reject, Retry
 from visionmesh.gpu import Gpu
 from visionmesh.models.record import ModelRecord
 from visionmesh.tasks import end
@@ -33,8 +35,8 @@ class ModelPool:
     """Keeps loaded what gets traffic, loads the rest when an image asks for it.
 
     The ``loader`` is closed with it.
-    ``on_change`` is called in the event loop when `versions`, `loaded`, `failures` or `asleep` have
-    changed; ``undecodable`` tells which versions of a model cannot be answered though they run;
+    ``on_change`` is called in the event loop when `versions`, `loaded` or `states` have changed;
+    ``undecodable`` tells which versions of a model cannot be answered though they run;
     ``bounds`` hold for what all versions take of GPUs.
     """
 
@@ -54,23 +56,14 @@ class ModelPool:
         self._on_change = on_change
         self._undecodable = undecodable
         self._records: dict[str, ModelRecord] = {}
-        self._serving: dict[Key, LoadedModel] = {}
-        self._closing: set[asyncio.Task[None]] = set()
         self._room = Room(
-            loader=loader,
-            serving=self._serving,
-            closing=self._closing,
-            evict=self._unload,
-            bounds=bounds,
+            loader=loader, evict=self._unload, on_left=self._try_crowded, bounds=bounds
         )
+        self._serving = self._room.serving
         self._loading: dict[tuple[str, int, str], asyncio.Task[LoadedModel]] = {}
+        self._trying: set[asyncio.Task[None]] = set()
         self._alarms: Alarms[Key] = Alarms()
-        self.asleep: dict[Key, str] = {}
-        """Why a version is not loaded until its next image comes."""
-        self.elsewhere: set[str] = set()
-        """Models none of whose devices is in this machine."""
-        self.failures: dict[Key, str] = {}
-        """Why a version that should be loaded is not."""
+        self.states = States()
         self.applied: dict[str, int] = {}
         """The revision of the record, by model, that everything else tells of."""
 
@@ -86,7 +79,7 @@ class ModelPool:
         Weights that were replaced under their number are told only if nothing else is there.
         """
         found: dict[str, tuple[int, ...]] = {}
-        for name, keys in groupby(sorted(self._serving.keys() | self.asleep.keys()), itemgetter(0)):
+        for name, keys in groupby(sorted(self._there), itemgetter(0)):
             versions = tuple(version for _, version in keys)
             found[name] = tuple(v for v in versions if not self._is_replaced(name, v)) or versions
         return found
@@ -104,14 +97,12 @@ class ModelPool:
         """Make the pool what ``record`` says; return when its versions with traffic are ready.
 
         Until a new build is warm the old one serves. A version that cannot be loaded is noted in
-        `failures` and logged; what served before goes on, or is loaded in its place.
+        `states` and logged; what served before goes on, or is loaded in its place.
         """
-        for key in [key for key in self.failures if key[0] == name]:
-            del self.failures[key]
+        self.states.forget_failures(name)
         for key in self._known(name):
             if record is None or key[1] not in record.versions:
                 self._drop(key)
-        self.elsewhere.discard(name)
         self.applied.pop(name, None)
         old = self._records.pop(name, None)
         if record is not None:
@@ -130,7 +121,11 @@ class ModelPool:
         self._on_change()
 
     def _known(self, name: str) -> list[Key]:
-        return [key for key in self._serving.keys() | self.asleep.keys() if key[0] == name]
+        return [key for key in self._there if key[0] == name]
+
+    @property
+    def _there(self) -> set[Key]:
+        return self._serving.keys() | self.states.asleep.keys()
 
     async def _try_to_load(self, record: ModelRecord, version: int) -> None:
         """Load a version; a download that fails is tried again, as no image may ask for it."""
@@ -151,9 +146,9 @@ class ModelPool:
         """If nothing is ready that should answer, load what answered before, else the newest."""
         name = record.spec.name
         for version in (*record.traffic.before, *sorted(record.versions, reverse=True)):
-            if self._answering(name) or name in self.elsewhere:
+            if self._answering(name) or name in self.states.elsewhere:
                 return
-            if version in record.versions and (name, version) not in self.failures:
+            if version in record.versions and (name, version) not in self.states.failures:
                 await self._try_to_load(record, version)
 
     def _answering(self, name: str) -> set[int]:
@@ -188,11 +183,10 @@ class ModelPool:
 
     async def close(self) -> None:
         """Run what is queued, then free everything."""
-        await end(self._loading.values())
+        await end([*self._trying, *self._loading.values()])
         for key in list(self._serving):
             self._drop(key)
-        await asyncio.gather(*self._closing)
-        self._loader.close()
+        await self._room.close()
 
     async def _on_demand(self, name: str, version: int) -> LoadedModel:
         record = self._records.get(name)
@@ -222,13 +216,23 @@ class ModelPool:
             self._loading[key].add_done_callback(lambda _: self._loading.pop(key))
         return await asyncio.shield(self._loading[key])
 
+    def _try_crowded(self) -> None:
+        """Load what found no room beside what it is to replace, now that another one left."""
+        for name, version in self.states.crowded:
+            task = asyncio.create_task(self._try_to_load(self._records[name], version))
+            self._trying.add(task)
+            task.add_done_callback(self._trying.discard)
+
     async def _exchange(self, record: ModelRecord, version: int) -> LoadedModel:
         key = (record.spec.name, version)
         try:
-            loaded = await self._room.load(record, version)
+            loaded = await self._room.load(record, version, told=partial(self._tell, key))
         except (ConfigurationError, Refused, Retry) as error:
-            self._note(key, error)
+            self.states.note(key, error, serving=key in self._serving)
+            self._on_change()
             raise
+        finally:
+            self.states.loading.pop(key, None)
         current = self._records.get(key[0])
         if current is None or build_of(current, version) != build_of(record, version):
             close_all(loaded.engines)
@@ -240,16 +244,8 @@ class ModelPool:
         self._on_change()
         return model
 
-    def _note(self, key: Key, error: VisionmeshError) -> None:
-        """Remember why a version is not loaded: it is for other nodes, waits for room, or fails."""
-        # Nothing but an image wakes one that slept, and none comes for what has failed.
-        slept = self.asleep.pop(key, None)
-        if isinstance(error, Elsewhere):
-            self.elsewhere.add(key[0])
-        elif isinstance(error, Retry if slept else NoRoom) and key not in self._serving:
-            self.asleep[key] = error.message
-        else:
-            self.failures[key] = error.message
+    def _tell(self, key: Key, how_far: str) -> None:
+        self.states.loading[key] = how_far
         self._on_change()
 
     def _unload(self, key: Key, why: str) -> None:
@@ -258,19 +254,15 @@ class ModelPool:
         needed = self._is_needed(self._records[name], version)
         self._drop(key)
         if needed:
-            self.asleep[key] = why
+            self.states.asleep[key] = why
         log.info("version %d of %s is unloaded: %s", version, name, why)
         self._on_change()
 
     def _drop(self, key: Key) -> None:
         """Take the model out of service; what it has in hand is finished first."""
-        self.failures.pop(key, None)
-        self.asleep.pop(key, None)
+        self.states.forget(key)
         self._alarms.cancel(key)
-        if (model := self._serving.pop(key, None)) is not None:
-            task = asyncio.create_task(model.close())
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+        self._room.leave(key)
 
     def _drop_when_idle(self, key: Key) -> None:
         """Drop a version that no image has asked for in a while, and one that was unloaded.
@@ -286,7 +278,7 @@ class ModelPool:
         needed = self._is_needed(record, version)
         if model is None:
             if not needed:
-                self.asleep.pop(key, None)
+                self.states.forget(key)
             return
         patience = record.spec.keep_alive if needed else self._linger
         if patience is None:

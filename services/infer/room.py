@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -42,25 +42,26 @@ UNBOUNDED = Bounds()
 class Room:
     """Loads versions, and has idle ones give way where a GPU's memory does not hold all.
 
-    ``serving`` is what is loaded, and ``closing`` frees the memory of what was; ``evict`` makes the
-    one the other for the reason it is told. What an image is in or waits for is never evicted, and
-    of the rest the version goes first whose last image is the longest ago.
+    ``evict`` has one `leave` for the reason it is told. What an image is in or waits for is never
+    evicted, and of the rest the version goes first whose last image is the longest ago. ``on_left``
+    is called when the memory is free of one that left.
     """
 
     def __init__(
         self,
         *,
         loader: Loader,
-        serving: Mapping[Key, LoadedModel],
-        closing: Set[asyncio.Task[None]],
         evict: Callable[[Key, str], None],
+        on_left: Callable[[], None] = lambda: None,
         bounds: Bounds,
     ) -> None:
         self._loader = loader
-        self._serving = serving
-        self._closing = closing
         self._evict = evict
+        self._on_left = on_left
         self._bounds = bounds
+        self.serving: dict[Key, LoadedModel] = {}
+        """What is loaded."""
+        self._closing: set[asyncio.Task[None]] = set()
         self._used: Counter[Key] = Counter()
 
     @contextmanager
@@ -73,6 +74,22 @@ class Room:
             self._used[key] -= 1
             if not self._used[key]:
                 del self._used[key]
+
+    def leave(self, key: Key) -> None:
+        """Take a version out of service; what it has in hand is finished first."""
+        if (model := self.serving.pop(key, None)) is not None:
+            task = asyncio.create_task(model.close())
+            self._closing.add(task)
+            task.add_done_callback(self._left)
+
+    def _left(self, task: asyncio.Task[None]) -> None:
+        self._closing.discard(task)
+        self._on_left()
+
+    async def close(self) -> None:
+        """Return when the memory is free of all that left."""
+        await asyncio.gather(*self._closing)
+        self._loader.close()
 
     async def load(
         self, record: ModelRecord, version: int, *, told: Callable[[str], None] = lambda _: None
@@ -133,7 +150,7 @@ class Room:
                 await self._make_room(key, Full(why, gpus={gpu}))
 
     def _held(self, gpu: str) -> int:
-        return sum(model.room.get(gpu, 0) for model in self._serving.values())
+        return sum(model.room.get(gpu, 0) for model in self.serving.values())
 
     async def _make_room(self, key: Key, full: Full) -> None:
         """Return once there is more room on GPUs, if need be of a version that gives way."""
@@ -150,16 +167,14 @@ class Room:
         idle = self._idle(key, full.gpus)
         if not idle:
             raise NoRoom(f"{_named(key)} has to wait until there is room: {full}.")
-        longest = max(idle, key=lambda other: self._serving[other].idle)
+        longest = max(idle, key=lambda other: self.serving[other].idle)
         self._bounds.on_evict(longest[0])
         self._evict(longest, f"it gave way to version {key[1]} of {key[0]}")
 
     def _on(self, gpus: Collection[str]) -> list[Key]:
         """Return the versions that have memory of one of ``gpus``."""
         return [
-            other
-            for other, model in self._serving.items()
-            if not model.room.keys().isdisjoint(gpus)
+            other for other, model in self.serving.items() if not model.room.keys().isdisjoint(gpus)
         ]
 
     def _idle(self, key: Key, gpus: Collection[str]) -> list[Key]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 
 from services.infer.backlog import Backlog
@@ -16,7 +16,7 @@ from services.infer.loading import Loader
 from services.infer.memory import present
 from services.infer.plans import MeshPlans
 from services.infer.pool import ModelPool
-from services.infer.room import Bounds
+from services.infer.room import Bounds, Key
 from visionmesh import subjects
 from visionmesh.context import Context, Near
 from visionmesh.contracts import Answer, Priority, Reference, Want
@@ -117,7 +117,7 @@ class Infer(Worker):
         if record is not None:
             await self._make_room(record)
         await self._pool.apply(name, record)
-        if record is None or name in self._pool.elsewhere:
+        if record is None or name in self._pool.states.elsewhere:
             self._listening.discard(name)
             await self._stage.unlisten_lanes(f"infer_{name}")
         else:
@@ -154,16 +154,19 @@ class Infer(Worker):
 
     async def _announce(self) -> None:
         self._news.clear()
-        pool = self._pool
-        failed = {version_key(*key): why for key, why in pool.failures.items()}
-        asleep = {version_key(*key): why for key, why in pool.asleep.items()}
+        pool, states = self._pool, self._pool.states
         loaded = tuple(model.told() for model in pool.loaded)
         await self._context.devices.read(model.gpu for model in pool.loaded if model.gpu)
         models = {name: told for name, told in pool.versions.items() if name in self._listening}
-        settled = self._listening | pool.elsewhere
+        settled = self._listening | states.elsewhere
         applied = {name: told for name, told in pool.applied.items() if name in settled}
         await self._context.nodes.update(
-            models=models, applied=applied, failed=failed, asleep=asleep, loaded=loaded
+            models=models,
+            applied=applied,
+            failed=_by_version(states.failures),
+            asleep=_by_version(states.asleep),
+            loading=_by_version(states.loading),
+            loaded=loaded,
         )
 
     async def _tell_gpus(self) -> None:
@@ -250,6 +253,10 @@ def _bounds(context: Context) -> Bounds:
         share=settings.device_memory_share,
         on_evict=lambda name: context.metrics.model(name).evicted(),
     )
+
+
+def _by_version(told: Mapping[Key, str]) -> dict[str, str]:
+    return {version_key(*key): why for key, why in told.items()}
 
 
 def _image(item: Item, gpu: Gpu | None) -> Image:

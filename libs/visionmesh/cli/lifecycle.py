@@ -17,7 +17,7 @@ from rich.text import Text
 
 from visionmesh.cli import options
 from visionmesh.cli.console import print_json, print_table, screen
-from visionmesh.cli.versions import failures, print_failures, size
+from visionmesh.cli.versions import failures, print_failures, print_reasons, size
 
 if TYPE_CHECKING:
     from visionmesh.local import LocalMesh
@@ -166,7 +166,7 @@ def ps(
             return
         _print_workers(found)
         _print_loaded(found)
-        _print_asleep(found)
+        print_reasons(found)
         print_failures(failures(found))
 
     asyncio.run(nodes())
@@ -225,15 +225,6 @@ def memory(loaded: LoadedVersion) -> str:
     if loaded.device_memory:
         taken.append(f"{size(sum(loaded.device_memory.values()))} of GPU")
     return " + ".join(taken)
-
-
-def _print_asleep(nodes: Sequence[NodeRecord]) -> None:
-    """Print which versions wait for their next image, and why."""
-    asleep = [(node, version, why) for node in nodes for version, why in node.asleep.items()]
-    if asleep:
-        screen().print()
-    for node, version, why in asleep:
-        screen().print(Text(f"{version} sleeps on {node.node} ({node.pid}): {why}", "dim"))
 
 
 def _versions(models: dict[str, tuple[int, ...]], failed: Iterable[str]) -> str:

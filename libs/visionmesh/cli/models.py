@@ -138,6 +138,7 @@ def show(
         print_table(["", ""], _facts(record), empty="")
         screen().print()
         print_table(versions.COLUMNS, versions.rows(record, workers), empty="")
+        versions.print_reasons(workers, name)
         versions.print_failures(failures)
 
     asyncio.run(read())

@@ -92,6 +92,25 @@ def print_failures(found: Sequence[Failure]) -> None:
         screen().print(Text(f"{failure.version} fails in {failure.stage}: {failure.why}", "red"))
 
 
+def print_reasons(workers: Sequence[NodeRecord], name: str | None = None) -> None:
+    """Print why versions run as they do or sleep, and how far those are that are loaded."""
+    told = [
+        (version, f"{what} on {worker.node} ({worker.pid}): {why}")
+        for worker in workers
+        for what, reasons in (
+            ("runs", {f"{one.model}/{one.version}": one.why for one in worker.loaded}),
+            ("is being loaded", worker.loading),
+            ("sleeps", worker.asleep),
+        )
+        for version, why in reasons.items()
+        if why and name in {None, version.rpartition("/")[0]}
+    ]
+    if told:
+        screen().print()
+    for version, reason in told:
+        screen().print(Text(f"{version} {reason}", "dim"))
+
+
 def _ways(record: ModelRecord, number: int, workers: Sequence[NodeRecord]) -> str:
     found = {
         f"{one.engine} {one.precision}"

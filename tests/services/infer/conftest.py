@@ -52,8 +52,6 @@ async def load(
     """Return version 1, loaded where nothing else is."""
     room = Room(
         loader=loader,
-        serving={},
-        closing=set(),
         evict=lambda *_: pytest.fail("nothing is there that could give way"),
         bounds=UNBOUNDED,
     )

@@ -18,6 +18,7 @@ from services.infer.memory import Full
 from services.infer.pool import ModelPool
 from services.infer.room import Bounds, promised
 from tests.services.infer.conftest import image_of, pushed, right
+from tests.services.infer.gated import until
 from tests.services.infer.test_ways import spec_of
 from visionmesh.errors import Code, Retry
 from visionmesh.gpu import open_gpu
@@ -77,11 +78,14 @@ class Device(Loader):
         self.refused = threading.Event()
         self.fault: Exception | None = None
         self.exact = True
+        self.tells = ""
         self.gates = {name: Gate() for name in MODELS}
         self.wants = SIZE
         """What the largest batches take; smaller ones do with `SIZE`."""
 
     async def load(self, spec: ModelSpec, stored: VersionRecord, terms: Terms) -> Loaded:
+        if self.tells:
+            terms.told(self.tells)
         if self.fault is not None:
             raise self.fault
         if not any(is_gpu(instance.device) for instance in spec.instances):
@@ -121,12 +125,19 @@ class Pool:
 
     def __init__(self, registry: Registry, folder: Path, *, memory: int, bound: int | None) -> None:
         self.evicted: list[str] = []
+        self.loading: list[dict[tuple[str, int], str]] = []
+        """What is being loaded, as it changed."""
         self.device = Device(registry=registry, directory=folder / "cache", memory=memory)
         self.pool = ModelPool(
-            loader=self.device, bounds=Bounds(nbytes=bound, on_evict=self.evicted.append)
+            loader=self.device,
+            on_change=self._note,
+            bounds=Bounds(nbytes=bound, on_evict=self.evicted.append),
         )
         self._registry = registry
         self._folder = folder
+
+    def _note(self) -> None:
+        self.loading.append(dict(self.pool.states.loading))
 
     async def apply(self, *names: str, more: str = ON_GPU) -> None:
         for name in names:
@@ -171,14 +182,14 @@ async def test_the_version_that_is_idle_the_longest_gives_way_and_wakes_with_its
     await pool.answers("elms")
     await pool.apply("larches")
     assert pool.loaded == {"elms", "larches"}
-    assert pool.pool.asleep == {("yews", 1): "it gave way to version 1 of larches"}
+    assert pool.pool.states.asleep == {("yews", 1): "it gave way to version 1 of larches"}
     assert pool.pool.versions["yews"] == (1,), "images may still be sent to it"
 
     await pool.answers("yews")
     assert pool.loaded == {"yews", "larches"}
-    assert pool.pool.asleep.keys() == {("elms", 1)}
+    assert pool.pool.states.asleep.keys() == {("elms", 1)}
     assert pool.evicted == ["yews", "elms"]
-    assert pool.pool.failures == {}
+    assert pool.pool.states.failures == {}
 
 
 async def test_what_is_in_use_stays_and_who_has_to_wait_for_it_sleeps(make: Make) -> None:
@@ -195,8 +206,8 @@ async def test_what_is_in_use_stays_and_who_has_to_wait_for_it_sleeps(make: Make
     with pytest.raises(Retry, match="has to wait until there is room: 20 bytes") as caught:
         await pool.answers("yews")
     assert caught.value.code is Code.MODEL_NOT_READY
-    assert "has to wait" in pool.pool.asleep["yews", 1]
-    assert pool.pool.failures == {}
+    assert "has to wait" in pool.pool.states.asleep["yews", 1]
+    assert pool.pool.states.failures == {}
 
     gate.open.set()
     await busy
@@ -210,7 +221,7 @@ async def test_idle_versions_give_way_to_large_batches_too_but_small_ones_do(mak
     pool.device.wants = 70
     await pool.apply("yews")
     assert pool.loaded == {"yews"}
-    assert pool.pool.asleep.keys() == {("elms", 1)}
+    assert pool.pool.states.asleep.keys() == {("elms", 1)}
     assert pool.evicted == ["elms"]
 
     pool.device.wants = 1000
@@ -225,7 +236,7 @@ async def test_who_cannot_be_woken_now_wakes_with_a_later_image(make: Make) -> N
     with pytest.raises(Retry, match="cannot be reached"):
         await pool.answers("elms")
     assert pool.pool.versions["elms"] == (1,)
-    assert pool.pool.failures == {}
+    assert pool.pool.states.failures == {}
     pool.device.fault = None
     await pool.answers("elms")
 
@@ -242,13 +253,13 @@ async def test_what_was_dropped_and_still_runs_is_waited_for(make: Make) -> None
     assert await asyncio.to_thread(pool.device.refused.wait, 10)
     gate.open.set()
     await asyncio.gather(busy, next_one)
-    assert (pool.loaded, pool.pool.failures, pool.evicted) == ({"yews"}, {}, [])
+    assert (pool.loaded, pool.pool.states.failures, pool.evicted) == ({"yews"}, {}, [])
 
 
 async def test_a_version_that_is_too_large_for_its_gpu_fails(make: Make) -> None:
     pool = await make(memory=30)
     await pool.apply("elms")
-    assert pool.pool.failures == {
+    assert pool.pool.states.failures == {
         ("elms", 1): "Version 1 of 'elms' is too large for its GPU: 30 bytes are free."
     }
     assert pool.pool.versions == {}
@@ -259,8 +270,10 @@ async def test_a_version_waits_while_other_processes_fill_its_gpu(make: Make) ->
     pool = await make(memory=60)
     pool.device.others = 30
     await pool.apply("elms")
-    assert pool.pool.failures == {}
-    assert "has to wait until there is room: 30 bytes are free" in pool.pool.asleep["elms", 1]
+    assert pool.pool.states.failures == {}
+    assert (
+        "has to wait until there is room: 30 bytes are free" in pool.pool.states.asleep["elms", 1]
+    )
     with pytest.raises(Retry):
         await pool.answers("elms")
     pool.device.others = 0
@@ -281,25 +294,56 @@ async def test_who_has_to_wait_does_so_though_what_stands_in_does_not_work(make:
     pool = await make(memory=60)
     pool.device.others = 30
     await pool.apply("elms", more=f"{ON_GPU}  - {{device: cpu, engines: [nix], fallback: true}}\n")
-    assert "no engine 'nix' serves" in pool.pool.failures["elms", 1]
+    assert "no engine 'nix' serves" in pool.pool.states.failures["elms", 1]
     more = "{device: emulated, fallback: true, options: {provider: abacus}}"
     await pool.apply("elms", more=f"{ON_GPU}  - {more}\n")
-    assert "has to wait until there is room: 30 bytes" in pool.pool.asleep["elms", 1]
+    assert "has to wait until there is room: 30 bytes" in pool.pool.states.asleep["elms", 1]
 
 
 async def test_who_says_more_than_there_is_evicts_nobody(make: Make) -> None:
     pool = await make(bound=100)
     await pool.apply("elms")
     await pool.apply("yews", more="instances: [{device: emulated, memory: 101}]\n")
-    assert "takes 101 bytes of EMULATED-0, of 100 in all" in pool.pool.failures["yews", 1]
+    assert "takes 101 bytes of EMULATED-0, of 100 in all" in pool.pool.states.failures["yews", 1]
     assert (pool.loaded, pool.evicted) == ({"elms"}, [])
 
 
 async def test_a_version_beyond_all_bounds_fails_and_keeps_nothing(make: Make) -> None:
     pool = await make(bound=30)
     await pool.apply("elms")
-    assert "takes 40 bytes of EMULATED-0, of 30 in all" in pool.pool.failures["elms", 1]
+    assert "takes 40 bytes of EMULATED-0, of 30 in all" in pool.pool.states.failures["elms", 1]
     assert pool.device.used == 0
+
+
+async def test_a_new_build_without_room_beside_the_old_one_is_loaded_once_another_leaves(
+    make: Make,
+) -> None:
+    pool = await make(memory=100)
+    await pool.apply("elms", "yews")
+    gate = pool.device.gates["yews"]
+    gate.open.clear()
+    busy = asyncio.create_task(pool.answers("yews"))
+    assert await asyncio.to_thread(gate.reached.wait, 10)
+
+    await pool.apply("elms", more=f"{ON_GPU}batching: {{max_size: 2}}\n")
+    assert "has to wait until there is room" in pool.pool.states.failures["elms", 1]
+    assert not pool.pool.is_current("elms", 1)
+    await pool.answers("elms")
+
+    gate.open.set()
+    await busy
+    await pool.pool.apply("yews", None)
+    await until(lambda: pool.pool.is_current("elms", 1))
+    assert pool.pool.states.failures == {}
+    await pool.answers("elms")
+
+
+async def test_how_far_a_version_is_that_is_loaded_is_told_until_it_is(make: Make) -> None:
+    pool = await make()
+    pool.device.tells = "a half of it"
+    await pool.apply("elms")
+    assert pool.loading[0] == {("elms", 1): "a half of it"}
+    assert pool.loading[-1] == {}
 
 
 async def test_who_says_what_it_takes_finds_room_before_it_is_loaded(make: Make) -> None:
@@ -320,7 +364,7 @@ async def test_what_is_said_is_kept_free_even_if_less_is_taken(make: Make) -> No
 async def test_who_takes_more_than_it_says_is_refused_with_the_figures(make: Make) -> None:
     pool = await make()
     await pool.apply("elms", more="instances: [{device: emulated, memory: 39}]\n")
-    assert "39 bytes are said, but its engines took 40" in pool.pool.failures["elms", 1]
+    assert "39 bytes are said, but its engines took 40" in pool.pool.states.failures["elms", 1]
     assert (pool.loaded, pool.device.used) == (set(), 0)
 
 
@@ -328,7 +372,7 @@ async def test_what_is_built_meanwhile_is_not_taken_for_a_version(make: Make) ->
     pool = await make()
     pool.device.exact = False
     await pool.apply("elms", more="instances: [{device: emulated, memory: 39}]\n")
-    assert (pool.loaded, pool.pool.failures) == ({"elms"}, {})
+    assert (pool.loaded, pool.pool.states.failures) == ({"elms"}, {})
 
 
 async def test_versions_that_are_loaded_at_once_keep_to_the_bounds(make: Make) -> None:

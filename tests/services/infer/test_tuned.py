@@ -187,4 +187,4 @@ async def test_a_file_that_the_mesh_has_lost_gives_way_to_the_network_as_it_is(
     versions = {1: version.model_copy(update={"variants": variants})}
     model = await loaded(pool, record.model_copy(update={"versions": versions}))
     assert model.way.engine == "onnxruntime"
-    assert pool.failures == {}
+    assert pool.states.failures == {}

@@ -39,7 +39,7 @@ async def test_the_old_version_serves_on_when_the_new_one_cannot_be_loaded(
     await pool.apply("trees", record.model_copy(update={"versions": {1: lost}}))
 
     np.testing.assert_allclose(await scores(pool, 1), right(1), rtol=1e-4)
-    assert "push the model again" in pool.failures["trees", 1]
+    assert "push the model again" in pool.states.failures["trees", 1]
 
 
 async def test_what_answered_before_is_kept_while_nothing_newer_can_be_loaded(
@@ -50,12 +50,12 @@ async def test_what_answered_before_is_kept_while_nothing_newer_can_be_loaded(
 
     await pool.apply("trees", broken(record.steered(weights={2: 1}), 2))
     assert pool.versions == {"trees": (1,)}
-    assert "push the model again" in pool.failures["trees", 2]
+    assert "push the model again" in pool.states.failures["trees", 2]
     await asyncio.sleep(3 * LINGER.total_seconds())
     assert versions(pool) == [1]
 
     await pool.apply("trees", record.steered(weights={2: 1}))
-    assert pool.failures == {}
+    assert pool.states.failures == {}
     await until_versions(pool, [2])
 
 
@@ -97,7 +97,10 @@ async def test_a_version_that_cannot_be_warmed_is_freed(
 
     await pool.apply("trees", await registry.push(load_folder(folder)))
 
-    assert "answers 2 images with an output 'scores' of shape (1, 8)" in pool.failures["trees", 1]
+    assert (
+        "answers 2 images with an output 'scores' of shape (1, 8)"
+        in pool.states.failures["trees", 1]
+    )
     assert pool.versions == {}
     assert sessions() == before
 
@@ -107,7 +110,7 @@ async def test_a_version_that_no_engine_can_run_rejects_its_images(
 ) -> None:
     more = "instances: [{device: abacus}]\n"
     await pool.apply("trees", await pushed(registry, tmp_path / "trees", more=more))
-    assert "no engine serves the device 'abacus'" in pool.failures["trees", 1]
+    assert "no engine serves the device 'abacus'" in pool.states.failures["trees", 1]
     with pytest.raises(Reject) as raised:
         await scores(pool, 1)
     assert raised.value.code is Code.MODEL_INVALID
