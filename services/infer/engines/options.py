@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar, Self
 
 from pydantic import ValidationError
@@ -9,6 +11,16 @@ from pydantic import ValidationError
 from visionmesh.contracts import Frozen
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.models.spec import Instance, ModelSpec
+
+NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "onnxruntime": "provider enable_cuda_graph use_tf32 prefer_nhwc gpu_mem_limit"
+        " trt_fp16_enable",
+        "tensorrt": "runtime profiles workspace tf32 level precision graphs timeout",
+        "torch": "compile mode graphs autocast tensor_parallel plan timeout load_timeout",
+    }
+)
+"""What each engine knows: one whose packages are not installed cannot be asked."""
 
 
 class EngineOptions(Frozen):
@@ -18,9 +30,15 @@ class EngineOptions(Frozen):
 
     @classmethod
     def of(cls, spec: ModelSpec, instance: Instance) -> Self:
-        """Return an instance's; raise `ConfigurationError` (model_invalid) that names the wrong."""
+        """Return an instance's, without those of the other engines that it names.
+
+        Raises `ConfigurationError` (model_invalid) that names what is wrong.
+        """
+        others = {known for name in instance.engines for known in NAMES.get(name, "").split()}
+        foreign = others - cls.model_fields.keys()
+        own = {name: said for name, said in instance.options.items() if name not in foreign}
         try:
-            return cls.model_validate(instance.options)
+            return cls.model_validate(own)
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"]))
