@@ -6,6 +6,7 @@ as there (``fancy_upsampling``). Damage within the compressed data may go unnoti
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from services.preprocess.formats.header import Color, Data
 from services.preprocess.gpu.decoding import OnDevice
 from services.preprocess.gpu.fit import Stored
 from visionmesh.gpu import GpuError, Stream
+from visionmesh.gpu.gpu import GpuMemoryError
 
 _KINDS: Final = (
     nvimgcodec.BackendKind.HW_GPU_ONLY,
@@ -24,6 +26,8 @@ _KINDS: Final = (
 )
 """In this order. Not ``CPU_ONLY``: what is decoded on the CPU goes its own, shorter way."""
 _OPTIONS: Final = ":fancy_upsampling=1"
+_FULL: Final = re.compile(r"CUDA Runtime failure:? '#2'")
+"""How it tells cudaErrorMemoryAllocation: there is no other class of errors than RuntimeError."""
 
 
 class NvJpegDecoder:
@@ -49,6 +53,8 @@ class NvJpegDecoder:
     ) -> list[OnDevice | None]:
         """Decode JPEGs to ``color``, which is RGB or GRAY; `None` for what fails.
 
+        What is returned must not outlive ``stream``, on which it is freed.
+
         Raises
         ------
         GpuError
@@ -62,7 +68,8 @@ class NvJpegDecoder:
                 cuda_stream=stream.pointer,
             )
         except RuntimeError as error:
-            raise GpuError(str(error)) from error
+            kind = GpuMemoryError if _FULL.match(str(error)) else GpuError
+            raise kind(str(error)) from error
         left = iter(images)
         decoded = (None if source is None else next(left) for source in sources)
         return [
