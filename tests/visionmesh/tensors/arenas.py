@@ -1,12 +1,16 @@
-"""Small arenas in the real shared memory."""
+"""Small arenas in the real shared memory and in a GPU's."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
 
-from visionmesh.contracts import ShmLocation
-from visionmesh.tensors import ShmArena
+import numpy as np
+
+from visionmesh.contracts import CudaLocation, ShmLocation
+from visionmesh.gpu import Gpu
+from visionmesh.gpu.copier import Copier
+from visionmesh.tensors import DeviceArena, ShmArena
 
 SHM = Path("/dev/shm")
 SLOT = 4096
@@ -22,4 +26,17 @@ def put(arena: ShmArena, payload: bytes) -> ShmLocation:
     slot = arena.reserve(len(payload))
     assert slot is not None
     slot.view[:] = payload
+    return slot.commit()
+
+
+def open_arena(gpu: Gpu, name: str, *, lease: timedelta = HOUR, slots: int = SLOTS) -> DeviceArena:
+    return DeviceArena(
+        gpu=gpu, directory=SHM, name=name, size=slots * SLOT, slot_bytes=SLOT, lease=lease
+    )
+
+
+def lay(arena: DeviceArena, payload: bytes) -> CudaLocation:
+    slot = arena.reserve(len(payload))
+    assert slot is not None
+    Copier(arena.gpu).copy([(np.frombuffer(payload, np.uint8), slot.device)])
     return slot.commit()

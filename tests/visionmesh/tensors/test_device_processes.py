@@ -6,21 +6,16 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
-import numpy as np
 import pytest
 
+from tests.visionmesh.tensors.arenas import SHM, SLOT, lay, open_arena
 from tests.visionmesh.tensors.device_soak import Soak
 from tests.visionmesh.tensors.peers import Peers, peers
 from visionmesh.contracts import CudaLocation
 from visionmesh.errors import Miss
 from visionmesh.gpu import Gpu
-from visionmesh.gpu.copier import Copier
-from visionmesh.tensors import DeviceArena, DeviceReader, reap
-
-SHM = Path("/dev/shm")
-SLOT = 4096
+from visionmesh.tensors import DeviceReader, reap
 
 
 @pytest.fixture
@@ -35,13 +30,6 @@ def reader() -> DeviceReader:
     return DeviceReader(directory=SHM, on_refused=lambda uuid, why: pytest.fail(why))
 
 
-def put(arena: DeviceArena, payload: bytes) -> CudaLocation:
-    slot = arena.reserve(len(payload))
-    assert slot is not None
-    Copier(arena.gpu).copy([(np.frombuffer(payload, np.uint8), slot.device)])
-    return slot.commit()
-
-
 def written(answer: str) -> CudaLocation:
     return CudaLocation.model_validate_json(answer)
 
@@ -50,16 +38,9 @@ def test_a_payload_crosses_between_processes_and_is_freed_by_its_reader(
     gpu: Gpu, prefix: str, start: Peers
 ) -> None:
     payload = bytes(range(256)) * (2 * SLOT // 256)
-    with DeviceArena(
-        gpu=gpu,
-        directory=SHM,
-        name=prefix + "a",
-        size=2 * SLOT,
-        slot_bytes=SLOT,
-        lease=timedelta(hours=1),
-    ) as arena:
+    with open_arena(gpu, prefix + "a") as arena:
         peer = start("read", "release")
-        answer = json.loads(peer.ask(put(arena, payload).model_dump_json()))
+        answer = json.loads(peer.ask(lay(arena, payload).model_dump_json()))
         assert bytes.fromhex(answer) == payload
         peer.process.communicate()
         assert arena.used_bytes == 0
@@ -68,16 +49,9 @@ def test_a_payload_crosses_between_processes_and_is_freed_by_its_reader(
 def test_a_killed_reader_leaves_the_payload_to_its_lease(
     gpu: Gpu, prefix: str, start: Peers
 ) -> None:
-    with DeviceArena(
-        gpu=gpu,
-        directory=SHM,
-        name=prefix + "a",
-        size=SLOT,
-        slot_bytes=SLOT,
-        lease=timedelta(0),
-    ) as arena:
+    with open_arena(gpu, prefix + "a", slots=1, lease=timedelta(0)) as arena:
         peer = start("read", "keep")
-        peer.ask(put(arena, b"read").model_dump_json())
+        peer.ask(lay(arena, b"read").model_dump_json())
         peer.kill()
         assert arena.used_bytes == SLOT
         assert arena.reserve(1) is not None

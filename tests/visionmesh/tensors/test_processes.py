@@ -6,17 +6,14 @@ import json
 import time
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
+from tests.visionmesh.tensors.arenas import SHM, SLOT, make_arena, put
 from tests.visionmesh.tensors.peers import Peers, peers
 from visionmesh.contracts import ShmLocation
 from visionmesh.errors import Miss
-from visionmesh.tensors import ShmArena, ShmReader, reap
-
-SHM = Path("/dev/shm")
-SLOT = 4096
+from visionmesh.tensors import ShmReader, reap
 
 
 @pytest.fixture
@@ -29,32 +26,19 @@ def start(prefix: str) -> Iterator[Peers]:
 def test_a_payload_crosses_between_processes_and_is_freed_by_its_reader(
     prefix: str, start: Peers
 ) -> None:
-    with ShmArena(
-        directory=SHM,
-        name=prefix + "a",
-        size=2 * SLOT,
-        slot_bytes=SLOT,
-        lease=timedelta(hours=1),
-    ) as arena:
-        slot = arena.reserve(2 * SLOT)
-        assert slot is not None
-        slot.view[:] = payload = bytes(range(256)) * (2 * SLOT // 256)
+    payload = bytes(range(256)) * (2 * SLOT // 256)
+    with make_arena(prefix + "a") as arena:
         peer = start("read", "release")
-        answer = json.loads(peer.ask(slot.commit().model_dump_json()))
+        answer = json.loads(peer.ask(put(arena, payload).model_dump_json()))
         assert bytes.fromhex(answer) == payload
         peer.process.communicate()
         assert arena.used_bytes == 0
 
 
 def test_a_killed_reader_leaves_the_payload_to_its_lease(prefix: str, start: Peers) -> None:
-    with ShmArena(
-        directory=SHM, name=prefix + "a", size=SLOT, slot_bytes=SLOT, lease=timedelta(0)
-    ) as arena:
-        slot = arena.reserve(SLOT)
-        assert slot is not None
+    with make_arena(prefix + "a", slots=1, lease=timedelta(0)) as arena:
         peer = start("read", "keep")
-        location = slot.commit()
-        peer.ask(location.model_dump_json())
+        peer.ask(put(arena, b"read").model_dump_json())
         peer.kill()
         assert arena.used_bytes == SLOT
         assert arena.reserve(1) is not None
