@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from itertools import count as numbers
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import onnxruntime
@@ -94,18 +97,27 @@ class _Driver:
         """What the slots have bound to the session, and go without when there is another."""
         self._opened = opened
         self._users = users
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="onnxruntime")
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        # As a daemon it cannot keep a process alive that ends while something is computed.
+        threading.Thread(target=self._work, name="onnxruntime", daemon=True).start()
         try:
             self.session, self.graphs = self.do(opened, self.stream, graphs=True)
         except BaseException:
-            self._thread.shutdown()
+            self._calls.put(None)
             raise
         first = self.session.get_inputs()[0].shape[0]
         self.fixed_batch = first if isinstance(first, int) else None
 
     def do(self, call: Callable[..., T], *args: Any, **more: Any) -> T:
         """Call it in the session's thread."""
-        return self._thread.submit(call, *args, **more).result()
+        answer: Future[T] = Future()
+        self._calls.put(partial(_answer, answer, partial(call, *args, **more)))
+        return answer.result()
+
+    def _work(self) -> None:
+        while call := self._calls.get():
+            call()
+            del call  # what it has made is not kept until the next one comes
 
     def give_up_graphs(self, why: Exception) -> None:
         """Open the session anew, as one whose recording failed cannot be used any more."""
@@ -131,7 +143,14 @@ class _Driver:
         self._users -= 1
         if not self._users:
             self.do(self.__dict__.pop, "session", None)
-            self._thread.shutdown()
+            self._calls.put(None)
+
+
+def _answer(answer: Future[T], call: Callable[[], T]) -> None:
+    try:
+        answer.set_result(call())
+    except BaseException as error:  # for who waits, whatever it is
+        answer.set_exception(error)
 
 
 @dataclass

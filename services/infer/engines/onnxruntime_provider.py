@@ -28,7 +28,8 @@ _PROVIDERS = {
 }
 _ABOUT_GRAPHS = "graph capture"
 _NO_MEMORY = re.compile(
-    r"out of memory|[Ff]ailed to allocate memory|smaller than requested|MEMORY_ALLOCATION"
+    r"out of memory|[Ff]ailed to allocate memory|smaller than requested"
+    r"|STATUS_\w*ALLOC(ATION)?_FAILED"
 )
 _CAPTURING = re.compile(r"CUDA failure 9\d\d|stream is capturing|StreamCapture")
 """cudaErrorStreamCapture…, which whoever allocates memory gets while another thread captures."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -18,6 +19,10 @@ from visionmesh.gpu.gpu import DeviceArray, Gpu, GpuError, GpuMemoryError, Strea
 
 Run = Callable[[torch.Tensor], Tensors]
 """A `Runner`, or a `ParallelRunner`."""
+
+
+_NO_MEMORY = re.compile(r"out of memory|STATUS_\w*ALLOC(ATION)?_FAILED")
+"""What libraries and graphs say that take memory by themselves, not from PyTorch."""
 
 
 class HostNetwork:
@@ -59,12 +64,8 @@ class DeviceNetwork:
         with self._on(stream):
             try:
                 outputs = self._run(torch.from_dlpack(images))
-            except torch.OutOfMemoryError as error:
-                raise GpuMemoryError(reason(error)) from error
-            except torch.AcceleratorError as error:
-                raise GpuError(reason(error)) from error
             except FAILURES as error:
-                raise NetworkError(reason(error)) from error
+                raise _as_told(error) from error
             return {name: self._gpu.xp.from_dlpack(value) for name, value in outputs.items()}
 
     def _on(self, stream: Stream) -> AbstractContextManager[Any]:
@@ -82,3 +83,11 @@ class DeviceNetwork:
         self._close()
         if self._gpu.info.kind == "cuda":
             torch.cuda.empty_cache()
+
+
+def _as_told(error: Exception) -> NetworkError | GpuError:
+    """Return what PyTorch's error on a device means."""
+    if isinstance(error, torch.OutOfMemoryError) or _NO_MEMORY.search(str(error)):
+        return GpuMemoryError(reason(error))
+    kind = GpuError if isinstance(error, torch.AcceleratorError) else NetworkError
+    return kind(reason(error))

@@ -6,6 +6,7 @@ the number of a graph as well, and record nothing.
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,20 @@ def test_all_slots_share_the_weights_and_the_last_one_gives_them_back(
     assert second.run(images_of(1))["found"].shape == (1, 100_000)
     second.close()
     assert rss() - before < 0.5 * size
+
+
+def test_the_thread_of_a_session_ends_with_it_and_keeps_no_process_alive(
+    gpu_device: str, tmp_path: Path
+) -> None:
+    before = set(threading.enumerate())
+    engines = opened(gpu_device, save_network(tmp_path / "m.onnx"))
+    (thread,) = set(threading.enumerate()) - before
+    assert thread.daemon
+    for engine in engines:
+        assert thread.is_alive()
+        engine.close()
+    thread.join(10)
+    assert not thread.is_alive()
 
 
 def test_a_precision_that_it_cannot_compute_in_is_refused(gpu_device: str, tmp_path: Path) -> None:

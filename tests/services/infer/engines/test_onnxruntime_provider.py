@@ -27,6 +27,8 @@ from visionmesh.models.spec import Instance
         ("CUDA failure 2: out of memory", GpuMemoryError),
         ("Failed to allocate memory for requested buffer of size 4096", GpuMemoryError),
         ("Available memory of 10 is smaller than requested bytes of 20", GpuMemoryError),
+        ("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED", GpuMemoryError),
+        ("CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", GpuMemoryError),
         ("CUDA failure 900: operation not permitted when stream is capturing", GpuError),
     ],
 )
