@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -141,17 +142,16 @@ class Loader:
 
         Why an instance has none goes to ``failed``.
         """
-        copies = wanted.way.copies
-        meter = await asyncio.to_thread(Meter, [one.instance.device for one in copies])
         built = []
-        for one in copies:
-
-            async def build(name: str, one: Copies = one) -> None:
-                await self._workshop.build(wanted, one, name, told)
-
+        for copies in wanted.way.copies:
+            build = partial(self._workshop.build, wanted, copies, told)
             try:
-                left, _ = await _first(Candidates(one), meter, build)
+                left, _ = await _first(Candidates(copies), build)
                 built.append(left)
+            except NoMemory as error:
+                # It has taken minutes: what counts is what is free now.
+                meter = await asyncio.to_thread(Meter, [copies.instance.device])
+                raise meter.full(copies.instance.device, error.message) from error
             except ConfigurationError as error:
                 failed.append(error)
         if not built:
@@ -167,7 +167,10 @@ class Loader:
         try:
             for candidates in built:
                 try:
-                    found.append(await self._open_first(wanted, candidates, meter))
+                    found.append(await self._open_first(wanted, candidates))
+                except NoMemory as error:
+                    device = candidates.copies.instance.device
+                    raise meter.full(device, error.message) from error
                 except ConfigurationError as error:
                     failed.append(error)
             if not found:
@@ -187,13 +190,10 @@ class Loader:
             exact=nothing_built(),
         )
 
-    async def _open_first(self, wanted: Wanted, candidates: Candidates, meter: Meter) -> Opened:
+    async def _open_first(self, wanted: Wanted, candidates: Candidates) -> Opened:
         """Return warm engines of the first kind that works."""
-
-        async def open_(name: str) -> tuple[tuple[Engine, ...], bool]:
-            return await self._workshop.open(wanted, candidates.copies, name)
-
-        left, (engines, short) = await _first(candidates, meter, open_)
+        open_ = partial(self._workshop.open, wanted, candidates.copies)
+        left, (engines, short) = await _first(candidates, open_)
         copies = replace(left.copies, engines=left.copies.engines[:1], count=len(engines))
         return Opened(copies, engines, left.failed, short)
 
@@ -209,21 +209,20 @@ class Loader:
 
 
 async def _first(
-    candidates: Candidates, meter: Meter, attempt: Callable[[str], Awaitable[_Made]]
+    candidates: Candidates, attempt: Callable[[str], Awaitable[_Made]]
 ) -> tuple[Candidates, _Made]:
     """Return those left of an instance's engines of which ``attempt`` works for the first.
 
-    What it makes of that is returned, too. Raises `Full` if the device had no memory.
+    What it makes of that is returned, too. Raises `NoMemory` if the device has too little.
     """
     copies, failed = candidates
     for at, name in enumerate(copies.engines):
         try:
             made = await attempt(name)
-        except NoMemory as error:
-            let_go(error)
-            raise meter.full(copies.instance.device, error.message) from error
         except ConfigurationError as error:
             let_go(error)
+            if isinstance(error, NoMemory):
+                raise
             several = failed or len(copies.engines) > 1
             which = f"{name} on {copies.instance.device}: " if several else ""
             failed = (*failed, ConfigurationError(error.code, f"{which}{error.message}"))

@@ -20,6 +20,8 @@ from visionmesh.models.spec import ModelSpec
 
 _NICE = 10
 """Of the thread that warms: a tenth of a core that is wanted elsewhere, all of an idle one."""
+_MOST_BUILDS = 64
+"""That wait for each other, and need no more than a thread for that."""
 
 _Made = TypeVar("_Made")
 
@@ -43,11 +45,13 @@ class Workshop:
 
     def __init__(self, *, plans: PlanStore | None) -> None:
         self._plans = plans
+        # Who builds may wait for another one for long, and would keep others from their work.
+        self._patient = ThreadPoolExecutor(_MOST_BUILDS, thread_name_prefix="build")
         # A thread cannot become less nice again, so it is one of its own.
         self._quiet = ThreadPoolExecutor(1, thread_name_prefix="warm", initializer=_be_nice)
 
     async def build(
-        self, wanted: Wanted, copies: Copies, name: str, told: Callable[[str], None]
+        self, wanted: Wanted, copies: Copies, told: Callable[[str], None], name: str
     ) -> None:
         """Have built what the engine ``name`` wants, if it is not there; most want nothing.
 
@@ -69,7 +73,7 @@ class Workshop:
             plans=self._plans,
             told=tell,
         )
-        await _to_the_end(loop.run_in_executor(None, build))
+        await _to_the_end(loop.run_in_executor(self._patient, build))
 
     def nothing_built(self) -> Callable[[], bool]:
         """Return what says whether nothing was built since: builders take a GPU's memory, too."""
@@ -108,6 +112,7 @@ class Workshop:
         return engines, largest != [engine.batch_sizes[-1] for engine in engines]
 
     def close(self) -> None:
+        self._patient.shutdown(wait=False)
         self._quiet.shutdown(wait=False)
 
 

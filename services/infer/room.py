@@ -92,7 +92,7 @@ class Room:
         self._loader.close()
 
     async def load(
-        self, record: ModelRecord, version: int, *, told: Callable[[str], None] = lambda _: None
+        self, record: ModelRecord, version: int, *, told: Callable[[str], None]
     ) -> Loaded:
         """Return a version's engines, with what they take within all bounds.
 
@@ -136,7 +136,7 @@ class Room:
             raise Full("there is room for small batches only", gpus=loaded.short)
         if loaded.exact:
             _hold_to(said, loaded.device_memory, key[0])
-        await self._admit(key, {**loaded.device_memory, **said})
+            await self._admit(key, {**loaded.device_memory, **said})
         return replace(loaded, reserved=said)
 
     async def _admit(self, key: Key, wanted: Mapping[str, int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
@@ -94,21 +95,18 @@ def print_failures(found: Sequence[Failure]) -> None:
 
 def print_reasons(workers: Sequence[NodeRecord], name: str | None = None) -> None:
     """Print why versions run as they do or sleep, and how far those are that are loaded."""
-    told = [
-        (version, f"{what} on {worker.node} ({worker.pid}): {why}")
-        for worker in workers
-        for what, reasons in (
-            ("runs", {f"{one.model}/{one.version}": one.why for one in worker.loaded}),
-            ("is being loaded", worker.loading),
-            ("sleeps", worker.asleep),
-        )
-        for version, why in reasons.items()
-        if why and name in {None, version.rpartition("/")[0]}
-    ]
+    told = defaultdict(list)
+    for worker in workers:
+        runs = {f"{one.model}/{one.version}": one.why for one in worker.loaded}
+        states = {"runs": runs, "is being loaded": worker.loading, "sleeps": worker.asleep}
+        for what, reasons in states.items():
+            for version, why in reasons.items():
+                if why and name in {None, version.rpartition("/")[0]}:
+                    told[version, what, why].append(f"{worker.node} ({worker.pid})")
     if told:
         screen().print()
-    for version, reason in told:
-        screen().print(Text(f"{version} {reason}", "dim"))
+    for (version, what, why), places in told.items():
+        screen().print(Text(f"{version} {what} on {', '.join(places)}: {why}", "dim"))
 
 
 def _ways(record: ModelRecord, number: int, workers: Sequence[NodeRecord]) -> str:

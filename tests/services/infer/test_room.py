@@ -369,7 +369,7 @@ async def test_who_takes_more_than_it_says_is_refused_with_the_figures(make: Mak
 
 
 async def test_what_is_built_meanwhile_is_not_taken_for_a_version(make: Make) -> None:
-    pool = await make()
+    pool = await make(bound=39)
     pool.device.exact = False
     await pool.apply("elms", more="instances: [{device: emulated, memory: 39}]\n")
     assert (pool.loaded, pool.pool.states.failures) == ({"elms"}, {})
