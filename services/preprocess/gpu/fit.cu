@@ -37,8 +37,8 @@ struct picture {
     uint64_t pixels;             // address of its first pixel
     uint64_t out;                // address of its input
     struct axis across, down;
-    int32_t row, column, plane;  // bytes to the next row, column, colour
-    int32_t samples;             // 1: grey; 3: colours
+    int32_t row, column;         // bytes to the next of each
+    int32_t samples;             // 1: grey; 3: colours, one behind the other
     int32_t luma;                // whether grey is wanted of colours
     int32_t swapped;             // whether colours are wanted in the other order, or grey of BGR
     int32_t reduction;           // pixels on a side of the squares that are averaged at first
@@ -82,9 +82,7 @@ DEVICE uint32_t three_bytes(const uint8_t *at) {
 /* One pixel, its colours in the bytes from the lowest; OpenCV's weights where grey is wanted. */
 DEVICE uint32_t colours_at(const struct picture *p, const uint8_t *at) {
     if (p->samples == 1) return __ldg(at) * 0x010101u;
-    uint32_t found = p->plane == 1
-        ? three_bytes(at)
-        : __ldg(at) | (uint32_t)__ldg(at + p->plane) << 8 | (uint32_t)__ldg(at + 2 * p->plane) << 16;
+    uint32_t found = three_bytes(at);
     if (!p->luma) return found;
     uint32_t first = found & 255, green = found >> 8 & 255, third = found >> 16 & 255;
     uint32_t red = p->swapped ? third : first, blue = p->swapped ? first : third;
@@ -138,7 +136,7 @@ DEVICE struct colours sums_of_any(const struct picture *p, int x, int y) {
     return sums;
 }
 
-/* The same where colours follow one another and the square is whole: twelve bytes, which are four
+/* The same where pixels follow one another and the square is whole: twelve bytes, which are four
 pixels, at a time. Which bytes of a word are of a colour moves on with each word. */
 DEVICE struct colours sums_of_packed(const struct picture *p, int x, int y) {
     const uint32_t own[CHANNELS] = {0x01000001, 0x00010000, 0x00000100};
@@ -170,7 +168,7 @@ DEVICE struct colours sums_of_packed(const struct picture *p, int x, int y) {
 /* The average of a square of pixels. */
 DEVICE uint32_t square_at(const struct picture *p, int x, int y) {
     int side = SIDE_OF(p), left = x * side, top = y * side;
-    int packed = p->samples == CHANNELS && p->plane == 1 && p->column == CHANNELS && !p->luma;
+    int packed = p->samples == CHANNELS && p->column == CHANNELS && !p->luma;
     struct colours sums = packed && left + side <= p->wide && top + side <= p->high
         ? sums_of_packed(p, left, top)
         : sums_of_any(p, left, top);

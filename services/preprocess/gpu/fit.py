@@ -39,7 +39,7 @@ TABLE: Final = np.dtype(
         ("out", "u8"),
         ("across", _AXIS),
         ("down", _AXIS),
-        *((name, "i4") for name in ("row", "column", "plane")),
+        *((name, "i4") for name in ("row", "column")),
         *((name, "i4") for name in ("samples", "luma", "swapped", "reduction", "inverse")),
         *((name, "i4") for name in ("wide", "high", "pad", "width", "height", "channels")),
         *((name, "i4") for name in ("out_row", "out_column", "out_channel")),
@@ -66,9 +66,7 @@ class Stored:
     row: int
     """Bytes from one row to the next."""
     column: int
-    """Bytes from one pixel to the next; a fourth channel is not looked at."""
-    plane: int
-    """Bytes from one colour to the next: 1 if they are interleaved."""
+    """Bytes from one pixel to the next; of more than three channels the first count."""
     order: Color
     orientation: int = 1
 
@@ -77,7 +75,7 @@ class Stored:
         """Describe an array of the device, ``(H, W, C) uint8``; only its rows may lie apart."""
         height, width, channels = pixels.shape
         row = pixels.strides[0]
-        return cls(gpu.address(pixels), width, height, row, channels, 1, order, orientation)
+        return cls(gpu.address(pixels), width, height, row, channels, order, orientation)
 
     @property
     def upright(self) -> Size:
@@ -167,7 +165,7 @@ def _row(fit: Fit, *, own: bool = False) -> tuple[object, ...]:
     steps = (1, spec.width * spec.height) if planar else (spec.channels, 1)
     std = np.array(spec.std)
     return (
-        *(stored.address + first, out, _axis(across), _axis(down), row, column, stored.plane),
+        *(stored.address + first, out, _axis(across), _axis(down), row, column),
         *(samples, grey and samples > 1, swapped, squares, -(-65536 // squares**2), wide, high),
         *(spec.pad, spec.width, spec.height, spec.channels, spec.width * steps[0], *steps),
         np.broadcast_to(spec.scale / std, _COLORS),

@@ -103,6 +103,5 @@ def _stored(image: Any, order: Color) -> Stored:
         height=height,
         row=row,
         column=column,
-        plane=1,
         order=order,
     )

@@ -173,7 +173,7 @@ def test_pictures_of_all_kinds_go_in_one_batch(bench: Bench) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("color", ["RGB", "BGR", "GRAY"])
-def test_rows_and_colours_may_lie_apart(bench: Bench, color: Color, orientation: int) -> None:
+def test_rows_may_lie_apart(bench: Bench, color: Color, orientation: int) -> None:
     pixels = scene(37, 23)
     spec = InputSpec(width=64, height=40, color=color)
     expected = by_cpu(pixels, "RGB", orientation, spec)
@@ -182,9 +182,6 @@ def test_rows_and_colours_may_lie_apart(bench: Bench, color: Color, orientation:
     rows = uploaded(bench.gpu, wide)
     pitched = Stored.of(bench.gpu, rows[:, :37], "RGB", orientation)
     np.testing.assert_array_equal(bench.pixels(pitched, spec), expected)
-    planes = uploaded(bench.gpu, pixels.transpose(2, 0, 1))
-    planar = Stored(bench.gpu.address(planes), 37, 23, 37, 1, 37 * 23, "RGB", orientation)
-    np.testing.assert_array_equal(bench.pixels(planar, spec), expected)
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-6), ("float16", 1e-3)])
