@@ -73,14 +73,14 @@ def describe(**more: Any) -> ModelSpec:
 
 
 def spoil_network(file: Path) -> None:
-    """Make a network of `save_network` fail in a way that only a run shows."""
+    """Let a network's last node make one row of a batch, which only a run shows."""
     network = load(file)
-    flatten = network.graph.node.pop()
+    last = network.graph.node.pop()
     network.graph.initializer.append(helper.make_tensor("sizes", TensorProto.FLOAT, [2], [1, -1]))
     network.graph.node.extend(
         [
             helper.make_node("Cast", ["sizes"], ["one"], to=TensorProto.INT64),
-            helper.make_node("Reshape", [flatten.input[0], "one"], flatten.output),
+            helper.make_node("Reshape", [last.input[0], "one"], last.output),
         ]
     )
     save_model(network, file)

@@ -9,16 +9,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
-from onnx import TensorProto, helper, save_model
-from onnx.numpy_helper import from_array
 
 from services.infer.loading import Loader
 from services.infer.opening import close_all
 from services.infer.turns import Elsewhere
 from tests.networks import save_folder, spoil_network
 from tests.services.infer.conftest import image_of, load, pushed, right
+from tests.services.infer.engines.samples import rss, save_wide
 from tests.services.infer.gated import GatedEngine
 from visionmesh.errors import ConfigurationError
 from visionmesh.models.folder import load_folder
@@ -110,29 +108,6 @@ async def test_a_version_that_fails_everywhere_is_refused_with_every_reason(
         await load(loader, record)
 
 
-def save_wide(file: Path) -> int:
-    """Write a network with much weight that answers a batch as if it were one image.
-
-    Returns the bytes of the weights.
-    """
-    table = np.random.default_rng(0).random((144, 100_000), np.float32)
-    graph = helper.make_graph(
-        [
-            helper.make_node("Flatten", ["image"], ["row"]),
-            helper.make_node("MatMul", ["row", "table"], ["wide"]),
-            helper.make_node("Cast", ["sides"], ["shape"], to=TensorProto.INT64),
-            helper.make_node("Reshape", ["wide", "shape"], ["scores"]),
-        ],
-        "wide",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 8, 6])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 100_000])],
-        [from_array(table, "table"), helper.make_tensor("sides", TensorProto.FLOAT, [2], [1, -1])],
-    )
-    opsets = [helper.make_opsetid("", 17)]
-    save_model(helper.make_model(graph, opset_imports=opsets, ir_version=10), file)
-    return table.nbytes
-
-
 async def test_what_could_not_be_loaded_leaves_no_memory_behind(
     registry: Registry, loader: Loader, tmp_path: Path, gpu_device: str
 ) -> None:
@@ -141,12 +116,13 @@ async def test_what_could_not_be_loaded_leaves_no_memory_behind(
     described = (folder / "model.yaml").read_text()
     (folder / "model.yaml").write_text(described.replace(LABELS, ""))
     size = save_wide(folder / "1" / "model.onnx")
+    spoil_network(folder / "1" / "model.onnx")
     record = await registry.push(load_folder(folder), replace=True)
     found = []
     for _ in range(4):
         with pytest.raises(ConfigurationError, match="does not run with a batch of 2"):
             await load(loader, record)
-        found.append(psutil.Process().memory_info().rss)
+        found.append(rss())
     # The first time the file is fetched, too.
     assert found[-1] - found[0] < 0.5 * size
 

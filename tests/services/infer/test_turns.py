@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from services.infer.turns import Elsewhere, turns_of
+from tests.networks import describe
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.models.spec import ModelSpec
 
@@ -14,15 +15,7 @@ ABSENT = "cuda:77"
 
 
 def spec_of(*instances: dict[str, Any]) -> ModelSpec:
-    return ModelSpec.model_validate(
-        {
-            "name": "trees",
-            "task": "classification",
-            "input": {"width": 6, "height": 8},
-            "output": {"decoder": "softmax"},
-            "instances": instances,
-        }
-    )
+    return describe(instances=instances)
 
 
 def devices(spec: ModelSpec) -> list[list[str]]:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from services.infer.ways import Copies, choose_way
+from tests.networks import describe
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.models.record import StoredProgram, VersionRecord
 from visionmesh.models.spec import Instance, ModelSpec
@@ -16,15 +17,7 @@ INT8 = Artifact(file="int8.onnx", precision=Precision.INT8, scheme="u8s8", sha25
 
 
 def spec_of(**more: Any) -> ModelSpec:
-    return ModelSpec.model_validate(
-        {
-            "name": "trees",
-            "task": "classification",
-            "input": {"width": 6, "height": 8},
-            "output": {"decoder": "softmax"},
-            **more,
-        }
-    )
+    return describe(**more)
 
 
 def choice(**chosen: Any) -> Choice:

@@ -40,17 +40,19 @@ def test_each_gpu_and_each_slice_has_its_gauges() -> None:
 
 
 def test_what_is_counted_of_a_model_on_gpus_is_forgotten_with_it() -> None:
+    labels = 'model="boards",outcome="{}",stage="infer"'
     metrics = Metrics(stage="infer", registry=CollectorRegistry())
     for name in ("faces", "boards"):
         model = metrics.model(name)
-        model.device("reduced", 5)
+        model.device("reduced", 8)
+        model.device("reduced", 1)
+        model.device("home", 2)
         model.halved()
         model.evicted()
     metrics.forget("faces")
     text = metrics.exposition()[0].decode()
-    assert (
-        'visionmesh_device_images_total{model="boards",outcome="reduced",stage="infer"} 5' in text
-    )
+    for outcome, images in (("reduced", 9), ("home", 2)):
+        assert f"visionmesh_device_images_total{{{labels.format(outcome)}}} {images}" in text
     assert 'visionmesh_batch_halvings_total{model="boards"} 1' in text
     assert 'visionmesh_evictions_total{model="boards"} 1' in text
     assert "faces" not in text

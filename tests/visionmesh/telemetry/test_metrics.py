@@ -81,16 +81,6 @@ def test_a_scrape_shows_the_process_and_its_arena_and_cache(metrics: Metrics) ->
     assert seen["process_resident_memory_bytes", ()] > 1 << 20
 
 
-def test_images_on_a_gpu_are_counted_by_what_became_of_them(metrics: Metrics) -> None:
-    metrics.model("faces").device("reduced", 8)
-    metrics.model("faces").device("reduced", 1)
-    metrics.model("faces").device("home", 2)
-    seen = scrape(metrics)
-    for outcome, images in (("reduced", 9), ("home", 2)):
-        labels = (("model", "faces"), ("outcome", outcome), ("stage", "infer"))
-        assert seen["visionmesh_device_images_total", labels] == images
-
-
 def test_a_forgotten_model_leaves_no_series_and_may_come_back(metrics: Metrics) -> None:
     for name in ("faces", "boards"):
         model = metrics.model(name)

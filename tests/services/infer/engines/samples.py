@@ -74,7 +74,8 @@ def save_wide(file: Path) -> int:
     table = np.random.default_rng(0).random((144, 100_000), np.float32)
     nodes = [
         helper.make_node("Flatten", ["image"], ["row"]),
-        helper.make_node("MatMul", ["row", "table"], ["found"]),
+        helper.make_node("MatMul", ["row", "table"], ["wide"]),
+        helper.make_node("Identity", ["wide"], ["found"]),
     ]
     save(file, nodes, {"found": ["n", 100_000]}, table=table)
     return table.nbytes
