@@ -14,7 +14,7 @@ import numpy as np
 from cupy.cuda import runtime
 from numpy.typing import NDArray
 
-from visionmesh.gpu.cuda_driver import told
+from visionmesh.gpu.cuda_driver import ignore_captures, told
 from visionmesh.gpu.gpu import (
     DeviceArray,
     DeviceInfo,
@@ -56,6 +56,7 @@ class CudaStream:
         return pointer
 
     def __enter__(self) -> Self:
+        ignore_captures()
         self._device.__enter__()
         self.raw.__enter__()
         return self

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import cupy
@@ -26,6 +27,8 @@ uncorrectable memory, NVLink and contained errors, illegal addresses and instruc
 destroyed contexts, failed launches, a server (MPS) or a device outside that failed, unknown ones
 (CUDA Runtime API, enum cudaError)."""
 _UUID_BYTES = 16
+_THREAD_LOCAL = 1
+"""Of threads to which it is nothing that others capture (CUDA Driver API, CUstreamCaptureMode)."""
 
 
 @contextmanager
@@ -83,7 +86,7 @@ def _driver() -> str:
 
 def _uuid(index: int) -> UUID:
     """Ask the driver: CuPy's own ends at the first byte of zero, and is a slice's GPU's."""
-    driver, device = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
+    driver, device = _library(), ctypes.c_int()
     found = (ctypes.c_ubyte * _UUID_BYTES)()
     for status in (
         driver.cuInit(0),
@@ -93,3 +96,20 @@ def _uuid(index: int) -> UUID:
         if status:
             raise GpuError(f"The driver does not tell the UUID of device {index}: error {status}.")
     return UUID(bytes=bytes(found))
+
+
+def ignore_captures() -> None:
+    """Let this thread allocate and free while another one captures a graph.
+
+    ONNX Runtime forbids it to all threads (cudaStreamCaptureModeGlobal): those that serve would
+    fail meanwhile, and the capture with them. It holds for the thread, as long as that lives.
+    """
+    mode = ctypes.c_int(_THREAD_LOCAL)
+    status = _library().cuThreadExchangeStreamCaptureMode(ctypes.byref(mode))
+    if status:
+        raise GpuError(f"The driver does not let a thread ignore captures: error {status}.")
+
+
+@cache
+def _library() -> Any:
+    return ctypes.CDLL("libcuda.so.1")

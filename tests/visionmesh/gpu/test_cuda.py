@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from functools import reduce
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -36,6 +37,11 @@ class Driver:
     def __init__(self) -> None:
         self.allocated: list[int] = []
         self.opened: list[int] = []
+        self.modes: list[int] = []
+
+    def cuThreadExchangeStreamCaptureMode(self, mode: Any) -> int:
+        self.modes.append(mode._obj.value)
+        return 0
 
     def malloc(self, nbytes: int) -> int:
         self.allocated.append(4096 * (len(self.allocated) + 1))
@@ -61,6 +67,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
         monkeypatch.setattr(runtime, name, call)
     monkeypatch.setattr(cupy.cuda, "Device", lambda _: nullcontext())
     monkeypatch.setattr(cuda_driver, "devices", lambda: (INFO,))
+    monkeypatch.setattr(cuda_driver, "_library", lambda: driver)
     cuda.gpu_at.cache_clear()
     return driver
 
@@ -169,6 +176,14 @@ def test_what_arrays_raise_within_a_stream_is_told_as_what_the_device_could_not_
     with pytest.raises(kind) as raised, open_gpu("cuda").stream():
         raise error
     assert type(raised.value) is kind
+
+
+def test_who_uses_a_stream_may_allocate_while_another_thread_captures(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cupy.cuda, "Stream", lambda non_blocking: nullcontext())
+    with open_gpu("cuda").stream():
+        assert driver.modes == [runtime.streamCaptureModeThreadLocal]
 
 
 def test_who_waits_for_a_stream_sleeps(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
