@@ -103,6 +103,7 @@ class Context:
         self.router = Router(node=settings.node, places=self.nodes.places)
         self.inline = InlineArena(max_bytes=self.connection.max_payload - HEAD_ROOM)
         self.reader = Reader(directory=settings.shm_dir, on_refused=self.devices.refuse)
+        self.nodes.on_change(self.reader.forget_gone)
 
     def fail(self, error: Fatal) -> None:
         """End this worker with ``error``."""

@@ -91,10 +91,11 @@ class DeviceReader:
         Miss, Retry, Fatal
             As `read` does.
         """
-        slab = self._slabs.find(location)
+        slab = self._find(location)
         if slab not in self._mappings:
             async with self._turn:
-                await asyncio.to_thread(self._mapping, slab, location)
+                if slab not in self._mappings:
+                    self._mappings[slab] = await asyncio.to_thread(self._map, slab, location)
 
     def read(self, location: CudaLocation) -> DeviceReading:
         """Return the payload at ``location``; the first one of an arena takes milliseconds.
@@ -109,24 +110,33 @@ class DeviceReader:
         Fatal
             If the device is lost to this process.
         """
+        slab = self._find(location)
+        mapping = self._mappings.get(slab)
+        if mapping is None:
+            mapping = self._mappings[slab] = self._map(slab, location)
+        return DeviceReading(slab=slab, mapping=mapping, location=location)
+
+    def forget_gone(self) -> None:
+        """Let go of the memory of those who are dead, once nobody reads there any more."""
+        self._slabs.forget_gone()
+        for slab in [slab for slab in self._mappings if slab.orphan]:
+            del self._mappings[slab]
+
+    def _find(self, location: CudaLocation) -> Slab:
         slab = self._slabs.find(location)
         if slab.orphan:
             raise Miss(f"The owner of the arena {location.arena} is dead.")
-        mapping = self._mapping(slab, location)
-        return DeviceReading(slab=slab, mapping=mapping, location=location)
+        return slab
 
-    def _mapping(self, slab: Slab, location: CudaLocation) -> _Mapping:
-        mapping = self._mappings.get(slab)
-        if mapping is None:
-            try:
-                mapping = self._mappings[slab] = self._map(slab)
-            except Retry:
-                # The image is computed again: nobody else would release this payload.
-                SlabReading(slab=slab, location=location).release()
-                raise
-        return mapping
+    def _map(self, slab: Slab, location: CudaLocation) -> _Mapping:
+        try:
+            return self._open(slab)
+        except Retry:
+            # The image is computed again: nobody else would release this payload.
+            SlabReading(slab=slab, location=location).release()
+            raise
 
-    def _map(self, slab: Slab) -> _Mapping:
+    def _open(self, slab: Slab) -> _Mapping:
         handle, uuid = slab.elsewhere[:HANDLE_BYTES], slab.elsewhere[HANDLE_BYTES:].decode()
         if uuid in self._refused:
             raise Miss(f"The memory of {uuid} cannot be mapped by this worker.")
@@ -138,7 +148,7 @@ class DeviceReader:
             except (GpuLostError, GpuMemoryError):
                 raise
             except (GpuError, ConfigurationError) as error:
-                if not _dies(slab) and uuid not in self._refused:
+                if not _dies(slab):
                     self._refused.add(uuid)
                     self._on_refused(uuid, str(error))
                 raise Miss(f"The memory of {uuid} cannot be mapped: {error}") from error

@@ -63,14 +63,17 @@ class MappedSlabs:
                 raise Miss(f"The arena {location.arena} has given the room to something else.")
         return slab
 
-    def _look_again(self, arena: str) -> Slab | None:
-        """Forget the arenas that were removed or replaced, then map ``arena`` if it exists."""
+    def forget_gone(self) -> None:
+        """Forget the arenas that were removed or replaced."""
         # Their memory goes back to the system with the last view of it.
         self._slabs = {
             name: slab
             for name, slab in self._slabs.items()
             if is_at(self._directory / name, slab.inode)
         }
+
+    def _look_again(self, arena: str) -> Slab | None:
+        self.forget_gone()
         if arena not in self._slabs and "/" not in arena:
             slab = open_slab(self._directory / arena)
             if slab is not None and bool(slab.elsewhere) == self._elsewhere:

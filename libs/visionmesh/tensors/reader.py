@@ -50,3 +50,8 @@ class Reader:
         if isinstance(location, CudaLocation):
             return self._device.read(location)
         return InlineReading(location=location, body=body)
+
+    def forget_gone(self) -> None:
+        """Let go of what workers have left that ended: as long as it is mapped, it takes room."""
+        self._shm.forget_gone()
+        self._device.forget_gone()

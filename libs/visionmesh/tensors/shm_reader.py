@@ -42,3 +42,7 @@ class ShmReader:
             If the arena is gone, or its slot no longer holds this payload.
         """
         return ShmReading(slab=self._slabs.find(location), location=location)
+
+    def forget_gone(self) -> None:
+        """Let go of the arenas that were removed."""
+        self._slabs.forget_gone()

@@ -84,7 +84,8 @@ def create_slab(
     Raises
     ------
     ConfigurationError
-        If a living process has this name, or there is not enough shared memory.
+        If a living process has this name, there is not enough shared memory, or the kernel has no
+        locks by which others learn whether the owner of what lies ``elsewhere`` is alive.
     """
     size = _size(slots, slot_bytes, len(elsewhere))
     with ExitStack() as undo:
@@ -93,7 +94,7 @@ def create_slab(
         undo.callback(os.close, descriptor)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         if elsewhere:
-            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _WHOLE_FILE)
+            _lock_to_tell(descriptor)
         _allocate(descriptor, size, path)
         mapped = memoryview(mmap.mmap(descriptor, size))
         header = mapped[: _HEADER_WORDS * _WORD].cast("Q")
@@ -185,6 +186,16 @@ def _lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _lock_to_tell(descriptor: int) -> None:
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _WHOLE_FILE)
+    except OSError as error:
+        raise ConfigurationError(
+            Code.SETTINGS_INVALID,
+            f"This kernel has no locks of open file descriptions ({error.strerror}).",
+        ) from error
 
 
 def _data_offset(slots: int) -> int:

@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-import mmap
-import threading
+import errno
 from collections.abc import Iterator
 from datetime import timedelta
 
 import numpy as np
 import pytest
 
-from tests.visionmesh.tensors.arenas import HOUR, SHM, SLOT, SLOTS, make_arena, put
+from tests.visionmesh.tensors.arenas import (
+    HOUR,
+    SHM,
+    SLOT,
+    SLOTS,
+    lay,
+    make_arena,
+    open_arena,
+    put,
+)
 from visionmesh.contracts import CudaLocation, InlineLocation, Reference, ShmLocation
 from visionmesh.errors import Code, ConfigurationError, Miss, Reject, Retry
-from visionmesh.gpu import Gpu, SharedMemory
-from visionmesh.gpu.copier import Copier
+from visionmesh.gpu import Gpu
 from visionmesh.gpu.gpu import GpuMemoryError
 from visionmesh.tensors import DeviceArena, DeviceReader, Reader, ShmReader, reap
-from visionmesh.tensors.slab import Slab, create_slab, remove_slab
-
-Refused = list[tuple[str, str]]
-
-
-def open_arena(gpu: Gpu, name: str, *, lease: timedelta = HOUR, slots: int = SLOTS) -> DeviceArena:
-    return DeviceArena(
-        gpu=gpu, directory=SHM, name=name, size=slots * SLOT, slot_bytes=SLOT, lease=lease
-    )
-
-
-def lay(arena: DeviceArena, payload: bytes) -> CudaLocation:
-    slot = arena.reserve(len(payload))
-    assert slot is not None
-    Copier(arena.gpu).copy([(np.frombuffer(payload, np.uint8), slot.device)])
-    return slot.commit()
 
 
 @pytest.fixture
@@ -43,13 +33,8 @@ def arena(gpu: Gpu, prefix: str) -> Iterator[DeviceArena]:
 
 
 @pytest.fixture
-def refused() -> Refused:
-    return []
-
-
-@pytest.fixture
-def reader(refused: Refused) -> DeviceReader:
-    return DeviceReader(directory=SHM, on_refused=lambda *told: refused.append(told))
+def reader() -> DeviceReader:
+    return DeviceReader(directory=SHM, on_refused=lambda uuid, why: pytest.fail(why))
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, SLOT - 1, SLOT, SLOT + 1, SLOTS * SLOT])
@@ -186,82 +171,15 @@ def test_a_reference_to_one_kind_of_memory_finds_nothing_in_the_other(
             reader.read(CudaLocation(kind="cuda", **on_host.model_dump()))
 
 
-def broken(name: str, elsewhere: bytes) -> tuple[Slab, CudaLocation]:
-    """Return a slab that tells of memory which nobody can map, and where its payload is."""
-    slab, _ = create_slab(SHM / name, slots=1, slot_bytes=mmap.PAGESIZE, elsewhere=elsewhere)
-    slab.generations[0], slab.lengths[0] = 7, 5
-    return slab, CudaLocation(kind="cuda", arena=name, slot=0, generation=7, length=5)
-
-
-@pytest.mark.parametrize(
-    "elsewhere", [b"?" * 64 + b"EMULATED-0", b"?" * 64 + b"GPU-of-another-host"]
-)
-def test_memory_that_cannot_be_mapped_misses_and_is_told_of_once(
-    prefix: str, reader: DeviceReader, refused: Refused, elsewhere: bytes
-) -> None:
-    slab, location = broken(prefix + "a", elsewhere)
-    for _ in range(3):
-        with pytest.raises(Miss, match="cannot be mapped"):
-            reader.read(location)
-        # Its writer need not wait for the lease to be over.
-        assert slab.released[0] == 7
-        slab.released[0] = 0
-    ((uuid, why),) = refused
-    assert uuid == elsewhere[64:].decode()
-    assert why
-    remove_slab(SHM / f"{prefix}a", slab)
-
-
-async def test_memory_that_is_gone_before_its_owner_is_dead_is_no_reason_to_refuse_the_device(
-    gpu: Gpu, prefix: str, reader: DeviceReader, refused: Refused
-) -> None:
-    slab, location = broken(prefix + "a", b"?" * 64 + gpu.info.uuid.encode())
-    reading = asyncio.create_task(reader.prepare(location))
-    # Most of a process has ended, and the rest does a little later.
-    asyncio.get_running_loop().call_later(0.1, remove_slab, SHM / f"{prefix}a", slab)
-    with pytest.raises(Miss, match="cannot be mapped"):
-        await reading
-    assert not refused
-    with open_arena(gpu, prefix + "b") as arena:
-        assert bytes(reader.read(lay(arena, b"next")).view) == b"next"
-
-
-def test_memory_that_cannot_be_mapped_for_lack_of_memory_is_mapped_later(
-    arena: DeviceArena, reader: DeviceReader, refused: Refused, monkeypatch: pytest.MonkeyPatch
+def test_where_the_kernel_has_no_locks_that_tell_memory_cannot_be_shared(
+    gpu: Gpu, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
-        raise GpuMemoryError("there is none left")
+        raise OSError(errno.EINVAL, "Invalid argument")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(type(arena.gpu), "open_shared", refuse)
-        with pytest.raises(Retry, match="none left") as caught:
-            reader.read(lay(arena, b"here"))
-    # Waiting is not counted as trying.
-    assert caught.value.code is Code.MESH_FULL
-    assert caught.value.delay
-    assert arena.used_bytes == 0
-    assert not refused
-    assert bytes(reader.read(lay(arena, b"here")).view) == b"here"
-
-
-async def test_the_first_mapping_of_an_arena_is_made_once_and_not_in_the_event_loop(
-    arena: DeviceArena, reader: DeviceReader, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    threads: list[int] = []
-    open_shared = type(arena.gpu).open_shared
-
-    def note(gpu: Gpu, handle: bytes, nbytes: int) -> SharedMemory:
-        threads.append(threading.get_ident())
-        return open_shared(gpu, handle, nbytes)
-
-    monkeypatch.setattr(type(arena.gpu), "open_shared", note)
-    locations = [lay(arena, b"first"), lay(arena, b"other")]
-    await asyncio.gather(*map(reader.prepare, locations))
-    for location in locations:
-        await reader.prepare(location)
-        reader.read(location).release()
-    (thread,) = threads
-    assert thread != threading.get_ident()
+    monkeypatch.setattr("visionmesh.tensors.slab.fcntl.fcntl", refuse)
+    with pytest.raises(ConfigurationError, match="locks"):
+        open_arena(gpu, prefix + "a")
 
 
 def test_an_arena_that_the_device_has_no_memory_for_leaves_nothing(gpu: Gpu, prefix: str) -> None:

@@ -211,6 +211,8 @@ def test_mappings_of_removed_arenas_are_dropped(prefix: str, reader: ShmReader) 
         with make_arena(f"{prefix}{number}") as arena:
             reader.read(put(arena, b"x"))
             assert reader.arenas == {arena.name}
+    reader.forget_gone()
+    assert not reader.arenas
 
 
 def test_it_works_where_open_file_descriptions_have_no_locks(
