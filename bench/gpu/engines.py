@@ -14,6 +14,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -24,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench.gpu import networks
-from bench.gpu.figures import Figure, options, skip
+from bench.gpu.figures import Figure, measuring, options
 from bench.gpu.machine import Ceilings, ceilings
 from bench.gpu.pictures import picture
 from bench.gpu.timing import seconds
@@ -34,7 +35,6 @@ from visionmesh.gpu import Gpu, open_gpu
 from visionmesh.models.folder import load_folder
 from visionmesh.models.spec import Instance, ModelSpec
 
-BATCHES = (1, 32)
 AT_LEAST = MappingProxyType({1: 1.5, 32: 1.1})
 """How many times as fast as the plain call, by batch."""
 FILES = MappingProxyType({"torch": "model.pt2"})
@@ -154,30 +154,24 @@ def _require_alike(found: NDArray[Any], expected: NDArray[Any]) -> None:
     assert apart <= limit, f"the outputs differ by {apart:.3g}, more than {limit:.3g}"
 
 
-def measure(
-    subject: Subject, name: str, *, gpu: Gpu, device: str, best: Ceilings, batches: Sequence[int]
-) -> None:
+def measure(subject: Subject, name: str, *, gpu: Gpu, device: str, best: Ceilings) -> None:
     """Tell the figures of one engine."""
     instance = Instance(device=device, engines=(name,), slots=1, options=OPTIONS.get(name, {}))
-    try:
-        (engine,) = subject.open(name, instance)
-    except ConfigurationError as error:
-        skip(f"{subject.name} by {name}", error)
-        return
-    plain = subject.plain(name, gpu)
-    for batch in batches:
-        own, other = compare(subject, engine, plain, gpu=gpu, batch=batch)
-        floor = subject.cost.floor(
-            batch, operations_per_s=best.operations_per_s, bytes_per_s=best.bytes_per_s
-        )
-        Figure(
-            what=f"{subject.name}, batch {batch}: {name} ÷ its plain call",
-            value=other / own,
-            at_least=AT_LEAST.get(batch),
-            floor=f"{floor * 1e3:.3f} ms",
-            note=f"{own * 1e3:.3f} ms, {batch / own:,.0f} images/s; plain {other * 1e3:.3f} ms",
-        ).tell()
-    engine.close()
+    (engine,) = subject.open(name, instance)
+    with closing(engine):
+        plain = subject.plain(name, gpu)
+        for batch, at_least in AT_LEAST.items():
+            own, other = compare(subject, engine, plain, gpu=gpu, batch=batch)
+            floor = subject.cost.floor(
+                batch, operations_per_s=best.operations_per_s, bytes_per_s=best.bytes_per_s
+            )
+            Figure(
+                what=f"{subject.name}, batch {batch}: plain call ÷ {name}",
+                value=other / own,
+                at_least=at_least,
+                floor=f"{floor * 1e3:.3f} ms",
+                note=f"{own * 1e3:.3f} ms, {batch / own:,.0f} images/s; plain {other * 1e3:.3f} ms",
+            ).tell()
 
 
 def main() -> None:
@@ -193,14 +187,8 @@ def main() -> None:
         for name in names:
             subject = Subject.make(Path(root), name, device=arguments.device, tiny=tiny)
             for engine in engines.split(","):
-                measure(
-                    subject,
-                    engine,
-                    gpu=gpu,
-                    device=arguments.device,
-                    best=best,
-                    batches=BATCHES,
-                )
+                with measuring(f"{name} by {engine}"):
+                    measure(subject, engine, gpu=gpu, device=arguments.device, best=best)
 
 
 if __name__ == "__main__":

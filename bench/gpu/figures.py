@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+
+from visionmesh.errors import VisionmeshError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +45,15 @@ class Figure:
         sys.stdout.flush()
 
 
-def skip(what: str, why: object) -> None:
-    """Say that something could not be measured, as a line of JSON."""
-    sys.stdout.write(json.dumps({"skipped": what, "why": str(why)}) + "\n")
-    sys.stdout.flush()
+@contextmanager
+def measuring(what: str) -> Iterator[None]:
+    """Say if something cannot be measured, or is wrong, as a line of JSON; what follows goes on."""
+    try:
+        yield
+    except (VisionmeshError, AssertionError) as error:
+        why = f"{type(error).__name__}: {error}"
+        sys.stdout.write(json.dumps({"skipped": what, "why": why}) + "\n")
+        sys.stdout.flush()
 
 
 def table(figures: Iterable[Figure]) -> str:

@@ -11,11 +11,10 @@ subtracted. Every payload is another one, and the reader tells a byte of what it
 from __future__ import annotations
 
 import secrets
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -81,29 +80,21 @@ def measure(gpu: Gpu, arena: DeviceArena, other: Peer, *, count: int) -> tuple[f
     with gpu.stream() as stream:
         payloads = [gpu.xp.full(_NBYTES, number, np.uint8) for number in range(_PAYLOADS)]
         stream.synchronize()
-    handed, alone, blank = [], [], ""
-
-    def hand_over(number: int) -> str:
+    times = []
+    for turn in range(count):
+        number = turn % _PAYLOADS
+        began = time.perf_counter()
         slot = arena.reserve(_NBYTES)
         assert slot is not None
         copier.copy([(payloads[number], slot.device)])
         location = slot.commit().model_dump_json()
-        assert other.ask(location) == str(number), "the reader saw something else"
-        return location
-
-    for turn in range(count):
-        took, location = _clocked(lambda turn=turn: hand_over(turn % _PAYLOADS))  # type: ignore[misc]
-        handed.append(took)
-        blank = "x" * len(location)
-        alone.append(_clocked(lambda: other.ask(blank))[0])  # noqa: B023 - called at once
-    warm = count // 10
-    return statistics.median(handed[warm:]), statistics.median(alone[warm:])
-
-
-def _clocked(work: Callable[[], str]) -> tuple[float, str]:
-    began = time.perf_counter()
-    found = work()
-    return time.perf_counter() - began, found
+        seen = other.ask(location)
+        handed = time.perf_counter()
+        other.ask("x" * len(location))
+        times.append((handed - began, time.perf_counter() - handed))
+        assert seen == str(number), f"the reader saw {seen!r}"
+    handed_over, alone = np.median(times[count // 10 :], axis=0)
+    return float(handed_over), float(alone)
 
 
 def main() -> None:

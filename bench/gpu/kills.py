@@ -25,7 +25,7 @@ from pathlib import Path
 import uvloop
 
 from bench.gpu import networks
-from bench.gpu.figures import Figure, options
+from bench.gpu.figures import Figure, measuring, options
 from bench.gpu.meshes import REPLICAS, device_mesh
 from bench.gpu.pictures import pictures
 from visionmesh.client import Mesh
@@ -52,12 +52,15 @@ class Seen:
     results: Counter[str] = field(default_factory=Counter)
     """How many there were of each event."""
     wrong: list[str] = field(default_factory=list)
+    restarts: dict[str, int] = field(default_factory=dict)
+    """Of each stage whose workers were killed: one."""
 
 
 def soak(device: str, *, seconds: float) -> dict[str, int]:
     """Return how often readers of an arena saw what, while they and writers were killed."""
     command = [sys.executable, str(_SOAK), device, "--seconds", str(seconds)]
     told = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    assert told.stdout, f"it ended with {told.returncode}"
     found: dict[str, int] = json.loads(told.stdout.splitlines()[-1])
     return found
 
@@ -96,7 +99,7 @@ async def kill(running: LocalMesh, mesh: Mesh, model: str, *, events: int) -> Se
     except TimeoutError:
         print(f"{events - len(seen.results)} events have no result", file=sys.stderr)
     listening.cancel()
-    assert all(running.restarts[name] == 1 for name in _KILLED), running.restarts
+    seen.restarts = {name: running.restarts[name] for name in _KILLED}
     return seen
 
 
@@ -120,12 +123,8 @@ async def measure(folder: Path, *, device: str, tiny: bool) -> Seen:
         return await kill(running, mesh, folder.name, events=200 if tiny else 5000)
 
 
-def main() -> None:
-    parser = options(__doc__)
-    parser.add_argument("--seconds", type=float, default=30.0, help="of the arena's part")
-    arguments = parser.parse_args()
-    tiny, device = arguments.tiny, arguments.device
-    found = soak(device, seconds=15.0 if tiny else arguments.seconds)
+def arena_figure(device: str, *, seconds: float) -> None:
+    found = soak(device, seconds=seconds)
     told = ", ".join(f"{count} {what}" for what, count in sorted(found.items()))
     assert min(found.get("right", 0), found.get("kills", 0)) > 0, told
     Figure(
@@ -134,21 +133,35 @@ def main() -> None:
         at_most=0,
         note=told,
     ).tell()
+
+
+def mesh_figures(device: str, *, tiny: bool) -> None:
     with tempfile.TemporaryDirectory() as root:
         folder = networks.folder(
             Path(root), "tiny", size=640, instances=[{"device": device}], window=_IN_FLIGHT
         )
         seen = uvloop.run(measure(folder, device=device, tiny=tiny))
-    note = f"{seen.events} events, each of {', '.join(_KILLED)} killed once"
-    lost = seen.events - len(seen.results)
-    Figure(
-        what="results lost in a mesh with killed workers", value=lost, at_most=0, note=note
-    ).tell()
-    twice = sum(count > 1 for count in seen.results.values())
-    Figure(what="events answered twice", value=twice, at_most=0).tell()
-    Figure(
-        what="results that say something else than before", value=len(seen.wrong), at_most=0
-    ).tell()
+    restarts = ", ".join(f"{name} {count}" for name, count in seen.restarts.items())
+    counts = {
+        "results lost in a mesh with killed workers": seen.events - len(seen.results),
+        "events answered twice": sum(count > 1 for count in seen.results.values()),
+        "results that say something else than before": len(seen.wrong),
+    }
+    for what, count in counts.items():
+        note = f"{seen.events} events; restarts: {restarts}"
+        Figure(what=what, value=count, at_most=0, note=note).tell()
+    assert set(seen.restarts.values()) == {1}, f"not each was killed once: {restarts}"
+
+
+def main() -> None:
+    parser = options(__doc__)
+    parser.add_argument("--seconds", type=float, default=30.0, help="of the arena's part")
+    arguments = parser.parse_args()
+    tiny, device = arguments.tiny, arguments.device
+    with measuring("killed writers and readers of an arena"):
+        arena_figure(device, seconds=15.0 if tiny else arguments.seconds)
+    with measuring("killed workers of a mesh"):
+        mesh_figures(device, tiny=tiny)
 
 
 if __name__ == "__main__":

@@ -49,12 +49,12 @@ def ceilings(gpu: Gpu, *, tiny: bool) -> Ceilings:
         source = xp.empty(nbytes, np.uint8)
         target = xp.empty(nbytes, np.uint8)
         source[...] = 1
-        random = np.random.default_rng(0).standard_normal((2, side, side), np.float32)
-        left, right = xp.asarray(random.astype(np.float16))
+        random = np.random.default_rng(0).standard_normal((side, side), np.float32)
+        matrix = xp.asarray(random.astype(np.float16))
         product = xp.empty((side, side), np.float16)
         stream.synchronize()
     copied = device_seconds(gpu, stream, lambda: xp.copyto(target, source))
-    multiplied = device_seconds(gpu, stream, lambda: xp.matmul(left, right, out=product))
+    multiplied = device_seconds(gpu, stream, lambda: xp.matmul(matrix, matrix, out=product))
     return Ceilings(2 * nbytes / copied, 2 * side**3 / multiplied)
 
 

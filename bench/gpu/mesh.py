@@ -3,27 +3,30 @@
     python -m bench.gpu.mesh
 
 Its throughput is divided by the slower of two parts alone: the engine on pixels that lie on the
-device, and the preparing of JPEGs (decode, letterbox) into the arena. All three have as many
-threads as the mesh has replicas and slots. Then one image at a time is in flight.
+device, and the preparing of JPEGs (decode, letterbox) into the arena, in as many slots, and
+processes with as many threads, as in the mesh. Before, one image at a time is in flight.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import secrets
 import tempfile
-import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import uvloop
 
 from bench.gpu.engines import Subject
-from bench.gpu.figures import Figure, options, skip
+from bench.gpu.figures import Figure, measuring, options
 from bench.gpu.meshes import ARENA_BYTES, PICTURES, REPLICAS, device_mesh, load, statuses
 from bench.gpu.overlap import rate
 from bench.gpu.pictures import pictures
@@ -31,7 +34,7 @@ from services.infer.engines import ENGINES, kind_of
 from services.preprocess.gpu.decoding import open_jpeg_decoder
 from services.preprocess.gpu.preparer import GpuPreparer
 from services.preprocess.job import Job
-from visionmesh.errors import ConfigurationError, Reject
+from visionmesh.errors import Reject
 from visionmesh.gpu import Gpu, open_gpu
 from visionmesh.models.spec import InputSpec, Instance
 from visionmesh.tensors import DeviceArena
@@ -42,14 +45,18 @@ _BUNDLE = 8
 """Images that preprocess gets at once under load."""
 _THREADS = 2
 """Of each preprocess worker."""
+_PATIENCE = 60
+"""Seconds until the last of the processes is ready."""
 _SIZE = "640x480"
 """As most photos of the data set COCO."""
 
 
-def engine_rate(subject: Subject, engine: str, *, gpu: Gpu, device: str, seconds: float) -> float:
-    """Return the images per second of the engines of all infer workers, without a mesh."""
+def engine_rate(
+    subject: Subject, engine: str, *, gpu: Gpu, device: str, count: int, seconds: float
+) -> float:
+    """Return the images per second of ``count`` engines, without a mesh."""
     instance = Instance(device=device, engines=(engine,))
-    engines = subject.open(engine, instance, count=_SLOTS)
+    engines = subject.open(engine, instance, count=count)
     with gpu.stream() as stream:
         images = [gpu.xp.asarray(image) for image in subject.images(_BATCH)]
         stream.synchronize()
@@ -62,20 +69,35 @@ def engine_rate(subject: Subject, engine: str, *, gpu: Gpu, device: str, seconds
 
 
 def prepare_rate(
-    encoded: Sequence[bytes], spec: InputSpec, *, gpu: Gpu, threads: int, seconds: float
-) -> tuple[float, dict[str, int]]:
+    device: str, encoded: Sequence[bytes], spec: InputSpec, *, processes: int, seconds: float
+) -> tuple[float, Counter[str]]:
     """Return images per second of the preparing alone, and how many were decoded where."""
-    decoded: dict[str, int] = {}
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, ProcessPoolExecutor(processes, mp_context=context) as pool:
+        ready = manager.Barrier(processes, timeout=_PATIENCE)
+        turns = [
+            pool.submit(_prepare_alone, device, encoded, spec, seconds, ready.wait)
+            for _ in range(processes)
+        ]
+        found = [turn.result() for turn in turns]
+    return sum(one for one, _ in found), sum((where for _, where in found), Counter())
 
-    def count(where: str, _: str) -> None:
-        decoded[where] = decoded.get(where, 0) + 1
 
+def _prepare_alone(
+    device: str,
+    encoded: Sequence[bytes],
+    spec: InputSpec,
+    seconds: float,
+    wait_for_others: Callable[[], object],
+) -> tuple[float, Counter[str]]:
+    """Do what one preprocess worker does, at the same time as the others."""
+    gpu, decoded = open_gpu(device), Counter[str]()
     preparer = GpuPreparer(
         gpu=gpu,
         max_pixels=1 << 30,
-        at_once=threads,
+        at_once=_THREADS,
         open_decoder=open_jpeg_decoder,
-        count=count,
+        count=lambda where, _: decoded.update([where]),
     )
     arena = DeviceArena(
         gpu=gpu,
@@ -85,10 +107,10 @@ def prepare_rate(
         lease=timedelta(minutes=1),
     )
     with closing(arena):
-        _turn(preparer, encoded, spec, arena, threads=threads, seconds=seconds / 4)
+        _turn(preparer, encoded, spec, arena, seconds=seconds / 4)
         decoded.clear()
-        found = _turn(preparer, encoded, spec, arena, threads=threads, seconds=seconds)
-    return found, decoded
+        wait_for_others()
+        return _turn(preparer, encoded, spec, arena, seconds=seconds), decoded
 
 
 def _turn(
@@ -97,25 +119,22 @@ def _turn(
     spec: InputSpec,
     arena: DeviceArena,
     *,
-    threads: int,
     seconds: float,
 ) -> float:
-    """Return the images per second that threads prepare at the same time."""
+    """Return the images per second that a worker's threads prepare."""
     began = time.perf_counter()
-    done = [0] * threads
 
-    def work(number: int) -> None:
+    def work(number: int) -> int:
+        done = 0
         while time.perf_counter() - began < seconds:
-            at = done[number] % (len(encoded) - _BUNDLE + 1)
+            at = done % (len(encoded) - _BUNDLE + 1)
             _prepare(preparer, encoded[at : at + _BUNDLE], spec, arena)
-            done[number] += _BUNDLE
+            done += _BUNDLE
+        return done
 
-    running = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
-    for thread in running:
-        thread.start()
-    for thread in running:
-        thread.join()
-    return sum(done) / (time.perf_counter() - began)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        done = sum(pool.map(work, range(_THREADS)))
+    return done / (time.perf_counter() - began)
 
 
 def _prepare(
@@ -133,22 +152,22 @@ def _prepare(
 
 
 async def mesh_figures(
-    subject: Subject, *, device: str, arguments: argparse.Namespace, slower: float, what: str
+    subject: Subject, *, arguments: argparse.Namespace, alone: str, slower: float, what: str
 ) -> None:
     """Tell throughput and latency of the mesh itself."""
-    replicas = dict.fromkeys(REPLICAS, 1) if arguments.tiny else REPLICAS
-    seconds = 2.0 if arguments.tiny else arguments.seconds
+    replicas, seconds = replicas_of(arguments), 2.0 if arguments.tiny else arguments.seconds
     producers, in_flight = (1, 8) if arguments.tiny else (arguments.producers, arguments.in_flight)
-    async with device_mesh(subject.folder, device, replicas) as (running, _):
-        name = subject.folder.name
-        single = await load(
-            running.nats_url, name, producers=1, in_flight=1, seconds=seconds / 2, size=_SIZE
-        )
-        many = await load(
-            running.nats_url, name, producers=producers,
-            in_flight=8 if arguments.tiny else arguments.in_flight, seconds=seconds, size=_SIZE,
-        )  # fmt: skip
-    assert set(statuses([*single, *many])) == {"ok"}, statuses([*single, *many])
+    async with device_mesh(subject.folder, arguments.device, replicas) as (running, _):
+        drive = partial(load, running.nats_url, subject.folder.name, size=_SIZE)
+        (single,) = await drive(producers=1, in_flight=1, seconds=seconds / 2)
+        Figure(
+            what=f"whole mesh, {what}, one image in flight, p50",
+            value=single.quantile(0.5),
+            unit="ms",
+            at_most=8,
+            note=f"p99 {single.quantile(0.99):.1f} ms, {len(single.latencies)} images",
+        ).tell()
+        many = await drive(producers=producers, in_flight=in_flight, seconds=seconds)
     together = sum(one.rate for one in many)
     p50, p99 = np.quantile([took for one in many for took in one.latencies], (0.5, 0.99))
     under = f"{producers} producers, {in_flight} in flight"
@@ -156,6 +175,7 @@ async def mesh_figures(
         what=f"whole mesh ÷ the slower of engine and preparing, {what}",
         value=together / slower,
         at_least=0.7,
+        floor=alone,
         note=f"{under}; replicas {', '.join(f'{n} {c}' for n, c in replicas.items())}",
     ).tell()
     Figure(
@@ -165,43 +185,38 @@ async def mesh_figures(
         at_least=1500,
         note=f"p50 {p50 * 1e3:.1f} ms, p99 {p99 * 1e3:.1f} ms",
     ).tell()
-    Figure(
-        what=f"whole mesh, {what}, one image in flight, p50",
-        value=single[0].quantile(0.5),
-        unit="ms",
-        at_most=8,
-        note=f"p99 {single[0].quantile(0.99):.1f} ms",
-    ).tell()
+    found = statuses([single, *many])
+    assert set(found) == {"ok"}, f"not all results are right: {dict(found)}"
+
+
+def replicas_of(arguments: argparse.Namespace) -> Mapping[str, int]:
+    return dict.fromkeys(REPLICAS, 1) if arguments.tiny else REPLICAS
 
 
 def measure(engine: str, *, arguments: argparse.Namespace, root: Path) -> None:
     """Tell all figures of a mesh with this engine."""
-    device, tiny = arguments.device, arguments.tiny
-    gpu, seconds = open_gpu(device), 0.5 if tiny else 3.0
+    device, tiny, replicas = arguments.device, arguments.tiny, replicas_of(arguments)
+    gpu, seconds, slots = open_gpu(device), 0.5 if tiny else 3.0, _SLOTS * replicas["infer"]
     subject = Subject.make(root, "yolov8s", device=device, tiny=tiny, engines=(engine,))
-    try:
-        engines = engine_rate(subject, engine, gpu=gpu, device=device, seconds=seconds)
-    except ConfigurationError as error:
-        skip(f"whole mesh with {engine}", error)
-        return
+    computed = engine_rate(subject, engine, gpu=gpu, device=device, count=slots, seconds=seconds)
+    Figure(
+        what=f"{engine} alone, batches of {_BATCH}, {slots} slots", value=computed, unit="images/s"
+    ).tell()
     width, height = map(int, _SIZE.split("x"))
     encoded = pictures(PICTURES, width=width, height=height)
-    threads = _THREADS * (1 if tiny else REPLICAS["preprocess"])
-    spec = subject.spec.input
-    prepared, where = prepare_rate(encoded, spec, gpu=gpu, threads=threads, seconds=seconds)
+    prepared, where = prepare_rate(
+        device, encoded, subject.spec.input, processes=replicas["preprocess"], seconds=seconds
+    )
     Figure(
-        what=f"{engine} alone, batches of {_BATCH}, {_SLOTS} slots", value=engines, unit="images/s"
-    ).tell()
-    decoded = ", ".join(f"{count} on the {name}" for name, count in where.items())
-    Figure(
-        what=f"preparing alone, JPEGs of {_SIZE}, {threads} threads",
+        what=f"preparing alone, JPEGs of {_SIZE}, {_THREADS} threads in each of "
+        f"{replicas['preprocess']} processes",
         value=prepared,
         unit="images/s",
-        note=f"decoded: {decoded}",
+        note="decoded: " + ", ".join(f"{count} on the {name}" for name, count in where.items()),
     ).tell()
-    slower = min(engines, prepared)
-    mesh = mesh_figures(subject, device=device, arguments=arguments, slower=slower, what=engine)
-    uvloop.run(mesh)
+    slower, part = min((computed, engine), (prepared, "preparing"))
+    alone = f"{part} alone {slower:,.0f} images/s"
+    uvloop.run(mesh_figures(subject, arguments=arguments, alone=alone, slower=slower, what=engine))
 
 
 def main() -> None:
@@ -213,7 +228,7 @@ def main() -> None:
     arguments = parser.parse_args()
     engines = arguments.engines or ",".join(ENGINES[kind_of(arguments.device)])
     for engine in engines.split(","):
-        with tempfile.TemporaryDirectory() as root:
+        with measuring(f"whole mesh, {engine}"), tempfile.TemporaryDirectory() as root:
             measure(engine, arguments=arguments, root=Path(root))
 
 

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench.gpu.engines import OPTIONS, Subject
-from bench.gpu.figures import Figure, options, skip
+from bench.gpu.figures import Figure, measuring, options
 from services.infer.engines import ENGINES, Engine, Image, kind_of
-from visionmesh.errors import ConfigurationError
 from visionmesh.models.spec import Instance
 
 _BATCH = 32
@@ -31,29 +30,23 @@ def rate(
 ) -> float:
     """Return the images per second of engines that run at the same time, over and over."""
     began = time.perf_counter()
-    batches = [0] * len(engines)
 
-    def work(number: int) -> None:
+    def work(engine: Engine) -> int:
+        batches = 0
         while time.perf_counter() - began < seconds:
-            engines[number].run(images, home=home)
-            batches[number] += 1
+            engine.run(images, home=home)
+            batches += 1
+        return batches
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(engines))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(batches) * len(images) / (time.perf_counter() - began)
+    with ThreadPoolExecutor(len(engines)) as pool:
+        batches = sum(pool.map(work, engines))
+    return batches * len(images) / (time.perf_counter() - began)
 
 
 def measure(subject: Subject, name: str, *, device: str, seconds: float) -> None:
     """Tell the figure of one engine."""
     instance = Instance(device=device, engines=(name,), slots=_SLOTS, options=OPTIONS.get(name, {}))
-    try:
-        engines = subject.open(name, instance, count=_SLOTS)
-    except ConfigurationError as error:
-        skip(f"overlap of {subject.name} by {name}", error)
-        return
+    engines = subject.open(name, instance, count=_SLOTS)
     images = subject.images(_BATCH)
     for engine in engines:
         engine.run(images)
@@ -81,7 +74,8 @@ def main() -> None:
         name = "tiny" if tiny else arguments.network
         subject = Subject.make(Path(root), name, device=device, tiny=tiny)
         for engine in ENGINES[kind_of(device)]:
-            measure(subject, engine, device=device, seconds=0.2 if tiny else 2.0)
+            with measuring(f"overlap of {name} by {engine}"):
+                measure(subject, engine, device=device, seconds=0.2 if tiny else 2.0)
 
 
 if __name__ == "__main__":

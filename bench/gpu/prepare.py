@@ -88,17 +88,20 @@ def lacking(names: Sequence[str], present: frozenset[str]) -> list[str]:
 
 
 def loads(files: Iterable[Path], room: int) -> list[list[Path]]:
-    """Share files out among as few loads of ``room`` bytes as first-fit of the largest finds."""
-    found: list[tuple[int, list[Path]]] = []
-    for file in sorted(files, key=lambda file: -file.stat().st_size):
+    """Share files out among loads of ``room`` bytes, the smallest first.
+
+    So nearly all packages are in the first load, and what needs no others can run with it.
+    """
+    found: list[list[Path]] = []
+    left = 0
+    for file in sorted(files, key=lambda file: file.stat().st_size):
         nbytes = file.stat().st_size
-        for number, (used, load) in enumerate(found):
-            if used + nbytes <= room:
-                found[number] = (used + nbytes, [*load, file])
-                break
-        else:
-            found.append((nbytes, [file]))
-    return [load for _, load in found]
+        if not found or nbytes > left:
+            found.append([])
+            left = room
+        found[-1].append(file)
+        left -= nbytes
+    return found
 
 
 def repository_bytes() -> int:

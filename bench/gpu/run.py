@@ -66,13 +66,20 @@ STEPS: Mapping[str, Step] = MappingProxyType(
         "preprocess": _module("preprocess", 60),
         "handover": _module("handover", 60),
         "boxes": _module("boxes", 60),
-        "engines": _module("engines", 300),
-        "overlap": _module("overlap", 120),
-        "mesh": _module("mesh", 300),
-        "kills": _module("kills", 180),
+        **{
+            f"engines-{network}": _module("engines", 180, "--networks", network)
+            for network in ("resnet50", "yolov8s", "vit-b16")
+        },
+        "overlap": _module("overlap", 180),
+        **{
+            f"mesh-{engine}": _module("mesh", 200, "--engines", engine)
+            for engine in ("onnxruntime", "torch")
+        },
+        "kills": _module("kills", 240),
     }
 )
-"""In the order in which they are run: what the later ones rest on comes first."""
+"""In the order in which they are run: what the later ones rest on comes first. Each is small, as an
+engine that crashes takes its process with it."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from visionmesh.gpu import Gpu, Stream
 
 _ROUNDS = 5
+_WARM = 0.2
+"""Seconds of work before what counts: the clocks of an idle device are slow."""
 
 
 def device_seconds(
@@ -16,12 +18,15 @@ def device_seconds(
 ) -> float:
     """Return what one call of ``work`` takes of ``stream``, on which it enqueues something.
 
-    The median of some rounds, each of so many calls between two events; a call that enqueues less
-    than it takes to enqueue it is measured by the latter.
+    The median of some rounds, each of so many calls between two events. A call that enqueues less
+    than it takes to enqueue it is measured by the latter: let it be what `Stream.capture` returns.
     """
     with stream:
-        work()
-        stream.synchronize()
+        began = time.perf_counter()
+        while time.perf_counter() - began < _WARM:
+            for _ in range(repeats):
+                work()
+            stream.synchronize()
         return statistics.median(_round(gpu, stream, work, repeats) for _ in range(_ROUNDS))
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.gpu.figures import Figure, table
-from bench.gpu.run import ROOT, Runner, Step, environment
+from bench.gpu.figures import Figure, measuring, table
+from bench.gpu.run import ROOT, Outcome, Runner, Step, environment
+from visionmesh.errors import Retry, VisionmeshError
 
 QUICK = "machine,preprocess,handover,boxes"
 
@@ -50,6 +51,19 @@ def test_what_became_of_a_step_is_told(tmp_path: Path, code: str, limit: int, st
     assert outcome.status == status
     assert outcome.figures == (Figure(what="speed", value=2),)
     assert outcome.skipped == ("more: no device",)
+
+
+@pytest.mark.parametrize("error", [AssertionError("they differ"), Retry("they differ")])
+def test_what_fails_is_told_and_the_next_is_measured(
+    capsys: pytest.CaptureFixture[str], error: AssertionError | VisionmeshError
+) -> None:
+    with measuring("one"):
+        raise error
+    with measuring("two"):
+        Figure(what="speed", value=2).tell()
+    outcome = Outcome.of("both", "ok", 1.0, capsys.readouterr().out)
+    assert outcome.figures == (Figure(what="speed", value=2),)
+    assert outcome.skipped == (f"one: {type(error).__name__}: {error}",)
 
 
 def test_a_step_has_no_more_than_the_time_that_is_left(tmp_path: Path) -> None:
