@@ -156,6 +156,7 @@ class CudaGpu:
         self.info = info
         self._device = cupy.cuda.Device(info.index)
         self._module = cache(self._compile)
+        self._kernel = cache(self._find)
         self._own: WeakValueDictionary[bytes, _Shared] = WeakValueDictionary()
         """What this process shares: CUDA lets nobody open a handle of his own."""
 
@@ -163,9 +164,11 @@ class CudaGpu:
         return CudaStream(self.info.index)
 
     def kernel(self, source: Path, name: str, **defines: int | float | str) -> Kernel:
+        return self._kernel(source, name, tuple(sorted(defines.items())))
+
+    def _find(self, source: Path, name: str, defines: tuple[tuple[str, object], ...]) -> Kernel:
         with self._device, told():
-            module = self._module(source, tuple(sorted(defines.items())))
-            return _Kernel(module.get_function(name))
+            return _Kernel(self._module(source, defines).get_function(name))
 
     def _compile(self, source: Path, defines: tuple[tuple[str, object], ...]) -> Any:
         options = ("-std=c++17", *(f"-D{key}={value}" for key, value in defines))

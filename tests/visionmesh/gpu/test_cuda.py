@@ -186,6 +186,32 @@ def test_who_uses_a_stream_may_allocate_while_another_thread_captures(
         assert driver.modes == [runtime.streamCaptureModeThreadLocal]
 
 
+def test_a_kernel_is_compiled_and_looked_up_once(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[str] = []
+
+    class Module:
+        def __init__(self, *, code: str, options: tuple[str, ...]) -> None:
+            asked.append(options[-1])
+
+        def compile(self) -> None:
+            """Do nothing."""
+
+        def get_function(self, name: str) -> object:
+            asked.append(name)
+            return object()
+
+    monkeypatch.setattr(cupy, "RawModule", Module)
+    source = tmp_path / "some.cu"
+    source.write_text("KERNEL first() {}\nKERNEL second() {}\n")
+    gpu = open_gpu("cuda")
+    first = gpu.kernel(source, "first", SIDE=3)
+    assert gpu.kernel(source, "first", SIDE=3) is first
+    gpu.kernel(source, "second", SIDE=3)
+    assert asked == ["-DSIDE=3", "first", "second"]
+
+
 def test_who_waits_for_a_stream_sleeps(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     """CuPy waits for a stream by looking again and again, and for such an event it does not."""
     waited: list[bool] = []
