@@ -25,6 +25,9 @@ from visionmesh.gpu.gpu import (
 )
 
 _PRELUDE = Path(__file__).with_name("cuda.h")
+_BLOCK_BYTES = 2 << 20
+"""CUDA cuts smaller allocations from blocks of this size, and shares whole blocks: only multiples
+of it have theirs to themselves (CUDA C++ Programming Guide, Interprocess Communication)."""
 
 
 class _Event:
@@ -199,7 +202,7 @@ class CudaGpu:
 
     def share(self, nbytes: int) -> SharedMemory:
         with self._device, told():
-            pointer = runtime.malloc(nbytes)
+            pointer = runtime.malloc(-(-nbytes // _BLOCK_BYTES) * _BLOCK_BYTES)
             try:
                 handle = bytes(runtime.ipcGetMemHandle(pointer))
             except runtime.CUDARuntimeError:

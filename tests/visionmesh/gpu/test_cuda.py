@@ -36,6 +36,7 @@ class Driver:
 
     def __init__(self) -> None:
         self.allocated: list[int] = []
+        self.sizes: list[int] = []
         self.opened: list[int] = []
         self.modes: list[int] = []
 
@@ -44,6 +45,7 @@ class Driver:
         return 0
 
     def malloc(self, nbytes: int) -> int:
+        self.sizes.append(nbytes)
         self.allocated.append(4096 * (len(self.allocated) + 1))
         return self.allocated[-1]
 
@@ -111,6 +113,12 @@ def test_what_is_shared_is_freed_with_its_last_array_and_once(driver: Driver) ->
     shared.close()
     shared.close()
     assert not driver.allocated
+
+
+def test_what_is_shared_is_alone_in_its_blocks_of_2_mib(driver: Driver) -> None:
+    kept = [open_gpu("cuda").share(nbytes) for nbytes in (100, 2 << 20, (2 << 20) + 1)]
+    assert [one.array.nbytes for one in kept] == [100, 2 << 20, (2 << 20) + 1]
+    assert driver.sizes == [2 << 20, 2 << 20, 4 << 20]
 
 
 def test_memory_of_others_is_mapped_and_ones_own_is_not(driver: Driver) -> None:
