@@ -11,14 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from services.infer.engines import NoMemory
 from services.infer.loading import Loader
+from services.infer.memory import NoRoom
 from services.infer.opening import close_all
 from services.infer.turns import Elsewhere
 from tests.networks import save_folder, spoil_network
 from tests.services.infer.conftest import image_of, load, pushed, right
 from tests.services.infer.engines.samples import rss, save_wide
 from tests.services.infer.gated import GatedEngine
-from visionmesh.errors import ConfigurationError
+from visionmesh.errors import Code, ConfigurationError
+from visionmesh.gpu import open_gpu
 from visionmesh.models.folder import load_folder
 from visionmesh.models.registry import Registry
 
@@ -61,39 +64,25 @@ async def test_the_first_engine_that_works_runs_and_the_others_are_told(
 
 LABELS = "labels: [ash, birch, cedar, dogwood]\n"
 REFUSED = "{device: emulated, options: {provider: abacus}}"
+STANDS_IN = "{device: cpu, count: 2, fallback: true}"
 
 
-async def test_where_no_engine_works_another_instance_does(
-    registry: Registry, loader: Loader, tmp_path: Path
+@pytest.mark.parametrize(
+    ("instances", "why"),
+    [
+        (f"{REFUSED}, {{device: cpu, count: 2}}", "options.provider: Input should be"),
+        (f"{STANDS_IN}, {REFUSED}", "options.provider: Input should be"),
+        (f"{{device: 'cuda:77'}}, {STANDS_IN}", "GPU"),
+    ],
+    ids=["another", "one that stands in", "one that stands in for a device"],
+)
+async def test_where_no_engine_of_an_instance_works_another_instance_does(
+    registry: Registry, loader: Loader, tmp_path: Path, instances: str, why: str
 ) -> None:
-    record = await pushed(
-        registry, tmp_path / "trees", more=f"instances: [{REFUSED}, {{device: cpu, count: 1}}]\n"
-    )
-    loaded = await load(loader, record)
-    assert loaded.way.devices == ("cpu",)
-    assert "options.provider: Input should be" in loaded.way.why
-    close_all(loaded.engines)
-
-
-async def test_where_none_works_those_that_stand_in_do(
-    registry: Registry, loader: Loader, tmp_path: Path
-) -> None:
-    more = f"instances: [{{device: cpu, count: 2, fallback: true}}, {REFUSED}]\n"
-    record = await pushed(registry, tmp_path / "trees", more=more)
+    record = await pushed(registry, tmp_path / "trees", more=f"instances: [{instances}]\n")
     loaded = await load(loader, record)
     assert (loaded.way.devices, len(loaded.engines)) == (("cpu",), 2)
-    assert "options.provider: Input should be" in loaded.way.why
-    close_all(loaded.engines)
-
-
-async def test_those_that_stand_in_say_which_device_is_missing(
-    registry: Registry, loader: Loader, tmp_path: Path
-) -> None:
-    more = "instances: [{device: 'cuda:77'}, {device: cpu, count: 1, fallback: true}]\n"
-    record = await pushed(registry, tmp_path / "trees", more=more)
-    loaded = await load(loader, record)
-    assert loaded.way.devices == ("cpu",)
-    assert "GPU" in loaded.way.why
+    assert why in loaded.way.why
     close_all(loaded.engines)
 
 
@@ -199,3 +188,19 @@ async def test_a_device_that_is_short_of_memory_for_large_batches_is_told(
     monkeypatch.setattr("services.infer.opening.open_engines", lambda *_, **__: (engine(),))
     record = await pushed(registry, tmp_path / "trees", more="instances: [{device: emulated}]\n")
     assert (await load(loader, record)).short == short
+
+
+async def test_what_an_empty_device_does_not_hold_is_too_large_and_else_has_to_wait(
+    registry: Registry, loader: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lack(*_: object, **__: object) -> None:
+        raise NoMemory(Code.MODEL_INVALID, "9 GiB are wanted")
+
+    monkeypatch.setattr("services.infer.opening.open_engines", lack)
+    record = await pushed(registry, tmp_path / "trees", more="instances: [{device: emulated}]\n")
+    with pytest.raises(ConfigurationError, match="too large for its GPU: 9 GiB are wanted"):
+        await load(loader, record)
+    others = open_gpu("emulated").share(1 << 30)
+    with pytest.raises(NoRoom, match="has to wait until there is room: 9 GiB are wanted"):
+        await load(loader, record)
+    others.close()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from services.infer.engines import tensorrt as adapter
 from services.infer.engines.tensorrt.job import Job
 from services.infer.engines.tensorrt.options import BuildOptions
 from services.infer.plans import FolderPlans
@@ -47,3 +49,17 @@ def job_of(tmp_path: Path) -> MakeJob:
         return Job(**told | different)
 
     return make
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """The jobs of the builder, which is in place of a process with TensorRT."""
+    jobs: list[Job] = []
+
+    def build(job: Job, **_: Any) -> None:
+        jobs.append(job)
+        profiles = [[size, size] for size in job.sizes]
+        job.plan.write_text(json.dumps({"profiles": profiles, "shape": job.shape}))
+
+    monkeypatch.setattr(adapter, "build_plan", build)
+    return jobs

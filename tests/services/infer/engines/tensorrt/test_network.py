@@ -14,6 +14,7 @@ import pytest
 
 from services.infer.engines import Engine
 from services.infer.engines import tensorrt as adapter
+from services.infer.engines.tensorrt.job import Job
 from services.infer.engines.tensorrt.key import plan_key
 from services.infer.engines.tensorrt.network import load_plan
 from services.infer.engines.tensorrt.options import Options
@@ -214,15 +215,8 @@ def test_too_little_memory_while_running_halves_the_batches(opened: Open, trt: A
 
 
 def test_a_stored_plan_that_does_not_load_is_built_again(
-    opened: Open, trt: Any, monkeypatch: pytest.MonkeyPatch, plans: FolderPlans
+    opened: Open, trt: Any, monkeypatch: pytest.MonkeyPatch, plans: FolderPlans, built: list[Job]
 ) -> None:
-    built = []
-
-    def build(job: Any, **_: Any) -> None:
-        job.plan.write_text(json.dumps({"profiles": EACH, "shape": job.shape}))
-        built.append(job)
-
-    monkeypatch.setattr(adapter, "build_plan", build)
     real = trt.Runtime.deserialize_cuda_engine
     monkeypatch.setattr(
         trt.Runtime,
@@ -234,6 +228,7 @@ def test_a_stored_plan_that_does_not_load_is_built_again(
     engine.close()
     (job,) = built
     assert job.sizes == (1, 2, 4)
+    assert job.timings is not None
     assert job.timings.parent == plans.folder
     (stored,) = plans.folder.glob("*.plan")
     assert "unfit" not in stored.read_text(), "the next one loads it"
@@ -241,32 +236,22 @@ def test_a_stored_plan_that_does_not_load_is_built_again(
 
 
 def test_a_plan_that_is_forgotten_before_it_is_read_is_built_again(
-    opened: Open, monkeypatch: pytest.MonkeyPatch, plans: FolderPlans
+    opened: Open, monkeypatch: pytest.MonkeyPatch, plans: FolderPlans, built: list[Job]
 ) -> None:
-    def build(job: Any, **_: Any) -> None:
-        job.plan.write_text(json.dumps({"profiles": EACH, "shape": job.shape}))
-
     def get(key: str) -> Path | None:
         found = FolderPlans.get(plans, key)
         plans.forget([key.partition(".")[0]])
         return found
 
-    monkeypatch.setattr(adapter, "build_plan", build)
     monkeypatch.setattr(plans, "get", get)
     (engine,) = opened()
+    assert len(built) == 1
     engine.close()
 
 
 def test_what_nobody_has_built_is_built_and_stored(
-    trt: Any, spec: ModelSpec, plans: FolderPlans, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trt: Any, spec: ModelSpec, plans: FolderPlans, built: list[Job], tmp_path: Path
 ) -> None:
-    built = []
-
-    def build(job: Any, **_: Any) -> None:
-        job.plan.write_text(json.dumps({"profiles": EACH, "shape": job.shape}))
-        built.append(job)
-
-    monkeypatch.setattr(adapter, "build_plan", build)
     (tmp_path / "model.onnx").write_bytes(b"a network")
     for store in (plans, plans, None):
         (engine,) = adapter.open_engines(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -33,24 +32,15 @@ batching: {max_size: 2}
 """
 
 
-@pytest.fixture
-def built(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
-    """Return the jobs of the builder, which is in place of a process with TensorRT."""
-    jobs: list[Job] = []
+@pytest.fixture(autouse=True)
+def emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the emulated device run plans, too."""
     trt = pretended()
-
-    def build(job: Job, **_: Any) -> None:
-        jobs.append(job)
-        profiles = [[size, size] for size in job.sizes]
-        job.plan.write_text(json.dumps({"profiles": profiles, "shape": job.shape}))
-
     modules = {"tensorrt": adapter.__name__, **engines.ENGINES["emulated"]}
     monkeypatch.setattr(
         engines, "ENGINES", MappingProxyType({**engines.ENGINES, "emulated": modules})
     )
     monkeypatch.setattr(adapter, "load_runtime", lambda _: trt)
-    monkeypatch.setattr(adapter, "build_plan", build)
-    return jobs
 
 
 @pytest.fixture
