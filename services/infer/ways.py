@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from services.infer.engines import OF_PROGRAMS, TENSORRT, engines_of
-from services.infer.precisions import for_tensorrt
+from services.infer.precisions import Made, for_tensorrt
 from visionmesh.cpu import multiplies_bytes
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.gpu.opening import is_gpu
@@ -20,16 +20,8 @@ _WORTH = 1.1
 """How many times as fast an INT8 network must have been: less may be noise, but changes answers."""
 
 
-class Stored(Protocol):
+class Stored(Made, Protocol):
     """A version's files, in the mesh or in a folder."""
-
-    @property
-    def sha256(self) -> str:
-        """Of ``model.onnx``."""
-
-    @property
-    def variants(self) -> Variants | None:
-        """What was made of it."""
 
     @property
     def program(self) -> StoredProgram | None:
