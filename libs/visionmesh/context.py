@@ -34,7 +34,16 @@ from visionmesh.settings import (
 from visionmesh.settlement import Settlement
 from visionmesh.telemetry.metrics import Metrics
 from visionmesh.telemetry.tracing import Tracing
-from visionmesh.tensors import DeviceArena, InlineArena, Reader, Reading, ShmArena, Slot, reap
+from visionmesh.tensors import (
+    Arena,
+    DeviceArena,
+    InlineArena,
+    Reader,
+    Reading,
+    ShmArena,
+    Slot,
+    reap,
+)
 from visionmesh.trail import Trail
 
 ARENA_PATIENCE = timedelta(seconds=10)
@@ -125,9 +134,7 @@ class Context:
         """Say whether what is `near` a GPU may stay there for the readers of ``lane``."""
         return self._device_arena(lane, near) is not None
 
-    def _arena(
-        self, lane: str, nbytes: int, near: Near | None
-    ) -> ShmArena | DeviceArena | InlineArena:
+    def _arena(self, lane: str, nbytes: int, near: Near | None) -> Arena:
         if lane != self.settings.node:
             # What others may read, too, travels with its message.
             return self.inline

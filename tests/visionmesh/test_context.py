@@ -27,9 +27,11 @@ async def test_a_worker_removes_the_slabs_that_killed_ones_of_its_stage_left(
     prefix = settings.shm_dir / f"{shm_prefix(settings)}infer"
     left, kept = Path(f"{prefix}-killed"), Path(f"{prefix}-alive")
     for path in (left, kept):
-        _, lock = create_slab(path, slots=1, slot_bytes=mmap.PAGESIZE)
+        slab = create_slab(path, slots=1, slot_bytes=mmap.PAGESIZE)
         if path is left:
-            fcntl.flock(lock, fcntl.LOCK_UN)  # as the kernel does when the process is gone
+            fcntl.flock(
+                slab.descriptor, fcntl.LOCK_UN
+            )  # as the kernel does when the process is gone
     async with open_context(settings, stage="infer", stream="TENSORS") as context:
         slabs = {path.name for path in settings.shm_dir.glob(f"{prefix.name}-*")}
         assert slabs == {kept.name, context.arena.name}

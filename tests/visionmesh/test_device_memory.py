@@ -211,7 +211,7 @@ async def test_a_worker_tells_on_which_gpus_it_reads_until_one_cannot_be_mapped(
         await context.nodes.start(load=lambda: 0.0)
         assert context.gpu is gpu
         assert (await told(context)).devices == (uuid,)
-        slab, _ = create_slab(
+        slab = create_slab(
             settings.shm_dir / "broken",
             slots=1,
             slot_bytes=mmap.PAGESIZE,

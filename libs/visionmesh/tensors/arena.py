@@ -43,6 +43,9 @@ class Slot(Protocol):
 class Arena(Protocol):
     """Where a writer puts the payloads that it refers to."""
 
+    def reserve(self, nbytes: int) -> Slot | None:
+        """Return room for ``nbytes``, or `None` if one would have to wait for it."""
+
     async def acquire(self, nbytes: int, *, timeout: timedelta) -> Slot:  # noqa: ASYNC109 - see ShmArena.acquire
         """Return room for ``nbytes``, waiting up to ``timeout`` for it.
 

@@ -41,11 +41,6 @@ class MappedSlabs:
         self._elsewhere = elsewhere
         self._slabs: dict[str, Slab] = {}
 
-    @property
-    def names(self) -> frozenset[str]:
-        """The slabs that are mapped at this moment."""
-        return frozenset(self._slabs)
-
     def find(self, location: ShmLocation | CudaLocation) -> Slab:
         """Return the slab that holds the payload at ``location``.
 

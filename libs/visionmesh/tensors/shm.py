@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from pathlib import Path
-
 from visionmesh.contracts import ShmLocation
-from visionmesh.tensors.slots import DEFAULT_SLOT_BYTES, SlabArena, SlabSlot
+from visionmesh.tensors.slots import SlabArena, SlabSlot
 
 
 class ShmSlot(SlabSlot):
@@ -34,19 +31,6 @@ class ShmSlot(SlabSlot):
 
 class ShmArena(SlabArena[ShmSlot]):
     """A slab whose slots lie in its file."""
-
-    def __init__(
-        self,
-        *,
-        directory: Path,
-        name: str,
-        size: int,
-        slot_bytes: int = DEFAULT_SLOT_BYTES,
-        lease: timedelta,
-    ) -> None:
-        super().__init__(
-            directory=directory, name=name, size=size, slot_bytes=slot_bytes, lease=lease
-        )
 
     def _slot(self, *, first: int, run: int, generation: int, nbytes: int) -> ShmSlot:
         slot = ShmSlot(arena=self, first=first, run=run, generation=generation, nbytes=nbytes)

@@ -28,11 +28,6 @@ class ShmReader:
     def __init__(self, *, directory: Path) -> None:
         self._slabs = MappedSlabs(directory=directory, elsewhere=False)
 
-    @property
-    def arenas(self) -> frozenset[str]:
-        """The arenas that are mapped at this moment."""
-        return self._slabs.names
-
     def read(self, location: ShmLocation) -> ShmReading:
         """Return the payload at ``location``.
 

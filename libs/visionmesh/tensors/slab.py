@@ -2,7 +2,8 @@
 
 A slab is one file, mapped by its writer and by every reader. Words are native 64-bit::
 
-    file header   magic, owner's pid, number of slots, bytes per slot, bytes of `elsewhere`
+    file header   magic, owner's pid for people to read, number of slots, bytes per slot, bytes of
+                  `elsewhere`
     generations   one word per slot: of the payload that begins here, 0 if none does
     released      one word per slot: the last generation that a reader gave back
     lengths       one word per slot: of the payload, in bytes
@@ -51,8 +52,6 @@ class Slab:
     """One mapped slab; the mapping lives as long as anything refers to it."""
 
     inode: int
-    owner: int
-    """The writer's process id in its own namespace, for people to read."""
     slots: int
     slot_bytes: int
     generations: memoryview
@@ -73,10 +72,8 @@ class Slab:
         return bool(kind == fcntl.F_UNLCK)
 
 
-def create_slab(
-    path: Path, *, slots: int, slot_bytes: int, elsewhere: bytes = b""
-) -> tuple[Slab, int]:
-    """Create the slab at ``path``; return it and the descriptor that holds the owner's lock.
+def create_slab(path: Path, *, slots: int, slot_bytes: int, elsewhere: bytes = b"") -> Slab:
+    """Create the slab at ``path``; its descriptor holds the owner's lock.
 
     All pages are allocated at once: a full /dev/shm is an error here and not a bus error later.
     An orphan of the same name is replaced.
@@ -105,7 +102,7 @@ def create_slab(
         remove_orphan(path)
         _give_name(descriptor, path)
         undo.pop_all()
-    return _slab(mapped, descriptor), descriptor
+    return _slab(mapped, descriptor)
 
 
 def open_slab(path: Path) -> Slab | None:
@@ -210,7 +207,7 @@ def _size(slots: int, slot_bytes: int, elsewhere: int) -> int:
 
 def _slab(mapped: memoryview, descriptor: int) -> Slab:
     words = mapped.cast("Q")
-    _, owner, slots, slot_bytes, elsewhere = words[:5]
+    _, _, slots, slot_bytes, elsewhere = words[:5]
     data = mapped[_data_offset(slots) :]
     generations, released, lengths, leases = (
         words[begin : begin + slots]
@@ -218,7 +215,6 @@ def _slab(mapped: memoryview, descriptor: int) -> Slab:
     )
     return Slab(
         inode=os.fstat(descriptor).st_ino,
-        owner=owner,
         slots=slots,
         slot_bytes=slot_bytes,
         generations=generations,

@@ -77,7 +77,7 @@ class SlabArena(ABC, Generic[S]):
         directory: Path,
         name: str,
         size: int,
-        slot_bytes: int,
+        slot_bytes: int = DEFAULT_SLOT_BYTES,
         lease: timedelta,
         elsewhere: bytes = b"",
     ) -> None:
@@ -88,7 +88,7 @@ class SlabArena(ABC, Generic[S]):
         self.stalls = 0
         """Times that somebody had to wait for room."""
         self._path = directory / name
-        self._slab, _ = create_slab(
+        self._slab = create_slab(
             self._path, slots=size // slot_bytes, slot_bytes=slot_bytes, elsewhere=elsewhere
         )
         self._lease_ns = lease // timedelta(microseconds=1) * 1000

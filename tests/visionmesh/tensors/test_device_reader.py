@@ -39,7 +39,7 @@ def reader(refused: Refused) -> DeviceReader:
 
 def lone(name: str, elsewhere: bytes) -> tuple[Slab, CudaLocation]:
     """Return a slab that tells ``elsewhere`` of its memory, and where its payload is."""
-    slab, _ = create_slab(SHM / name, slots=1, slot_bytes=mmap.PAGESIZE, elsewhere=elsewhere)
+    slab = create_slab(SHM / name, slots=1, slot_bytes=mmap.PAGESIZE, elsewhere=elsewhere)
     slab.generations[0], slab.lengths[0] = 7, 5
     return slab, CudaLocation(kind="cuda", arena=name, slot=0, generation=7, length=5)
 

@@ -6,6 +6,7 @@ import errno
 import fcntl
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -206,13 +207,19 @@ def test_a_later_arena_of_the_same_name_is_another(prefix: str, reader: ShmReade
             reader.read(old)
 
 
+def mapped(prefix: str) -> set[str]:
+    """Return what this process has mapped of readers' slabs: writers' had no name at that time."""
+    maps = Path("/proc/self/maps").read_text()
+    return {word.rpartition("/")[2] for word in maps.split() if f"/{prefix}" in word}
+
+
 def test_mappings_of_removed_arenas_are_dropped(prefix: str, reader: ShmReader) -> None:
     for number in range(20):
         with make_arena(f"{prefix}{number}") as arena:
             reader.read(put(arena, b"x"))
-            assert reader.arenas == {arena.name}
+            assert mapped(prefix) == {arena.name}
     reader.forget_gone()
-    assert not reader.arenas
+    assert not mapped(prefix)
 
 
 def test_it_works_where_open_file_descriptions_have_no_locks(
