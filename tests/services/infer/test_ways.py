@@ -9,15 +9,11 @@ from services.infer.ways import Copies, choose_way
 from tests.networks import describe
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.models.record import StoredProgram, VersionRecord
-from visionmesh.models.spec import Instance, ModelSpec
+from visionmesh.models.spec import Instance
 from visionmesh.models.variants import Artifact, Choice, Precision, Variants
 
 CPU = ("amx_bf16", "avx2")
 INT8 = Artifact(file="int8.onnx", precision=Precision.INT8, scheme="u8s8", sha256="8", size_bytes=1)
-
-
-def spec_of(**more: Any) -> ModelSpec:
-    return describe(**more)
 
 
 def choice(**chosen: Any) -> Choice:
@@ -43,8 +39,8 @@ def version_with(of: str = "f", **chosen: Any) -> VersionRecord:
         sha256="f",
         size_bytes=1,
         pushed_at=datetime.now(UTC),
-        input=spec_of().input,
-        output=spec_of().output,
+        input=describe().input,
+        output=describe().output,
         batch=None,
         outputs=(),
         variants=variants,
@@ -52,7 +48,7 @@ def version_with(of: str = "f", **chosen: Any) -> VersionRecord:
 
 
 def test_a_version_runs_as_it_was_measured_to_be_fastest() -> None:
-    way = choose_way(spec_of(), version_with(), features=CPU, cores=4)
+    way = choose_way(describe(), version_with(), features=CPU, cores=4)
     assert (way.engine, way.precision, way.sha256) == ("openvino", "int8", "8")
     assert [(copies.count, copies.instance.threads) for copies in way.copies] == [(4, 1)]
     assert not way.plain
@@ -61,7 +57,7 @@ def test_a_version_runs_as_it_was_measured_to_be_fastest() -> None:
 
 def test_bf16_runs_from_the_network_as_it_is() -> None:
     version = version_with(precision="bf16", file="model.onnx")
-    way = choose_way(spec_of(), version, features=CPU, cores=4)
+    way = choose_way(describe(), version, features=CPU, cores=4)
     assert (way.precision, way.sha256) == ("bf16", "f")
 
 
@@ -80,12 +76,12 @@ def test_more_cores_run_more_copies_and_fewer_run_fewer(
     threads: int, count: int, cores: int, expected: tuple[int, int]
 ) -> None:
     version = version_with(threads=threads, count=count)
-    (copies,) = choose_way(spec_of(), version, features=CPU, cores=cores).copies
+    (copies,) = choose_way(describe(), version, features=CPU, cores=cores).copies
     assert (copies.count, copies.instance.threads) == expected
 
 
 def test_instances_that_the_model_names_stay_what_they_are() -> None:
-    spec = spec_of(instances=[{"count": 1, "threads": 2}])
+    spec = describe(instances=[{"count": 1, "threads": 2}])
     way = choose_way(spec, version_with(), features=CPU, cores=4)
     assert way.copies == (Copies(("openvino",), Instance(count=1, threads=2), 1),)
 
@@ -109,7 +105,7 @@ def test_instances_that_the_model_names_stay_what_they_are() -> None:
 def test_where_the_choice_does_not_hold_any_machine_s_way_is_gone(
     version: VersionRecord, spec: dict[str, Any], features: tuple[str, ...], why: str
 ) -> None:
-    way = choose_way(spec_of(**spec), version, features=features, cores=4)
+    way = choose_way(describe(**spec), version, features=features, cores=4)
     assert (way.engine, way.precision, way.sha256) == ("onnxruntime", "fp32", "f")
     assert way.copies == (Copies(("onnxruntime",), Instance(), 4),)
     assert way.plain
@@ -131,7 +127,7 @@ FOR_TENSORRT = FASTER.model_copy(update={"scheme": "s8s8", "sha256": "s", "file"
 
 def test_an_int8_network_that_was_faster_runs_in_the_form_for_cpus() -> None:
     version = quantised(FOR_TENSORRT, FASTER)
-    way = choose_way(spec_of(), version, features=VNNI, cores=4)
+    way = choose_way(describe(), version, features=VNNI, cores=4)
     assert (way.engine, way.precision, way.sha256) == ("onnxruntime", "int8", "8")
     assert way.copies == (Copies(("onnxruntime",), Instance(), 4),)
     assert not way.plain
@@ -158,13 +154,13 @@ def tuned_elsewhere() -> VersionRecord:
 def test_an_int8_network_is_not_run_where_that_may_be_slower_or_wrong(
     version: VersionRecord, features: tuple[str, ...], why: str
 ) -> None:
-    way = choose_way(spec_of(), version, features=features, cores=4)
+    way = choose_way(describe(), version, features=features, cores=4)
     assert (way.precision, way.sha256, way.plain) == ("fp32", "f", True)
     assert why in way.why
 
 
 def test_the_engine_for_programs_runs_the_program_and_others_the_network() -> None:
-    spec = spec_of(instances=[{"engines": ["torch", "openvino"]}])
+    spec = describe(instances=[{"engines": ["torch", "openvino"]}])
     version = version_with().model_copy(
         update={"program": StoredProgram(sha256="p", size_bytes=1), "variants": None}
     )
@@ -174,7 +170,7 @@ def test_the_engine_for_programs_runs_the_program_and_others_the_network() -> No
 
 
 def test_without_a_program_the_engine_for_programs_says_so() -> None:
-    spec = spec_of(instances=[{"engines": ["torch", "openvino"]}])
+    spec = describe(instances=[{"engines": ["torch", "openvino"]}])
     way = choose_way(spec, version_with(), features=CPU, cores=4)
     assert way.files == {"f"}
     with pytest.raises(
@@ -185,7 +181,7 @@ def test_without_a_program_the_engine_for_programs_says_so() -> None:
 
 
 def test_a_device_that_nothing_serves_is_refused() -> None:
-    spec = spec_of(instances=[{"device": "abacus"}])
+    spec = describe(instances=[{"device": "abacus"}])
     with pytest.raises(ConfigurationError, match="abacus") as raised:
         choose_way(spec, version_with(), features=CPU, cores=4)
     assert raised.value.code is Code.MODEL_INVALID
@@ -225,7 +221,7 @@ ON_GPU = {"device": "cuda", "engines": ["tensorrt", "onnxruntime"]}
 def test_tensorrt_runs_the_smallest_network_that_was_found_right(
     artifacts: tuple[Artifact, ...], options: dict[str, str], file: str, precision: str
 ) -> None:
-    spec = spec_of(instances=[{**ON_GPU, "options": options}])
+    spec = describe(instances=[{**ON_GPU, "options": options}])
     way = choose_way(spec, version_of(*artifacts), features=CPU, cores=4)
     assert (way.file_of("tensorrt"), way.precision_of("tensorrt")) == (file, precision)
     assert (way.file_of("onnxruntime"), way.precision_of("onnxruntime")) == ("f", "fp32")
@@ -239,7 +235,7 @@ def test_tensorrt_runs_the_smallest_network_that_was_found_right(
 
 def test_what_was_made_of_another_network_is_not_for_tensorrt() -> None:
     way = choose_way(
-        spec_of(instances=[ON_GPU]),
+        describe(instances=[ON_GPU]),
         version_of(made(Precision.INT8), of="another"),
         features=CPU,
         cores=4,
@@ -249,13 +245,13 @@ def test_what_was_made_of_another_network_is_not_for_tensorrt() -> None:
 
 def test_where_tensorrt_is_not_asked_for_it_has_no_network() -> None:
     for instances in ([{"device": "cpu"}], [{"device": "cuda", "engines": ["onnxruntime"]}]):
-        spec = spec_of(instances=instances)
+        spec = describe(instances=instances)
         way = choose_way(spec, version_of(made(Precision.INT8)), features=CPU, cores=4)
         assert way.tensorrt is None
 
 
 def test_a_precision_that_the_version_lacks_is_asked_for() -> None:
-    spec = spec_of(instances=[{**ON_GPU, "options": {"precision": "fp16"}}])
+    spec = describe(instances=[{**ON_GPU, "options": {"precision": "fp16"}}])
     with pytest.raises(ConfigurationError, match="visionmesh optimize trees --precision fp16"):
         choose_way(spec, version_of(), features=CPU, cores=4)
 
@@ -263,4 +259,4 @@ def test_a_precision_that_the_version_lacks_is_asked_for() -> None:
 def test_two_precisions_of_one_version_are_refused() -> None:
     instances = [{**ON_GPU, "options": {"precision": name}} for name in ("fp32", "fp16")]
     with pytest.raises(ConfigurationError, match="fp16, fp32: all instances"):
-        choose_way(spec_of(instances=instances), version_of(), features=CPU, cores=4)
+        choose_way(describe(instances=instances), version_of(), features=CPU, cores=4)
