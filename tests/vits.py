@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.nn import functional
 
 SIZE, PATCH, WIDTH, HEADS, CLASSES = 32, 8, 64, 4, 10
@@ -128,3 +129,12 @@ def answer_of(network: Callable[..., Any], images: Any) -> Any:
     with torch.no_grad():
         answer = network(torch.as_tensor(images))
     return {name: value.numpy() for name, value in answer.items()}
+
+
+def held_bytes(network: Any) -> int:
+    """Return how many bytes of weights this process holds of a network that may be split."""
+    tensors = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
+    return sum(
+        (tensor.to_local() if isinstance(tensor, DTensor) else tensor).untyped_storage().nbytes()
+        for tensor in tensors.values()
+    )

@@ -92,6 +92,9 @@ def _open(
         try:
             move(program.network, device)
         except torch.OutOfMemoryError as error:
+            # What has been moved would be kept as long as the error, and then for PyTorch alone.
+            program.network.to("meta")
+            torch.cuda.empty_cache()
             raise GpuMemoryError(str(error)) from error
         run = Runner(program.network, device=device, options=options)
         close = _nothing

@@ -72,9 +72,8 @@ class DeviceNetwork:
         """Let PyTorch enqueue on ``stream``."""
         if self._gpu.info.kind != "cuda":
             return nullcontext()
-        raw: Any = stream
         device = torch.device("cuda", self._gpu.info.index)
-        own = torch.cuda.ExternalStream(raw.raw.ptr, device=device)
+        own = torch.cuda.ExternalStream(stream.pointer, device=device)
         chosen: AbstractContextManager[Any] = torch.cuda.stream(own)
         return chosen
 

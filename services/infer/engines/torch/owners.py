@@ -39,16 +39,16 @@ class Owners:
             raise Split(f"{what}, which {ranks} ranks cannot share evenly")
         self._owner = units // (count // ranks)
         self._ranks = ranks
-        self._lines: dict[int, tuple[int, torch.Tensor]] = {}
+        self._lines: dict[torch.Tensor, tuple[int, torch.Tensor]] = {}
 
     def line(self, labels: torch.Tensor) -> tuple[int, torch.Tensor]:
         """Return the one dimension along which the ranks take turns, and the ranks along it.
 
         Raises `Split` if it is not one, or the ranks' parts are not of one size.
         """
-        if id(labels) not in self._lines:
-            self._lines[id(labels)] = self._line(self._owner[labels])
-        return self._lines[id(labels)]
+        if labels not in self._lines:
+            self._lines[labels] = self._line(self._owner[labels])
+        return self._lines[labels]
 
     def _line(self, owners: torch.Tensor) -> tuple[int, torch.Tensor]:
         for dim in range(owners.ndim):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from datetime import timedelta
 from fnmatch import fnmatch
@@ -14,7 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from services.infer.engines.torch.options import Options
 from services.infer.engines.torch.program import load_program, move
 from services.infer.engines.torch.runner import Runner, Tensors
-from services.infer.engines.torch.sharding import held_bytes, shard
+from services.infer.engines.torch.sharding import shard
 from services.infer.engines.torch.splitting import Share, find_shares
 from visionmesh.errors import Code, ConfigurationError
 
@@ -27,6 +28,9 @@ def meet(
     A collective that waits for longer than ``patience`` ends in a `RuntimeError`.
     """
     if device.type == "cuda":
+        # Its watchdog would end the process of who waits for a rank that is gone, before anybody
+        # can say why; with 2 (CleanUpOnly) it only ends the waiting.
+        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "2")
         torch.cuda.set_device(device)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
@@ -53,8 +57,6 @@ class Part:
         """Load the part; raise `ConfigurationError` if the network cannot be shared out."""
         program = load_program(file, name=name, halves=options.halves)
         self.program = program
-        self.whole = held_bytes(program.network)
-        """Bytes of all weights."""
         found, refused = find_shares(program.network.graph, options.tensor_parallel)
         chosen = _chosen(found, refused, name=name, options=options)
         # "cuda" is the thread's own device to those who distribute weights.
@@ -63,8 +65,6 @@ class Part:
             move(program.network, device)
         self.shared = tuple(chosen)
         """The row-wise layers that are shared out."""
-        self.held = held_bytes(program.network)
-        """Bytes of weights that this rank holds."""
         self._runner = Runner(program.network, device=device, options=options)
         self._empty = torch.empty((0, *program.shape), dtype=program.dtype, device=device)
         self._batches: dict[int, torch.Tensor] = {}

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     RowwiseParallel,
@@ -81,14 +80,3 @@ def _forget(network: fx.GraphModule, node: fx.Node) -> None:
     path, _, name = str(node.target).rpartition(".")
     delattr(network.get_submodule(path), name)
     network.graph.erase_node(node)
-
-
-def held_bytes(network: nn.Module) -> int:
-    """Return how many bytes of weights this rank holds."""
-    tensors = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
-    return sum(_storage(tensor) for tensor in tensors.values())
-
-
-def _storage(tensor: torch.Tensor) -> int:
-    own = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-    return int(own.untyped_storage().nbytes())

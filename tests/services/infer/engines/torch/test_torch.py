@@ -21,7 +21,6 @@ from services.infer.engines.device import DeviceEngine  # noqa: E402
 from services.infer.engines.torch.options import Options  # noqa: E402
 from services.infer.engines.torch.program import load_program  # noqa: E402
 from services.infer.engines.torch.runner import Runner  # noqa: E402
-from services.infer.engines.torch.sharding import held_bytes  # noqa: E402
 from tests import vits  # noqa: E402
 from tests.networks import expected, save_network, weights  # noqa: E402
 from tests.services.infer.engines.samples import images_of, planar, spec_of  # noqa: E402
@@ -191,7 +190,7 @@ def test_under_autocast_weights_are_kept_in_halves(vit: Path) -> None:
     halved = load_program(vit, name="vit", halves=torch.float16).network
     layers = [module for module in network.modules() if hasattr(module, "in_features")]
     shrunk = sum(each.nbytes for layer in (*layers, network.patches) for each in layer.parameters())
-    assert held_bytes(whole) - held_bytes(halved) == shrunk // 2
+    assert vits.held_bytes(whole) - vits.held_bytes(halved) == shrunk // 2
 
 
 def test_autocast_rounds(program: Path) -> None:
