@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from nats.aio.client import Client
 
-from visionmesh.errors import Code, ConfigurationError
+from visionmesh.errors import Code, ConfigurationError, Retry
 from visionmesh.nodes import NodeRecord, list_nodes
 from visionmesh.supervisor import Keeper
 
@@ -33,10 +33,20 @@ async def until_ready(
     ConfigurationError
         (settings_invalid) if a process is not heard of in time, or ends again and again;
         (model_failed) if a model cannot be loaded.
+    Retry
+        If the NATS server does not answer for so long (mesh_unreachable).
     """
     deadline = time.monotonic() + HEARD_WITHIN.total_seconds()
     while True:
-        heard = {one.pid: one for one in await list_nodes(client) if one.node == node}
+        try:
+            nodes = await list_nodes(client)
+        except Retry:
+            # All of the machine may be at work on loading.
+            if time.monotonic() > deadline + HEARD_WITHIN.total_seconds():
+                raise
+            await asyncio.sleep(_POLL.total_seconds())
+            continue
+        heard = {one.pid: one for one in nodes if one.node == node}
         waiting = [one for one in keepers if not _ready(heard.get(one.pid or 0), models)]
         if not waiting:
             return

@@ -14,7 +14,7 @@ from nats.aio.client import Client
 
 from visionmesh.cli import options
 from visionmesh.cli.console import aside
-from visionmesh.errors import Code, Refused
+from visionmesh.errors import Code, Refused, Retry
 from visionmesh.models.record import ModelRecord
 from visionmesh.nodes import PERIOD, NodeRecord, list_nodes, version_key
 
@@ -65,8 +65,15 @@ async def _until_served(
     deadline = began + within.total_seconds()
     believed = began + PERIOD.total_seconds()
     while True:
-        nodes = await list_nodes(client)
         late = time.monotonic() > deadline
+        try:
+            nodes = await list_nodes(client)
+        except Retry:
+            # All of the machine may be at work on loading.
+            if late:
+                raise
+            await asyncio.sleep(_POLL.total_seconds())
+            continue
         if not _infer_workers(nodes):
             # A busy worker may be late with its record.
             if time.monotonic() < believed:
