@@ -70,7 +70,7 @@ def require_torch(source: str) -> None:
     if missing:
         raise ConfigurationError(
             Code.SETTINGS_INVALID,
-            f"{source} is PyTorch's, and {' and '.join(missing)} is not installed: "
+            f"{source} is PyTorch's, and this is not installed: {', '.join(missing)}; "
             "pip install 'visionmesh[tune]'.",
         )
 
