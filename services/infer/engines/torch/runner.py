@@ -42,8 +42,8 @@ class Runner:
         self._device = device
         self._halves = options.halves
         self._graphs: dict[int, _Graph] | None = None
+        self._compiles = options.compile
         if options.compile:
-            torch._dynamo.config.recompile_limit = _MOST_SIZES
             self._network = torch.compile(network, mode=options.mode, dynamic=False)
         if options.graphs and device.type == "cuda":
             self._start_graphs()
@@ -75,6 +75,9 @@ class Runner:
             return graph.outputs
 
     def _eager(self, images: torch.Tensor) -> Tensors:
+        if self._compiles:
+            # Of the thread that runs, which is not the one that loads.
+            torch._dynamo.config.recompile_limit = _MOST_SIZES
         return named(self._network(images))
 
     def _captured(self, images: torch.Tensor) -> _Graph:
