@@ -162,14 +162,11 @@ def measure(subject: Subject, name: str, *, gpu: Gpu, device: str, best: Ceiling
         plain = subject.plain(name, gpu)
         for batch, at_least in AT_LEAST.items():
             own, other = compare(subject, engine, plain, gpu=gpu, batch=batch)
-            floor = subject.cost.floor(
-                batch, operations_per_s=best.operations_per_s, bytes_per_s=best.bytes_per_s
-            )
             Figure(
                 what=f"{subject.name}, batch {batch}: plain call ÷ {name}",
                 value=other / own,
                 at_least=at_least,
-                floor=f"{floor * 1e3:.3f} ms",
+                floor=f"{subject.cost.floor(batch, best) * 1e3:.3f} ms",
                 note=f"{own * 1e3:.3f} ms, {batch / own:,.0f} images/s; plain {other * 1e3:.3f} ms",
             ).tell()
 

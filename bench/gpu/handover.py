@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.gpu.figures import Figure, options
+from bench.gpu.machine import ceilings
 from visionmesh.contracts import CudaLocation
 from visionmesh.gpu import Gpu, open_gpu
 from visionmesh.gpu.copier import Copier
@@ -115,11 +116,13 @@ def main() -> None:
     )
     with arena, peer(arguments.device) as other:
         handed, alone = measure(gpu, arena, other, count=50 if arguments.tiny else 2000)
+    copies = 2 * 2 * _NBYTES / ceilings(gpu, tiny=arguments.tiny).bytes_per_s
     Figure(
         what="hand-over of 1.2 MB between two processes, beyond the pipe, p50",
         value=(handed - alone) * 1e3,
         unit="ms",
         at_most=0.2,
+        floor=f"{copies * 1e6:.1f} µs for its two copies",
         note=f"{handed * 1e3:.3f} ms there and back, of which the pipe is {alone * 1e3:.3f}; "
         "with a copy and a wait on either side",
     ).tell()

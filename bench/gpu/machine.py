@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shutil
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,7 +75,11 @@ def main() -> None:
     gpu = open_gpu(arguments.device)
     best = ceilings(gpu, tiny=arguments.tiny)
     major, minor = gpu.info.capability
-    told = f"{gpu.info.name}, sm_{major}{minor}, {os.cpu_count()} cores; {packages()}"
+    shared = shutil.disk_usage("/dev/shm").free / 1e9
+    told = (
+        f"{gpu.info.name}, sm_{major}{minor}, driver {gpu.info.driver or 'none'}, "
+        f"{os.cpu_count()} cores, {shared:.1f} GB free in /dev/shm; {packages()}"
+    )
     memory = gpu.info.memory_bytes / 1e9
     Figure(what="memory of the device", value=memory, unit="GB", note=told).tell()
     Figure(what="copy, bytes read and written", value=best.bytes_per_s / 1e9, unit="GB/s").tell()

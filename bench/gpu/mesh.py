@@ -27,6 +27,7 @@ import uvloop
 
 from bench.gpu.engines import Subject
 from bench.gpu.figures import Figure, measuring, options
+from bench.gpu.machine import ceilings
 from bench.gpu.meshes import ARENA_BYTES, PICTURES, REPLICAS, device_mesh, load, statuses
 from bench.gpu.overlap import rate
 from bench.gpu.pictures import pictures
@@ -199,8 +200,12 @@ def measure(engine: str, *, arguments: argparse.Namespace, root: Path) -> None:
     gpu, seconds, slots = open_gpu(device), 0.5 if tiny else 3.0, _SLOTS * replicas["infer"]
     subject = Subject.make(root, "yolov8s", device=device, tiny=tiny, engines=(engine,))
     computed = engine_rate(subject, engine, gpu=gpu, device=device, count=slots, seconds=seconds)
+    most = _BATCH / subject.cost.floor(_BATCH, ceilings(gpu, tiny=tiny))
     Figure(
-        what=f"{engine} alone, batches of {_BATCH}, {slots} slots", value=computed, unit="images/s"
+        what=f"{engine} alone, batches of {_BATCH}, {slots} slots",
+        value=computed,
+        unit="images/s",
+        floor=f"{most:,.0f} images/s",
     ).tell()
     width, height = map(int, _SIZE.split("x"))
     encoded = pictures(PICTURES, width=width, height=height)

@@ -24,6 +24,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.gpu.machine import Ceilings
 from bench.gpu.pictures import picture
 from bench.gpu.shapes import Convolution, VitB16, Yolov8s, resnet50, tiny
 
@@ -70,13 +71,13 @@ class Cost:
     input_bytes: int
     output_bytes: int
 
-    def floor(self, batch: int, *, operations_per_s: float, bytes_per_s: float) -> float:
+    def floor(self, batch: int, best: Ceilings) -> float:
         """Return the seconds below which no device with these rates runs a batch.
 
         Weights, images and outputs are moved once, everything in between never.
         """
         moved = self.parameters * _HALF_BYTES + batch * (self.input_bytes + self.output_bytes)
-        return max(batch * self.operations / operations_per_s, moved / bytes_per_s)
+        return max(batch * self.operations / best.operations_per_s, moved / best.bytes_per_s)
 
 
 def size_of(name: str, *, small: bool) -> int:

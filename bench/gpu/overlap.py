@@ -17,7 +17,9 @@ from pathlib import Path
 
 from bench.gpu.engines import OPTIONS, Subject
 from bench.gpu.figures import Figure, measuring, options
+from bench.gpu.machine import Ceilings, ceilings
 from services.infer.engines import ENGINES, Engine, Image, kind_of
+from visionmesh.gpu import open_gpu
 from visionmesh.models.spec import Instance
 
 _BATCH = 32
@@ -43,7 +45,7 @@ def rate(
     return batches * len(images) / (time.perf_counter() - began)
 
 
-def measure(subject: Subject, name: str, *, device: str, seconds: float) -> None:
+def measure(subject: Subject, name: str, *, device: str, best: Ceilings, seconds: float) -> None:
     """Tell the figure of one engine."""
     instance = Instance(device=device, engines=(name,), slots=_SLOTS, options=OPTIONS.get(name, {}))
     engines = subject.open(name, instance, count=_SLOTS)
@@ -61,6 +63,7 @@ def measure(subject: Subject, name: str, *, device: str, seconds: float) -> None
         what=f"{subject.name} by {name}: {_SLOTS} slots ÷ one",
         value=two / one,
         at_least=1.3,
+        floor=f"{subject.cost.floor(_BATCH, best) * 1e3:.3f} ms a batch to compute",
         note=f"{two:,.0f} against {one:,.0f} images/s, batches of {_BATCH} from and to the host",
     ).tell()
 
@@ -70,12 +73,13 @@ def main() -> None:
     parser.add_argument("--network", default="yolov8s")
     arguments = parser.parse_args()
     tiny, device = arguments.tiny, arguments.device
+    best = ceilings(open_gpu(device), tiny=tiny)
     with tempfile.TemporaryDirectory() as root:
         name = "tiny" if tiny else arguments.network
         subject = Subject.make(Path(root), name, device=device, tiny=tiny)
         for engine in ENGINES[kind_of(device)]:
             with measuring(f"overlap of {name} by {engine}"):
-                measure(subject, engine, device=device, seconds=0.2 if tiny else 2.0)
+                measure(subject, engine, device=device, best=best, seconds=0.2 if tiny else 2.0)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ STEPS: Mapping[str, Step] = MappingProxyType(
         "tests": _tests(),
         "preprocess": _module("preprocess", 60),
         "handover": _module("handover", 60),
-        "boxes": _module("boxes", 60),
+        "boxes": _module("boxes", 120),
         **{
             f"engines-{network}": _module("engines", 180, "--networks", network)
             for network in ("resnet50", "yolov8s", "vit-b16")

@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the networks are made by PyTorch")
 
 from bench.gpu import networks  # noqa: E402 - only where PyTorch is
+from bench.gpu.machine import Ceilings  # noqa: E402
 from bench.gpu.pictures import picture  # noqa: E402
 
 
@@ -24,8 +25,8 @@ def test_a_shape_is_as_large_and_as_expensive_as_published(name: str) -> None:
 
 def test_the_floor_is_the_larger_of_computing_and_moving() -> None:
     cost = networks.Cost(parameters=500, operations=100, input_bytes=30, output_bytes=20)
-    assert cost.floor(4, operations_per_s=100, bytes_per_s=1e9) == 4
-    assert cost.floor(4, operations_per_s=1e9, bytes_per_s=100) == (1000 + 4 * 50) / 100
+    assert cost.floor(4, Ceilings(operations_per_s=100, bytes_per_s=1e9)) == 4
+    assert cost.floor(4, Ceilings(operations_per_s=1e9, bytes_per_s=100)) == (1000 + 4 * 50) / 100
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
