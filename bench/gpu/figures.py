@@ -9,8 +9,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
-from visionmesh.errors import VisionmeshError
-
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
@@ -48,6 +46,9 @@ class Figure:
 @contextmanager
 def measuring(what: str) -> Iterator[None]:
     """Say if something cannot be measured, or is wrong, as a line of JSON; what follows goes on."""
+    # What installs the packages tells figures, too.
+    from visionmesh.errors import VisionmeshError  # noqa: PLC0415
+
     try:
         yield
     except (VisionmeshError, AssertionError) as error:

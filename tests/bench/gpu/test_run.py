@@ -16,6 +16,10 @@ from visionmesh.errors import Retry, VisionmeshError
 QUICK = "machine,preprocess,handover,boxes"
 
 
+def test_it_begins_where_nothing_is_installed_yet() -> None:
+    subprocess.run([sys.executable, "-S", "-m", "bench.gpu.run", "--help"], cwd=ROOT, check=True)
+
+
 def test_a_dry_run_on_the_emulated_device_tells_all_figures(tmp_path: Path) -> None:
     command = ["-m", "bench.gpu.run", "--device=emulated", "--tiny", f"--only={QUICK}"]
     told = subprocess.run(
