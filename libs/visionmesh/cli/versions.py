@@ -51,10 +51,14 @@ def state_of(record: ModelRecord, number: int, workers: Sequence[NodeRecord]) ->
     infer = [worker for worker in workers if worker.stage == "infer"]
     if any(failure.concerns(name, number) for failure in failures(workers)):
         return "failed"
-    loaded = sum(
-        (one.model, one.version) == (name, number) for worker in infer for one in worker.loaded
-    )
-    asleep = sum(number in worker.models.get(name, ()) for worker in infer) - loaded
+    holding = [
+        worker
+        for worker in infer
+        if any((one.model, one.version) == (name, number) for one in worker.loaded)
+    ]
+    loaded = len(holding)
+    # One that no longer serves the model may still hold it.
+    asleep = sum(number in worker.models.get(name, ()) for worker in infer if worker not in holding)
     states = [
         f"{count} {text}" for count, text in ((loaded, "loaded"), (asleep, "asleep")) if count
     ]
