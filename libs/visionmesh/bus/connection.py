@@ -176,7 +176,11 @@ class Connection:
                 await self.client.flush(timeout=2)
             except (nats.errors.Error, TimeoutError) as error:
                 log.warning("closing without a flush: %s", error)
-        await self.client.close()
+        try:
+            await self.client.close()
+        except OSError as error:
+            # nats-py sends what still waits, to a server that may just have gone.
+            log.warning("closed without sending all: %s", error)
 
 
 def _require_url(url: str) -> None:

@@ -201,6 +201,8 @@ class CudaGpu:
             device.data.copy_to_host_async(host.ctypes.data, host.nbytes)
 
     def share(self, nbytes: int) -> SharedMemory:
+        # What the pool keeps for later would be missing.
+        self.trim()
         with self._device, told():
             pointer = runtime.malloc(-(-nbytes // _BLOCK_BYTES) * _BLOCK_BYTES)
             try:

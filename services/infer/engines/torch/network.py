@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -13,16 +12,12 @@ from numpy.typing import NDArray
 
 from services.infer.engines import Outputs
 from services.infer.engines.host import NetworkError
-from services.infer.engines.torch.program import FAILURES, reason
+from services.infer.engines.torch.program import FAILURES, lacks_memory, reason
 from services.infer.engines.torch.runner import Tensors
 from visionmesh.gpu.gpu import DeviceArray, Gpu, GpuError, GpuMemoryError, Stream
 
 Run = Callable[[torch.Tensor], Tensors]
 """A `Runner`, or a `ParallelRunner`."""
-
-
-_NO_MEMORY = re.compile(r"out of memory|STATUS_\w*ALLOC(ATION)?_FAILED")
-"""What libraries and graphs say that take memory by themselves, not from PyTorch."""
 
 
 class HostNetwork:
@@ -86,7 +81,7 @@ class DeviceNetwork:
 
 def _as_told(error: Exception) -> NetworkError | GpuError:
     """Return what PyTorch's error on a device means."""
-    if isinstance(error, torch.OutOfMemoryError) or _NO_MEMORY.search(str(error)):
+    if lacks_memory(error):
         return GpuMemoryError(reason(error))
     kind = GpuError if isinstance(error, torch.AcceleratorError) else NetworkError
     return kind(reason(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from visionmesh.models.importing.programs import read_interface
 
 FAILURES = (RuntimeError, IndexError, TypeError, ValueError)
 """What PyTorch raises when a network does not work on its input."""
+_NO_MEMORY = re.compile(r"out of memory|STATUS_\w*ALLOC(ATION)?_FAILED")
+"""What libraries and graphs say that take memory by themselves, not from PyTorch."""
 
 _WEIGHTED = frozenset(
     {
@@ -120,3 +123,8 @@ def named(answer: Any) -> dict[str, torch.Tensor]:
 def reason(error: Exception) -> str:
     """Return what an error of PyTorch says, in its first line."""
     return str(error).strip().partition("\n")[0].rstrip(". ")
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Say whether an error of PyTorch means that the device has too little memory."""
+    return isinstance(error, torch.OutOfMemoryError) or bool(_NO_MEMORY.search(str(error)))

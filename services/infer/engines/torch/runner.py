@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 from torch import fx
 
 from services.infer.engines.torch.options import Options
-from services.infer.engines.torch.program import named
+from services.infer.engines.torch.program import lacks_memory, named, reason
 
 _WARM_RUNS = 3
 """Before a capture: libraries choose algorithms and take their memory in the first ones, which a
@@ -21,6 +22,8 @@ _MOST_SIZES = 64
 """Batch sizes that are compiled: more than there are; the compiler would stop after 8."""
 
 Tensors = dict[str, torch.Tensor]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +70,9 @@ class Runner:
         with torch.inference_mode(), self._precision():
             if self._graphs is None:
                 return self._eager(images)
-            graph = self._graphs.get(len(images))
+            graph = self._graphs.get(len(images)) or self._captured(images)
             if graph is None:
-                graph = self._graphs[len(images)] = self._captured(images)
+                return self._eager(images)
             assert graph.address == images.data_ptr(), "a graph reads the memory it was made with"
             graph.graph.replay()
             return graph.outputs
@@ -80,16 +83,28 @@ class Runner:
             torch._dynamo.config.recompile_limit = _MOST_SIZES
         return named(self._network(images))
 
-    def _captured(self, images: torch.Tensor) -> _Graph:
+    def _captured(self, images: torch.Tensor) -> _Graph | None:
+        """Return what a batch size does as a graph; `None`, and none from now on, if it cannot."""
+        assert self._graphs is not None
         for _ in range(_WARM_RUNS):
             self._eager(images)
         graph = torch.cuda.CUDAGraph()
-        # Other threads use the device meanwhile, and must not end the capture.
-        with torch.cuda.graph(
-            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
-        ):
-            outputs = self._eager(images)
-        return _Graph(graph=graph, address=images.data_ptr(), outputs=outputs)
+        try:
+            # Other threads use the device meanwhile, and must not end the capture.
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            ):
+                outputs = self._eager(images)
+        except RuntimeError as error:
+            if lacks_memory(error):
+                raise
+            log.warning("a program runs without CUDA graphs: %s", reason(error))
+            self._graphs = None
+            return None
+        made = self._graphs[len(images)] = _Graph(
+            graph=graph, address=images.data_ptr(), outputs=outputs
+        )
+        return made
 
     def _precision(self) -> Any:
         if self._halves is None:

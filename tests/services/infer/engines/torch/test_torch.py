@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -18,9 +16,7 @@ torch = pytest.importorskip("torch", reason="the engine for exported programs wa
 import services.infer.engines.torch as torch_engines  # noqa: E402 - they import it
 from services.infer.engines import Engine, NoMemory, open_engines  # noqa: E402
 from services.infer.engines.device import DeviceEngine  # noqa: E402
-from services.infer.engines.torch.options import Options  # noqa: E402
 from services.infer.engines.torch.program import load_program  # noqa: E402
-from services.infer.engines.torch.runner import Runner  # noqa: E402
 from tests import vits  # noqa: E402
 from tests.networks import expected, save_network, weights  # noqa: E402
 from tests.services.infer.engines.samples import images_of, planar, spec_of  # noqa: E402
@@ -131,30 +127,6 @@ def test_without_memory_for_all_engines_none_stays(
         opened(program, device="emulated", count=2)
     assert closed == ["weights"]
     assert all(engine._network is None for engine in made)
-
-
-def test_graphs_are_captured_on_a_stream_of_their_own_device(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    captures: list[dict[str, Any]] = []
-
-    def capture(graph: Any, **arguments: Any) -> Any:
-        captures.append(arguments)
-        return nullcontext()
-
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: (object(), device))
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", MagicMock)
-    monkeypatch.setattr(torch.cuda, "graph", capture)
-    device = torch.device("cuda", 1)
-    runner = Runner(torch.fx.symbolic_trace(Means()), device=device, options=Options())
-    for one in (runner, runner.another()):
-        for count in (1, 2):
-            one(torch.zeros(count, 3, 8, 6))
-    streams = [arguments["stream"] for arguments in captures]
-    assert {where for _, where in streams} == {device}
-    assert streams[0] is streams[1] is not streams[2], "who shares memory shares the stream"
-    assert streams[2] is streams[3]
 
 
 def test_several_engines_run_at_the_same_time(program: Path) -> None:
