@@ -158,6 +158,10 @@ class Batcher:
             self._open = False
             self._changed.notify_all()
         await self._ended.wait()
+        # Some wait for a device, or for processes of theirs.
+        await asyncio.to_thread(self._close_engines)
+
+    def _close_engines(self) -> None:
         for engine in self._engines:
             engine.close()
 

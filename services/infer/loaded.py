@@ -44,7 +44,8 @@ class LoadedModel:
         """By how many bytes the process grew for it."""
         self.device_memory = loaded.device_memory
         """How many bytes of each GPU it took, by the GPU's UUID."""
-        self.room = {**loaded.device_memory, **loaded.reserved}
+        taken = loaded.device_memory if loaded.exact else dict.fromkeys(loaded.device_memory, 0)
+        self.room = {**taken, **loaded.reserved}
         """How many bytes of each GPU others cannot have."""
         self.gpu = _only_gpu(loaded.way.devices)
         """On which all its engines run; `None` if they run on several devices, or on the CPU."""

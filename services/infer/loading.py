@@ -132,7 +132,7 @@ class Loader:
             try:
                 return await terms.accept(loaded)
             except BaseException:
-                close_all(loaded.engines)
+                await close_all(loaded.engines)
                 raise
 
     async def _build(
@@ -177,7 +177,7 @@ class Loader:
                 raise _joined(failed)
             device_memory = await asyncio.to_thread(meter.taken)
         except BaseException:
-            close_all(engine for opened in found for engine in opened.engines)
+            await close_all(engine for opened in found for engine in opened.engines)
             raise
         complaints = (*(error for one in found for error in one.failed), *failed)
         way = wanted.way.running([one.copies for one in found])

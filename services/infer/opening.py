@@ -100,14 +100,14 @@ class Workshop:
             engines = await _to_the_end(opening)
         except asyncio.CancelledError:
             if opening.exception() is None:
-                close_all(opening.result())
+                await close_all(opening.result())
             raise
         largest = [engine.batch_sizes[-1] for engine in engines]
         warming = asyncio.get_running_loop().run_in_executor(self._quiet, _warm, engines)
         try:
             await _to_the_end(warming)
         except BaseException:
-            close_all(engines)
+            await close_all(engines)
             raise
         return engines, largest != [engine.batch_sizes[-1] for engine in engines]
 
@@ -116,7 +116,12 @@ class Workshop:
         self._quiet.shutdown(wait=False)
 
 
-def close_all(engines: Iterable[Engine]) -> None:
+async def close_all(engines: Iterable[Engine]) -> None:
+    """Close engines in a thread: some wait for a device, or for processes of theirs."""
+    await asyncio.to_thread(_close, tuple(engines))
+
+
+def _close(engines: Iterable[Engine]) -> None:
     for engine in engines:
         engine.close()
 

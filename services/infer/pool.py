@@ -235,7 +235,7 @@ class ModelPool:
             self.states.loading.pop(key, None)
         current = self._records.get(key[0])
         if current is None or build_of(current, version) != build_of(record, version):
-            close_all(loaded.engines)
+            await close_all(loaded.engines)
             raise NotReady(f"Model {key[0]!r} was changed while it was loaded.")
         model = LoadedModel(record=record, version=version, loaded=loaded, on_batch=self._on_batch)
         self._drop(key)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -115,6 +116,14 @@ class _Kernel:
             self._kernel(grid, block, tuple(args))
 
 
+@contextmanager
+def _calls(device: Any) -> Iterator[None]:
+    """Call the driver for a device, and raise its errors as ours."""
+    ignore_captures()
+    with device, told():
+        yield
+
+
 class _Allocation:
     """What the arrays in it keep alive; with the last of them it is given back."""
 
@@ -125,7 +134,7 @@ class _Allocation:
 
 
 def _give_back(index: int, pointer: int, give_back: Callable[[int], None]) -> None:
-    with cupy.cuda.Device(index), told():
+    with _calls(cupy.cuda.Device(index)):
         give_back(pointer)
 
 
@@ -170,7 +179,7 @@ class CudaGpu:
         return self._kernel(source, name, tuple(sorted(defines.items())))
 
     def _find(self, source: Path, name: str, defines: tuple[tuple[str, object], ...]) -> Kernel:
-        with self._device, told():
+        with _calls(self._device):
             return _Kernel(self._module(source, defines).get_function(name))
 
     def _compile(self, source: Path, defines: tuple[tuple[str, object], ...]) -> Any:
@@ -188,7 +197,7 @@ class CudaGpu:
         return isinstance(array, cupy.ndarray) and array.device.id == self.info.index
 
     def pinned(self, nbytes: int) -> NDArray[np.uint8]:
-        with self._device, told():
+        with _calls(self._device):
             memory = cupy.cuda.alloc_pinned_memory(nbytes)
         return np.frombuffer(memory, np.uint8, nbytes)
 
@@ -203,7 +212,7 @@ class CudaGpu:
     def share(self, nbytes: int) -> SharedMemory:
         # What the pool keeps for later would be missing.
         self.trim()
-        with self._device, told():
+        with _calls(self._device):
             pointer = runtime.malloc(-(-nbytes // _BLOCK_BYTES) * _BLOCK_BYTES)
             try:
                 handle = bytes(runtime.ipcGetMemHandle(pointer))
@@ -218,18 +227,18 @@ class CudaGpu:
         own = self._own.get(handle)
         if own is not None:
             return _Shared(array=own.array[:nbytes], handle=handle, close=lambda: None)
-        with self._device, told():
+        with _calls(self._device):
             pointer = runtime.ipcOpenMemHandle(handle)
         return _shared(self.info.index, pointer, nbytes, handle, runtime.ipcCloseMemHandle)
 
     def trim(self) -> None:
-        with self._device, told():
+        with _calls(self._device):
             cupy.get_default_memory_pool().free_all_blocks()
             cupy.get_default_pinned_memory_pool().free_all_blocks()
 
     @property
     def free_bytes(self) -> int:
-        with self._device, told():
+        with _calls(self._device):
             free: int = runtime.memGetInfo()[0]
         return free
 

@@ -112,7 +112,11 @@ class _Driver:
         """Call it in the session's thread."""
         answer: Future[T] = Future()
         self._calls.put(partial(_answer, answer, partial(call, *args, **more)))
-        return answer.result()
+        try:
+            return answer.result()
+        finally:
+            # Of an error, whose frames would keep it and what they had in hand.
+            del answer
 
     def _work(self) -> None:
         while call := self._calls.get():
@@ -151,6 +155,8 @@ def _answer(answer: Future[T], call: Callable[[], T]) -> None:
         answer.set_result(call())
     except BaseException as error:  # for who waits, whatever it is
         answer.set_exception(error)
+    finally:
+        del answer
 
 
 @dataclass

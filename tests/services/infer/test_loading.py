@@ -44,7 +44,7 @@ async def test_an_instance_on_a_gpu_runs_as_many_engines_as_it_has_slots(
     assert len(loaded.engines) == 3
     for engine in loaded.engines:
         np.testing.assert_allclose(engine.run([image_of(0)])["scores"][0], right(1), rtol=1e-4)
-    close_all(loaded.engines)
+    await close_all(loaded.engines)
 
 
 async def test_the_first_engine_that_works_runs_and_the_others_are_told(
@@ -59,7 +59,7 @@ async def test_the_first_engine_that_works_runs_and_the_others_are_told(
     assert loaded.way.engine == "onnxruntime"
     assert loaded.way.why.startswith("it was not tuned; openvino on cpu: ")
     assert "pip install openvino" in loaded.way.why
-    close_all(loaded.engines)
+    await close_all(loaded.engines)
 
 
 LABELS = "labels: [ash, birch, cedar, dogwood]\n"
@@ -83,7 +83,7 @@ async def test_where_no_engine_of_an_instance_works_another_instance_does(
     loaded = await load(loader, record)
     assert (loaded.way.devices, len(loaded.engines)) == (("cpu",), 2)
     assert why in loaded.way.why
-    close_all(loaded.engines)
+    await close_all(loaded.engines)
 
 
 async def test_a_version_that_fails_everywhere_is_refused_with_every_reason(

@@ -218,7 +218,8 @@ async def test_what_is_built_meanwhile_is_not_taken_for_a_version(make: Make) ->
     pool = await make(bound=39)
     pool.device.exact = False
     await pool.apply("elms", more="instances: [{device: emulated, memory: 39}]\n")
-    assert (pool.loaded, pool.pool.states.failures) == ({"elms"}, {})
+    await pool.apply("yews", more="instances: [{device: emulated}]\n")
+    assert (pool.loaded, pool.pool.states.failures) == ({"elms", "yews"}, {})
 
 
 async def test_versions_that_are_loaded_at_once_keep_to_the_bounds(make: Make) -> None:

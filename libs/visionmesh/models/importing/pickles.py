@@ -22,6 +22,11 @@ _HARMLESS = re.compile(
 _LINES = frozenset({"INT", "LONG", "FLOAT", "STRING", "UNICODE", "PERSID", "GET", "PUT"})
 """Operations whose argument is a line of text, which PyTorch writes none of. `pickletools` refuses
 some that Python takes, and would not see what stands behind them."""
+_DAMAGE = (
+    *(zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError),
+    *(MemoryError, OverflowError),
+)
+"""What readers raise; the last two for lengths that no file has."""
 _SHOWN = 5
 _PICKLES = 5
 """Of a file of PyTorch's before 1.6; raw numbers follow."""
@@ -44,7 +49,7 @@ def require_harmless(file: Path) -> None:
     try:
         for name in _wanted_by(file):
             wanted.add(name)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError) as error:
+    except _DAMAGE as error:
         if not wanted:
             raise misfit(
                 f"{file} cannot be read: it is damaged, or none of PyTorch's ({error}); "
@@ -75,6 +80,9 @@ def _wanted_by(file: Path) -> Iterator[str]:
 def _archive(source: IO[bytes], depth: int) -> Iterator[str]:
     with zipfile.ZipFile(source) as archive:
         _require_one_reading(source, archive)
+        names = [name.casefold() for name in archive.namelist()]
+        if len(set(names)) < len(names):
+            yield "two members of one name"  # readers differ in which of them they take
         for member in archive.namelist():
             name = member.casefold()  # as PyTorch looks members up
             with archive.open(member) as content:

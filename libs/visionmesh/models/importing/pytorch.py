@@ -21,7 +21,7 @@ from visionmesh.models.importing.complaints import complaint
 from visionmesh.models.importing.originals import Original, quiet
 from visionmesh.models.importing.pickles import require_harmless
 from visionmesh.models.importing.probe import BATCHES, Outputs, Runner, agree, first_line, images
-from visionmesh.models.importing.programs import require_safe_program
+from visionmesh.models.importing.programs import DAMAGE, require_safe_program
 from visionmesh.models.importing.reading import read_onnx, require_size
 from visionmesh.models.importing.statedicts import fill
 from visionmesh.models.importing.wishes import misfit
@@ -161,7 +161,7 @@ def _program(file: Path) -> tuple[Any, tuple[int, ...]]:
 
     try:
         program = torch.export.load(file)
-    except (RuntimeError, ValueError, KeyError, AssertionError) as error:
+    except DAMAGE as error:
         raise misfit(
             f"{file} is no exported program that loads: {first_line(error)}; save it again"
         ) from error

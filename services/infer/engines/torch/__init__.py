@@ -84,26 +84,22 @@ def _open(
         parallel = ParallelRunner(
             weights, name=spec.name, device=device, options=options, threads=threads
         )
-        program = parallel.part.program
-        close = parallel.close
-        run: Run = parallel
-    else:
-        program = load_program(weights, name=spec.name, halves=options.halves)
         try:
-            move(program.network, device)
-        except torch.OutOfMemoryError as error:
-            # What has been moved would be kept as long as the error, and then for PyTorch alone.
-            program.network.to("meta")
-            torch.cuda.empty_cache()
-            raise GpuMemoryError(str(error)) from error
-        run = Runner(program.network, device=device, options=options)
-        close = _nothing
+            _require_fit(parallel.part.program, spec)
+        except ConfigurationError:
+            parallel.close()
+            raise
+        return parallel.part.program, parallel, parallel.close
+    program = load_program(weights, name=spec.name, halves=options.halves)
+    _require_fit(program, spec)
     try:
-        _require_fit(program, spec)
-    except ConfigurationError:
-        close()
-        raise
-    return program, run, close
+        move(program.network, device)
+    except torch.OutOfMemoryError as error:
+        # What has been moved would be kept as long as the error, and then for PyTorch alone.
+        program.network.to("meta")
+        torch.cuda.empty_cache()
+        raise GpuMemoryError(str(error)) from error
+    return program, Runner(program.network, device=device, options=options), _nothing
 
 
 def _nothing() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from visionmesh.errors import Code, ConfigurationError
-from visionmesh.models.importing.programs import read_interface
+from visionmesh.models.importing.programs import DAMAGE, read_interface
 
 FAILURES = (RuntimeError, IndexError, TypeError, ValueError)
 """What PyTorch raises when a network does not work on its input."""
@@ -62,7 +62,7 @@ def load_program(file: Path, *, name: str, halves: torch.dtype | None = None) ->
         with file.open("rb") as source:
             exported = torch.export.load(source)
         network = exported.module(check_guards=False)
-    except (RuntimeError, ValueError, KeyError, AssertionError, TypeError) as error:
+    except DAMAGE as error:
         raise ConfigurationError(
             Code.MODEL_INVALID,
             f"PyTorch {torch.__version__} cannot load the program of model {name!r}: "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -88,7 +88,7 @@ class Runner:
         assert self._graphs is not None
         for _ in range(_WARM_RUNS):
             self._eager(images)
-        graph = torch.cuda.CUDAGraph()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
         try:
             # Other threads use the device meanwhile, and must not end the capture.
             with torch.cuda.graph(
@@ -96,6 +96,10 @@ class Runner:
             ):
                 outputs = self._eager(images)
         except RuntimeError as error:
+            # PyTorch before 2.12 leaves both as they were in the capture.
+            torch.cuda.set_stream(stream)
+            with suppress(RuntimeError):
+                torch._C._cuda_endAllocateToPool(self._device.index, self._pool)
             if lacks_memory(error):
                 raise
             log.warning("a program runs without CUDA graphs: %s", reason(error))

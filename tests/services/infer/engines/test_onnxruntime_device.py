@@ -6,7 +6,10 @@ the number of a graph as well, and record nothing.
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +85,36 @@ def test_the_thread_of_a_session_ends_with_it_and_keeps_no_process_alive(
         engine.close()
     thread.join(10)
     assert not thread.is_alive()
+
+
+def test_a_failed_call_keeps_nothing_of_what_it_had_in_hand(
+    gpu_device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drivers: list[_Driver] = []
+    leave = _Driver.leave
+
+    def noted(self: _Driver) -> None:
+        drivers.append(self)
+        leave(self)
+
+    monkeypatch.setattr(_Driver, "leave", noted)
+    first, last = opened(gpu_device, save_network(tmp_path / "m.onnx"))
+    first.close()
+    in_hand: list[weakref.ref[Array]] = []
+
+    def fail(images: Array) -> None:
+        in_hand.append(weakref.ref(images))
+        raise ValueError("no memory")
+
+    gc.disable()
+    try:
+        with suppress(ValueError):
+            drivers[0].do(fail, np.zeros(3))
+        drivers[0].do(int)  # the thread is done with the other call
+        assert [one() for one in in_hand] == [None]
+    finally:
+        gc.enable()
+    last.close()
 
 
 def test_a_precision_that_it_cannot_compute_in_is_refused(gpu_device: str, tmp_path: Path) -> None:

@@ -110,6 +110,26 @@ def test_an_archive_that_two_readers_read_otherwise_is_refused(tmp_path: Path) -
         require_harmless(file)
 
 
+def test_of_two_members_of_one_name_none_is_believed(tmp_path: Path) -> None:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as written:
+        for name in ("w/data.pkl", "W/data.pkl"):
+            written.writestr(name, pickle.dumps(OrderedDict(epoch=3), 2))
+    file = tmp_path / "best.pt"
+    for content in (sink.getvalue(), archive({"inner": sink.getvalue()})):
+        file.write_bytes(content)
+        with pytest.raises(ConfigurationError, match="two members of one name"):
+            require_harmless(file)
+
+
+@pytest.mark.parametrize("length", [2**62, 2**63 - 1])
+def test_a_length_that_no_file_has_is_damage(tmp_path: Path, length: int) -> None:
+    file = tmp_path / "best.pt"
+    file.write_bytes(b"\x80\x04\x8e" + length.to_bytes(8, "little") + b"abc.")
+    with pytest.raises(ConfigurationError, match="it is damaged"):
+        require_harmless(file)
+
+
 def test_plain_values_are_harmless(tmp_path: Path) -> None:
     file = tmp_path / "weights.pt"
     values = OrderedDict(epoch=3, names=["a", "b"], rate=0.1, kinds={1, 2})

@@ -74,7 +74,7 @@ async def test_one_node_builds_and_the_other_one_has_it(
         images = [image_of(0), image_of(1)]
         sums = loaded.engines[0].run(images)["sums"]
         np.testing.assert_allclose(sums[:, 0], [2.0 * image.sum() for image in images])
-        close_all(loaded.engines)
+        await close_all(loaded.engines)
     (job,) = built
     assert job.sizes == (1, 2)
     assert nodes_with_plans(tmp_path) == ["one", "other"]
@@ -85,7 +85,7 @@ async def test_one_node_builds_and_the_other_one_has_it(
 
     assert nodes_with_plans(tmp_path) == []
     record = await pushed(registry, tmp_path / "trees", more=ON_GPU)
-    close_all((await load(nodes[1], record)).engines)
+    await close_all((await load(nodes[1], record)).engines)
     assert len(built) == 2, "the mesh has forgotten it, too"
 
 
@@ -105,7 +105,7 @@ async def test_what_tensorrt_cannot_build_is_run_by_the_next_engine(
     assert loaded.way.engine == "onnxruntime"
     assert "tensorrt on emulated: node 'head/frob' (Frobnicate): no such thing" in loaded.way.why
     assert not list((tmp_path / "one" / "plans").glob("building-*"))
-    close_all(loaded.engines)
+    await close_all(loaded.engines)
 
 
 async def test_while_a_plan_is_built_other_versions_are_loaded(
@@ -133,14 +133,14 @@ async def test_while_a_plan_is_built_other_versions_are_loaded(
     other = await pushed(registry, tmp_path / "trees", more="instances: [{device: emulated}]\n")
     loaded = await load(nodes[0], other)
     assert not loaded.exact, "what is built takes memory of the GPU meanwhile"
-    close_all(loaded.engines)
+    await close_all(loaded.engines)
     assert heard == ["half of it"]
     assert built == []
 
     gate.set()
     loaded = await building
     assert (loaded.way.engine, loaded.exact, len(built)) == ("tensorrt", True, 1)
-    close_all(loaded.engines)
+    await close_all(loaded.engines)
 
 
 async def test_a_builder_that_lacks_memory_waits_for_others_to_give_it_back(

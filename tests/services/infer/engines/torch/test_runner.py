@@ -49,6 +49,7 @@ def runner_with_graphs(monkeypatch: pytest.MonkeyPatch, capture: Callable[..., A
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: (object(), device))
     monkeypatch.setattr(torch.cuda, "CUDAGraph", MagicMock)
     monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: (None, device))
     return Runner(torch.fx.symbolic_trace(Doubling()), device=GPU, options=Options())
 
 
@@ -91,7 +92,13 @@ def test_what_cannot_be_captured_runs_without_graphs_unless_memory_lacks(
         raise RuntimeError(error)
 
     runner = runner_with_graphs(monkeypatch, capture)
+    left: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "set_stream", left.append)
+    monkeypatch.setattr(
+        torch._C, "_cuda_endAllocateToPool", lambda *told: left.append(told[0]), raising=False
+    )
     for size in (1, 2):
         with nullcontext() if goes_on else pytest.raises(RuntimeError, match=error[:5]):
             assert runner(torch.ones(size, 3))["double"].tolist() == [[2.0] * 3] * size
     assert len(captures) == (1 if goes_on else 2)
+    assert left == [(None, GPU), GPU.index] * len(captures)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +251,20 @@ def test_a_program_that_would_run_code_is_not_loaded(tmp_path: Path, program: Pa
     with pytest.raises(ConfigurationError) as raised:
         opened(file)
     assert raised.value.code in (Code.MODEL_UNSAFE, Code.MODEL_INVALID)
+
+
+@pytest.mark.parametrize("example", [b"0.", b"\x80\x02N}b.", b"\x80\x02."])
+def test_what_pytorch_cannot_make_sense_of_is_told(
+    tmp_path: Path, program: Path, example: bytes
+) -> None:
+    file = tmp_path / "odd.pt2"
+    with zipfile.ZipFile(program) as whole, zipfile.ZipFile(file, "w") as odd:
+        for name in whole.namelist():
+            is_example = name.endswith("sample_inputs/model.pt")
+            odd.writestr(name, example if is_example else whole.read(name))
+    with pytest.raises(ConfigurationError, match="cannot load the program") as raised:
+        opened(file)
+    assert raised.value.code is Code.MODEL_INVALID
 
 
 def test_a_broken_file_is_told(tmp_path: Path) -> None:
