@@ -55,5 +55,7 @@ def test_cameras_come_to_a_host_and_nothing_else(host: str) -> None:
 def test_a_stage_that_uses_a_gpu_names_one(stage: str) -> None:
     for device in ("cpu", "cuda", "cuda:1", "cuda:MIG-5c2d", "emulated"):
         assert getattr(load_with(stage, {"device": device}), stage).device == device
-    with pytest.raises(ConfigurationError, match=rf"setting {stage}\.device: .*'gpu' is no device"):
-        load_with(stage, {"device": "gpu"})
+    for device in ("gpu", "cuda:", "cuda:x", "cuda:-1"):
+        told = rf"setting {stage}\.device: .*'{device}' is no device"
+        with pytest.raises(ConfigurationError, match=told):
+            load_with(stage, {"device": device})

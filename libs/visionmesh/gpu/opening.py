@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.gpu.gpu import DeviceInfo, Gpu, GpuError
 
-KINDS = ("cuda", "emulated")
+_NAME = re.compile(r"cuda(:(\d+|(GPU|MIG)-[\w/-]+))?|emulated(:\d+)?")
 
 
 def is_gpu(device: str) -> bool:
     """Say whether ``device`` names a GPU, here or elsewhere."""
-    return device.partition(":")[0] in KINDS
+    return _NAME.fullmatch(device) is not None
 
 
 def open_gpu(device: str) -> Gpu:
@@ -23,14 +24,12 @@ def open_gpu(device: str) -> Gpu:
     ConfigurationError
         (device_missing) if it is not in this machine, or cannot be used here; the text says why.
     """
-    kind, _, which = device.partition(":")
-    if kind == "emulated" and (which or "0").isdecimal():
-        return _emulated(int(which or 0))
-    if kind != "cuda":
+    if not is_gpu(device):
         raise ConfigurationError(
             Code.DEVICE_MISSING, f"{device!r} is no GPU: use cuda, cuda:<index> or cuda:<uuid>."
         )
-    return _open_cuda(which)
+    kind, _, which = device.partition(":")
+    return _open_cuda(which) if kind == "cuda" else _emulated(int(which or 0))
 
 
 def gpu_of(uuid: str) -> Gpu:

@@ -28,6 +28,7 @@ _NO_PROSE = ("#", "<", "!", "[!", "---")
 _ADVICE = {
     "extra_forbidden": "this key is not known; remove it or correct its spelling",
     "missing": "this key is missing; add it",
+    "tuple_type": "this must be a list",
 }
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from visionmesh.errors import Code, ConfigurationError
 from visionmesh.gpu.gpu import DeviceArray, GpuError, GpuMemoryError
+from visionmesh.gpu.opening import is_gpu
 from visionmesh.models.spec import Instance, ModelSpec
 from visionmesh.models.variants import Precision
 
@@ -170,7 +171,7 @@ def engines_of(spec: ModelSpec, instance: Instance) -> tuple[str, ...]:
     """
     kind = kind_of(instance.device)
     where = f"{spec.name}/model.yaml: instances"
-    if kind not in ENGINES:
+    if not (kind == "cpu" or is_gpu(instance.device)):
         raise ConfigurationError(
             Code.MODEL_INVALID,
             f"{where}: no engine serves the device {instance.device!r}; "

@@ -48,6 +48,7 @@ def test_labels_outside_the_folder_are_refused(tmp_path: Path, name: str) -> Non
     [
         ("width: 6", "width: six", r"trees/model.yaml: input.width: .*integer"),
         ("width: 6, ", "", r"input.width: this key is missing; add it"),
+        ("labels:", "instances: cpu\nlabels:", r"instances: this must be a list"),
         ("width: 6", "width: 6, colour: RGB", r"input.colour: this key is not known"),
         ("width: 6", "width: 6, mean: [1, 2]", r"input: .*mean wants 1 or 3 values"),
         ("width: 6", "width: 6, scale: .nan", r"input.scale: .*finite"),

@@ -18,8 +18,9 @@ def test_every_device_is_served_by_engines_that_there_are() -> None:
 
 
 def test_a_device_that_nothing_serves_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="no engine serves the device 'abacus:0'"):
-        open_engines(tmp_path / "m.onnx", describe(), Instance(device="abacus:0"), count=1)
+    for device in ("abacus:0", "cuda:x", "cuda:"):
+        with pytest.raises(ConfigurationError, match=f"no engine serves the device '{device}'"):
+            open_engines(tmp_path / "m.onnx", describe(), Instance(device=device), count=1)
 
 
 def test_an_engine_that_is_not_installed_is_asked_for(
