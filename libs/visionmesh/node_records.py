@@ -31,7 +31,7 @@ class LoadedVersion(Frozen):
     """How many bytes of a GPU it took, by the GPU's UUID."""
     since: datetime
     why: str = ""
-    """Why it is run this way."""
+    """Why it is run this way; empty: it is the usual one."""
 
 
 class NodeRecord(Frozen):

@@ -74,7 +74,7 @@ class LoadedModel:
     def description(self) -> str:
         """What runs it, for the log."""
         way = self.way
-        return f"{self.engines} x {way.engine} in {way.precision}, as {way.why}"
+        return f"{self.engines} x {way.engine} in {way.precision}, as {way.because}"
 
     def is_of(self, record: ModelRecord) -> bool:
         """Say whether ``record`` has these weights under this number."""

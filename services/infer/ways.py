@@ -56,6 +56,7 @@ class Way:
     plain: bool
     """It is `plain_way`, which needs nothing but ``model.onnx``."""
     why: str
+    """Empty: it is the usual one."""
     tensorrt: Artifact | None = None
     """What the engine tensorrt runs in place of that."""
 
@@ -116,8 +117,13 @@ class Way:
 
     def although(self, *complaints: str) -> Way:
         """Return the way with what did not work told besides why it is taken."""
-        told = (complaint.rstrip(".") for complaint in complaints if complaint)
-        return replace(self, why="; ".join((self.why, *told)))
+        told = (complaint.rstrip(".") for complaint in (self.why, *complaints) if complaint)
+        return replace(self, why="; ".join(told))
+
+    @property
+    def because(self) -> str:
+        """Why it is taken, for who asks also where nothing is unusual."""
+        return self.why or "it was not tuned"
 
 
 def plain_way(spec: ModelSpec, version: Stored, *, cores: int, why: str) -> Way:
@@ -164,8 +170,8 @@ def choose_way(spec: ModelSpec, version: Stored, *, features: tuple[str, ...], c
     made = for_tensorrt(spec, version)
     if made is None:
         return way
-    why = f"{way.why}; TensorRT has its {made.precision.upper()} network"
-    return replace(way, tensorrt=made, plain=False, why=why)
+    way = way.although(f"TensorRT has its {made.precision.upper()} network")
+    return replace(way, tensorrt=made, plain=False)
 
 
 def _chosen_way(spec: ModelSpec, version: Stored, *, features: tuple[str, ...], cores: int) -> Way:
@@ -195,7 +201,7 @@ def _chosen_way(spec: ModelSpec, version: Stored, *, features: tuple[str, ...], 
 
 
 def _untuned_way(spec: ModelSpec, version: Stored, *, features: tuple[str, ...], cores: int) -> Way:
-    way = plain_way(spec, version, cores=cores, why="it was not tuned")
+    way = plain_way(spec, version, cores=cores, why="")
     variants = version.variants
     made = variants.for_cpus() if variants and variants.of == version.sha256 else None
     if made is None or not _on_cpus(spec):

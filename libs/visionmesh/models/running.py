@@ -64,4 +64,4 @@ def running_here(spec: ModelSpec, version: Stored, *, plain: bool = False) -> He
     first = way.copies[0]
     precision = way.precision_of(first.engine)
     running = Running(engine=first.engine, precision=precision, instance=first.instance)
-    return Here(running, way.file_of(first.engine), way.plain, way.why)
+    return Here(running, way.file_of(first.engine), way.plain, way.because)

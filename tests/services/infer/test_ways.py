@@ -109,7 +109,7 @@ def test_where_the_choice_does_not_hold_any_machine_s_way_is_gone(
     assert (way.engine, way.precision, way.sha256) == ("onnxruntime", "fp32", "f")
     assert way.copies == (Copies(("onnxruntime",), Instance(), 4),)
     assert way.plain
-    assert why in way.why
+    assert why in way.because
 
 
 VNNI = ("avx2", "avx512_vnni")
@@ -156,7 +156,7 @@ def test_an_int8_network_is_not_run_where_that_may_be_slower_or_wrong(
 ) -> None:
     way = choose_way(describe(), version, features=features, cores=4)
     assert (way.precision, way.sha256, way.plain) == ("fp32", "f", True)
-    assert why in way.why
+    assert why in way.because
 
 
 def test_the_engine_for_programs_runs_the_program_and_others_the_network() -> None:

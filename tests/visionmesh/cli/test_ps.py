@@ -21,7 +21,7 @@ LOADED = make_loaded(
     version=2,
     memory_bytes=120_000_000,
     device_memory={"GPU-1": 1_500_000_000},
-    why="it was not tuned",
+    why="tensorrt on cuda: there is no such operator",
 )
 WORKER = make_record(
     "box",
@@ -45,4 +45,4 @@ def test_memory_of_gpus_and_reasons_are_told(monkeypatch: pytest.MonkeyPatch) ->
     assert "120 MB + 1.5 GB of GPU" in told
     assert "dogs/1 sleeps on box (77): it gave way to version 2 of cats\n" in told
     assert "cats/3 is being loaded on box (77): TensorRT builds its plan: 40%\n" in told
-    assert "cats/2 runs on box (77): it was not tuned\n" in told
+    assert "cats/2 runs on box (77): tensorrt on cuda: there is no such operator\n" in told
