@@ -182,7 +182,7 @@ def _print_workers(nodes: Sequence[NodeRecord]) -> None:
                 node.pid,
                 "ready" if node.ready else "starting",
                 _versions(node.models, node.failed),
-                node.device,
+                _devices(node),
                 f"{node.load:g}",
                 node.http or "",
                 node.grpc or "",
@@ -192,6 +192,11 @@ def _print_workers(nodes: Sequence[NodeRecord]) -> None:
         ),
         empty="No worker is there.",
     )
+
+
+def _devices(node: NodeRecord) -> str:
+    """Return where a worker computes: an infer worker wherever its models do."""
+    return ", ".join(sorted({name for one in node.loaded for name in one.devices})) or node.device
 
 
 def _print_loaded(nodes: Sequence[NodeRecord]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -43,6 +44,7 @@ def test_memory_of_gpus_and_reasons_are_told(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(options, "client", client)
     told = CliRunner().invoke(build(), ["ps"]).output
     assert "120 MB + 1.5 GB of GPU" in told
+    assert re.search(r"^infer +box +77 .* cuda ", told, re.MULTILINE)
     assert "dogs/1 sleeps on box (77): it gave way to version 2 of cats\n" in told
     assert "cats/3 is being loaded on box (77): TensorRT builds its plan: 40%\n" in told
     assert "cats/2 runs on box (77): tensorrt on cuda: there is no such operator\n" in told
