@@ -110,16 +110,19 @@ def _is_served(nodes: Sequence[NodeRecord], record: ModelRecord) -> bool:
     A postprocess worker tells what it cannot decode as soon as it has.
     """
     name, wanted = record.spec.name, set(record.wanted)
-    loaded = any(wanted <= {*worker.models.get(name, ())} for worker in _infer_workers(nodes))
+    loaded = any(
+        wanted <= {*worker.models.get(name, ())} and _has_applied(worker, record)
+        for worker in _infer_workers(nodes)
+    )
     doors = [node for node in nodes if node.stage == "ingest" and node.ready]
     heard = all(wanted <= {*door.heard.get(name, ())} for door in doors)
-    decoding = [node for node in nodes if node.stage == "postprocess" and node.applied is not None]
-    return loaded and heard and all(_revision(node, name) >= record.revision for node in decoding)
+    decoding = [node for node in nodes if node.stage == "postprocess"]
+    return loaded and heard and all(_has_applied(node, record) for node in decoding)
 
 
-def _revision(node: NodeRecord, name: str) -> int:
-    """Return the record that a worker has made something of; 0 if none."""
-    return (node.applied or {}).get(name, 0)
+def _has_applied(node: NodeRecord, record: ModelRecord) -> bool:
+    """Say whether a worker has made of a record what it could; older ones do not tell."""
+    return node.applied is None or node.applied.get(record.spec.name, 0) >= record.revision
 
 
 def _failures(nodes: Sequence[NodeRecord]) -> Failures:
@@ -152,6 +155,6 @@ def _is_for_others(nodes: Sequence[NodeRecord], record: ModelRecord) -> bool:
 def _leaves(node: NodeRecord, record: ModelRecord) -> bool:
     """Say whether a worker has seen the model, and leaves it to nodes with other devices."""
     name = record.spec.name
-    known = _revision(node, name) == record.revision
+    known = node.applied is not None and _has_applied(node, record)
     failed = any(version_key(name, number) in node.failed for number in record.versions)
     return known and name not in node.models and not failed

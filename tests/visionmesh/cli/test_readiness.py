@@ -74,7 +74,7 @@ async def test_the_wait_is_bounded_and_0_does_not_wait(visionmesh: Run, tmp_path
     assert (again.status, "[model_failed]" in again.err) == (1, True)
 
 
-async def test_a_push_waits_for_those_who_admit_and_decode(tmp_path: Path) -> None:
+async def test_a_push_waits_for_those_who_admit_run_and_decode(tmp_path: Path) -> None:
     folder = write_classifier(tmp_path, name="whispered")
     async with AsyncExitStack() as stack:
         nats = await stack.enter_async_context(NatsServer(store=tmp_path / "nats"))
@@ -94,6 +94,9 @@ async def test_a_push_waits_for_those_who_admit_and_decode(tmp_path: Path) -> No
         undecided = await finish(tmp_path, *push, "0.5")
         assert (undecided.status, "[model_not_ready]" in undecided.err) == (1, True)
         await workers["postprocess"].update(applied={"whispered": 1000})
+        unloaded = await finish(tmp_path, *push, "0.5")
+        assert (unloaded.status, "[model_not_ready]" in unloaded.err) == (1, True)
+        await workers["infer"].update(applied={"whispered": 1000})
         assert (await finish(tmp_path, *push, "30")).status == 0
 
 
