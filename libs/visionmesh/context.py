@@ -289,7 +289,7 @@ async def _open_gpu(settings: Settings, stage: str, devices: DeviceMemory) -> Gp
     try:
         gpu = await asyncio.to_thread(open_gpu, own.device)
     except ConfigurationError as error:
-        log.warning("%s runs on the CPU, as its GPU cannot be used: %s", stage, error)
+        log.warning("%s runs on the CPU, as %s cannot be used: %s", stage, own.device, error)
         return None
     if isinstance(own, PreprocessSettings):
         await devices.open(gpu)

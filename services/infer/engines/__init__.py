@@ -167,7 +167,8 @@ def engines_of(spec: ModelSpec, instance: Instance) -> tuple[str, ...]:
     Raises
     ------
     ConfigurationError
-        (model_invalid) if no engine serves the device, or one that it names does not.
+        (model_invalid) if no engine serves the device, one that it names does not, or there are
+        options that none has.
     """
     kind = kind_of(instance.device)
     where = f"{spec.name}/model.yaml: instances"
@@ -184,7 +185,13 @@ def engines_of(spec: ModelSpec, instance: Instance) -> tuple[str, ...]:
                 f"{where}: no engine {name!r} serves the device {instance.device!r}; "
                 f"there is: {', '.join(ENGINES[kind])}.",
             )
-    return instance.engines or USUAL[kind]
+    names = instance.engines or USUAL[kind]
+    if instance.options and kind == "cpu" and OF_PROGRAMS.isdisjoint(names):
+        raise ConfigurationError(
+            Code.MODEL_INVALID,
+            f"{where}: options: {', '.join(names)} on the CPU has none; remove them.",
+        )
+    return names
 
 
 def open_engines(

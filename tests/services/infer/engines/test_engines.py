@@ -23,6 +23,12 @@ def test_a_device_that_nothing_serves_is_named(tmp_path: Path) -> None:
             open_engines(tmp_path / "m.onnx", describe(), Instance(device=device), count=1)
 
 
+def test_options_that_no_engine_of_the_device_has_are_refused(tmp_path: Path) -> None:
+    instance = Instance(engines=("openvino", "onnxruntime"), options={"use_tf32": True})
+    with pytest.raises(ConfigurationError, match="options: openvino, onnxruntime on the CPU"):
+        open_engines(tmp_path / "m.onnx", describe(), instance, count=1)
+
+
 def test_an_engine_that_is_not_installed_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,7 +56,7 @@ async def test_a_worker_whose_gpu_is_not_here_goes_on_with_the_cpu(
     async with open_context(own, stage="preprocess", stream=IMAGES) as context:
         record = await started(context)
     assert record.device == "cpu"
-    assert "preprocess runs on the CPU, as its GPU cannot be used: " in caplog.text
+    assert "preprocess runs on the CPU, as cuda:77 cannot be used: " in caplog.text
 
 
 async def test_a_worker_whose_gpu_has_too_little_memory_goes_on_with_the_cpu(
