@@ -31,7 +31,10 @@ from visionmesh.telemetry.tracing import Tracing
 from visionmesh.trail import Trail
 
 AGAIN_HEADER = "Vm-Again"
-"""On the reply to a synchronous request: the image must be sent again, for this reason."""
+"""On the reply to a synchronous request: the image must be sent again, for this code's reason.
+
+The body tells it.
+"""
 
 STATUS_HEADER = "Vm-Status"
 """On the reply to a synchronous request whose image was not recognised: the result's status."""
@@ -42,7 +45,7 @@ BROKE_DELAY = timedelta(seconds=1)
 MAX_WAITS = 1200
 """Attempts at an image that has to wait for something else; half a second, or more, for each."""
 
-_OUTSIDE = frozenset({Code.MODEL_NOT_READY, Code.MESH_UNREACHABLE, Code.MESH_FULL})
+OUTSIDE = frozenset({Code.MODEL_NOT_READY, Code.MESH_UNREACHABLE, Code.MESH_FULL})
 """Why an image may have to wait through no fault of its own."""
 
 _TOO_LARGE = (
@@ -165,9 +168,11 @@ class Settlement:
         Returns the error that ended it, or `None` if it goes on.
         """
         if reference.reply is not None:
-            await self._connection.send(reference.reply, headers={AGAIN_HEADER: error.code})
+            await self._connection.send(
+                reference.reply, error.message.encode(), headers={AGAIN_HEADER: error.code}
+            )
             return None
-        waits = error.code in _OUTSIDE
+        waits = error.code in OUTSIDE
         if reference.attempt >= (MAX_WAITS if waits else self._max_attempts):
             last = Reject(
                 Code.TOO_MANY_ATTEMPTS,

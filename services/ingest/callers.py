@@ -73,7 +73,7 @@ class Callers:
         headers = message.headers or {}
         again = headers.get(AGAIN_HEADER)
         if again is not None:
-            future.set_exception(Retry("The image was lost on its way.", code=Code(again)))
+            future.set_exception(Retry(message.data.decode(), code=Code(again)))
         elif (head := headers.get(TENSORS_HEADER)) is not None:
             try:
                 body, tensors = take_over(head, message.data, self._reader)

@@ -16,11 +16,12 @@ from visionmesh.context import Context
 from visionmesh.errors import Code, Expired, Refused, Reject, Retry, VisionmeshError
 from visionmesh.events import Event
 from visionmesh.models.record import ModelRecord
+from visionmesh.settlement import OUTSIDE
 from visionmesh.subjects import require_token
 from visionmesh.tasks import end
 
 MAX_TRIES = 3
-"""An image that was lost with the process that held it is sent again so often."""
+"""An image that could not be worked on, or was lost with who held it, is sent so often."""
 PAUSE = timedelta(milliseconds=100)
 """Before the second try, twice as long before the third."""
 AT_ONCE = 16
@@ -163,6 +164,8 @@ class Gateway:
                 trail.close()
                 self._callers.close(subject)
                 self._admission.landed(subject, reply.body if reply is not None else None)
+        if last.code in OUTSIDE:
+            raise Refused(last.code, last.message)
         raise Reject(
             Code.TOO_MANY_ATTEMPTS, f"Given up after {MAX_TRIES} attempts; the last: {last.message}"
         )

@@ -15,6 +15,8 @@ from nats.js.kv import KeyValue
 
 _POLL = timedelta(seconds=2)
 """How late a watcher may notice a change whose announcement was lost with a connection."""
+_SOON = timedelta(milliseconds=5)
+"""After an announcement that came before its change, which a busy server has yet to store."""
 _AWAY = timedelta(milliseconds=200)
 """Between two tries of a watcher while the server does not answer."""
 
@@ -63,9 +65,10 @@ class Bucket:
         """
         # The server announces what is written; the position in the stream decides what is read.
         # So a lost announcement costs a poll's delay, and nothing is ever missed or read twice.
+        # It announces and stores side by side: polls follow an announcement, ever more slowly.
         announcements = await self._nc.subscribe(self._subjects)
         try:
-            sequence, complete = 0, False
+            sequence, complete, pause = 0, False, _POLL
             while True:
                 try:
                     async for message in self.stored(behind=sequence):
@@ -78,9 +81,10 @@ class Bucket:
                     complete = True
                     yield None
                 try:
-                    await announcements.next_msg(timeout=_POLL.total_seconds())
+                    await announcements.next_msg(timeout=pause.total_seconds())
+                    pause = _SOON
                 except NatsTimeoutError:
-                    continue
+                    pause = min(2 * pause, _POLL)
         finally:
             if not self._nc.is_closed:
                 await announcements.unsubscribe()

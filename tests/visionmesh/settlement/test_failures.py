@@ -129,7 +129,7 @@ async def test_a_caller_is_asked_to_send_the_image_again(
     reference = make_reference(model=MODEL, reply=inbox, attempt=attempt)
     await settlement.again(reference, Retry("No room.", code=Code.MESH_FULL))
     message = await replies.next_msg(timeout=10)
-    assert (message.data, message.headers) == (b"", {AGAIN_HEADER: Code.MESH_FULL})
+    assert (message.data, message.headers) == (b"No room.", {AGAIN_HEADER: Code.MESH_FULL})
 
 
 async def test_a_caller_s_refused_image_is_not_buried(
