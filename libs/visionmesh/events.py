@@ -24,6 +24,7 @@ from pydantic_core import from_json, to_json
 from visionmesh.contracts import Params, Priority, TensorMeta, Want
 from visionmesh.documents import WIDE, is_wide
 from visionmesh.errors import Code, Reject
+from visionmesh.faults import first_fault
 from visionmesh.subjects import is_token, name_fault
 from visionmesh.telemetry.context import format_traceparent, kept_tracestate, parse_traceparent
 
@@ -213,11 +214,10 @@ def parse_params(
 
 
 def _fault_in_params(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"]) or "Vm-Params"
-    if first["type"] == "extra_forbidden":
-        return f"{where}: there is no such parameter; allowed are {', '.join(Params.model_fields)}."
-    return f"{where}: {first['msg']}."
+    where, what, is_unknown = first_fault(error)
+    if is_unknown:
+        what = f"there is no such parameter; allowed are {', '.join(Params.model_fields)}"
+    return f"{where or 'Vm-Params'}: {what}."
 
 
 def parse_priority(text: str | None) -> Priority:

@@ -59,3 +59,17 @@ def test_a_stage_that_uses_a_gpu_names_one(stage: str) -> None:
         told = rf"setting {stage}\.device: .*'{device}' is no device"
         with pytest.raises(ConfigurationError, match=told):
             load_with(stage, {"device": device})
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "told"),
+    [
+        ("infer", {"devices": "cuda:0"}, r"infer\.devices: this must be a list"),
+        ("infer", {"port": 1, "prot": 2}, r"infer\.prot: this key is not known"),
+    ],
+)
+def test_what_is_not_as_it_must_be_is_told_in_words_of_yaml(
+    setting: str, value: Any, told: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"setting {told}"):
+        load_with(setting, value)

@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from visionmesh.errors import Code, ConfigurationError, Refused
+from visionmesh.faults import first_fault
 from visionmesh.models.spec import ModelSpec
 from visionmesh.subjects import require_token
 
@@ -24,12 +25,6 @@ CARD_LENGTH = 1000
 """Characters: what is shown of a model in a terminal."""
 _NO_PROSE = ("#", "<", "!", "[!", "---")
 """Headings, HTML, pictures, badges and front matter."""
-
-_ADVICE = {
-    "extra_forbidden": "this key is not known; remove it or correct its spelling",
-    "missing": "this key is missing; add it",
-    "tuple_type": "this must be a list",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +74,7 @@ def load_folder(path: Path) -> ModelFolder:
         spec = ModelSpec.model_validate(values)
         require_token("model", spec.name)
     except ValidationError as error:
-        raise _invalid(shown, _first(error)) from error
+        raise _invalid(shown, str(first_fault(error))) from error
     except Refused as error:
         raise _invalid(shown, f"name: {error.message.removesuffix('.')}") from error
     versions = _versions(path, shown.parent)
@@ -154,13 +149,6 @@ def _check_traffic(spec: ModelSpec, shown: Path) -> None:
             raise _invalid(shown, f"traffic.{version}: a weight must be a number from 0 on")
     if spec.traffic and not sum(spec.traffic.values()):
         raise _invalid(shown, "traffic: at least one version must have a weight above 0")
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "[key]")
-    what = _ADVICE.get(first["type"], first["msg"].removeprefix("Value error, "))
-    return f"{where}: {what}" if where else what
 
 
 def _invalid(shown: Path, what: str) -> ConfigurationError:

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from visionmesh.bus.bucket import Bucket
 from visionmesh.errors import Code, Refused
+from visionmesh.faults import first_fault
 from visionmesh.models.artifacts import ArtifactStore
 from visionmesh.models.folder import ModelFolder
 from visionmesh.models.plans import Plans
@@ -242,12 +243,10 @@ def _record(name: str, value: bytes | None) -> ModelRecord:
     try:
         return ModelRecord.model_validate_json(value or b"")
     except ValidationError as error:
-        why = error.errors()[0]
-        what = ".".join(map(str, why["loc"])) or "it"
         raise Refused(
             Code.MODEL_INVALID,
             f"Model {name!r} was pushed by another release of visionmesh, whose record this one "
-            f"cannot read ({what}: {why['msg']}): use that release, or remove the model.",
+            f"cannot read ({first_fault(error)}): use that release, or remove the model.",
         ) from error
 
 

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 
 from visionmesh.contracts import Frozen
 from visionmesh.errors import Code, ConfigurationError
+from visionmesh.faults import first_fault
 from visionmesh.models.spec import MOST_CORES
 
 VARIANTS_FILE = "variants.json"
@@ -95,9 +96,7 @@ def read_variants(version: Path) -> Variants | None:
     try:
         variants = Variants.model_validate_json(file.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise _invalid(file, f"{where}: {first['msg']}") from error
+        raise _invalid(file, str(first_fault(error))) from error
     for artifact in variants.artifacts:
         if not (version / artifact.file).is_file():
             raise _invalid(file, f"there is no {artifact.file} beside it")

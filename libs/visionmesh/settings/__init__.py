@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from visionmesh.durations import Duration
 from visionmesh.errors import Code, ConfigurationError
+from visionmesh.faults import first_fault
 from visionmesh.settings.ingest import IngestSettings
 from visionmesh.settings.section import MEBIBYTE, Device, DeviceSettings, Section, ServiceSettings
 from visionmesh.settings.servers import require_server
@@ -150,8 +151,4 @@ def load_settings(path: Path | None = None, **overrides: Any) -> Settings:
     try:
         return Settings(**{**values, **overrides})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigurationError(
-            Code.SETTINGS_INVALID, f"setting {where}: {first['msg']}"
-        ) from error
+        raise ConfigurationError(Code.SETTINGS_INVALID, f"setting {first_fault(error)}") from error

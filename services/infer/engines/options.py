@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from visionmesh.contracts import Frozen
 from visionmesh.errors import Code, ConfigurationError
+from visionmesh.faults import first_fault
 from visionmesh.models.spec import Instance, ModelSpec
 
 NAMES: Mapping[str, str] = MappingProxyType(
@@ -40,10 +41,8 @@ class EngineOptions(Frozen):
         try:
             return cls.model_validate(own)
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"]))
             raise ConfigurationError(
                 Code.MODEL_INVALID,
-                f"{spec.name}/model.yaml: instances: options.{key}: {first['msg']}; the engine "
-                f"{cls.engine} knows: {', '.join(cls.model_fields)}.",
+                f"{spec.name}/model.yaml: instances: options.{first_fault(error)}; the "
+                f"engine {cls.engine} knows: {', '.join(cls.model_fields)}.",
             ) from error

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from services.ingest.forms import status_of
 from visionmesh.contracts import ErrorInfo, Frozen, Params, Priority
 from visionmesh.errors import Code, Reject
+from visionmesh.faults import first_fault
 
 Q = TypeVar("Q", bound=BaseModel)
 
@@ -146,9 +147,7 @@ def read_query(model: type[Q], query: Mapping[str, str]) -> Q:
     try:
         return model.model_validate(dict(query))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise Reject(Code.INVALID_REQUEST, f"{where}: {first['msg']}.") from error
+        raise Reject(Code.INVALID_REQUEST, f"{first_fault(error)}.") from error
 
 
 def _plain(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from visionmesh.contracts import Answer, Frozen, Params, Placement
 from visionmesh.errors import Code, Reject
+from visionmesh.faults import first_fault
 from visionmesh.models.spec import ModelSpec
 
 Array = npt.NDArray[Any]
@@ -73,12 +74,11 @@ def read_parameters(kind: type[_P], spec: ModelSpec) -> _P:
     try:
         return kind.model_validate(spec.output.parameters)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
+        fault = first_fault(error)
+        if fault.is_unknown:
             known = ", ".join(sorted(kind.model_fields))
-            raise ValueError(f"parameter {where} is not known; there are {known}") from error
-        raise ValueError(f"parameter {where}: {first['msg']}") from error
+            raise ValueError(f"parameter {fault.where} is not known; there are {known}") from error
+        raise ValueError(f"parameter {fault}") from error
 
 
 def pick(outputs: Arrays, name: str | None) -> Array:

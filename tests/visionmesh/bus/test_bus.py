@@ -6,8 +6,10 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -40,6 +42,15 @@ class Bus:
         self.server = server
         self.connection = connection
         self.publisher = publisher
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+        await self.connection.close()
+        await self.server.stop()
 
     async def pull(self, *, capacity: int = 8) -> asyncio.Queue[Delivery]:
         config = topology.events_consumer(MODEL, window=64, settings=SETTINGS)
@@ -54,6 +65,7 @@ class Bus:
             receive=queue.put_nowait,
         )
         await self.puller.start()
+        self._stack.push_async_callback(self.puller.stop)
         return queue
 
 
@@ -66,9 +78,8 @@ async def bus(tmp_path: Path) -> AsyncIterator[Bus]:
     await topology.ensure_stream(connection.client, topology.events_config(SETTINGS, [MODEL]))
     publisher = Publisher(connection=connection)
     await publisher.start()
-    yield Bus(server, connection, publisher)
-    await connection.close()
-    await server.stop()
+    async with Bus(server, connection, publisher) as bus:
+        yield bus
 
 
 def event(number: int) -> str:

@@ -128,7 +128,7 @@ def test_a_precision_that_it_cannot_compute_in_is_refused(gpu_device: str, tmp_p
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"beads": 3}, r"options\.beads: Extra inputs"),
+        ({"beads": 3}, r"options\.beads: this key is not known"),
         ({"provider": "abacus"}, r"options\.provider: Input should be 'cuda' or"),
         ({"gpu_mem_limit": 0}, r"options\.gpu_mem_limit: .*greater than"),
     ],

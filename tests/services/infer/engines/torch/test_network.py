@@ -13,6 +13,7 @@ from services.infer.engines import NoMemory, open_engines  # noqa: E402 - they i
 from services.infer.engines import torch as torch_engines  # noqa: E402
 from services.infer.engines.host import NetworkError  # noqa: E402
 from services.infer.engines.torch.network import DeviceNetwork  # noqa: E402
+from tests import vits  # noqa: E402
 from tests.services.infer.engines.samples import spec_of  # noqa: E402
 from visionmesh.gpu import Gpu, GpuError  # noqa: E402
 from visionmesh.gpu.gpu import GpuMemoryError  # noqa: E402
@@ -56,6 +57,6 @@ def test_what_was_moved_of_a_network_that_is_too_large_is_given_back(
     monkeypatch.setattr(torch_engines, "move", overflow)
     instance = Instance(device="emulated", engines=("torch",))
     with pytest.raises(NoMemory, match="full"):
-        open_engines(vit, spec_of(), instance, count=1)
+        open_engines(vit, spec_of(width=vits.SIZE, height=vits.SIZE), instance, count=1)
     (network,) = moved
     assert all(weight.is_meta for weight in network.parameters())
