@@ -58,8 +58,6 @@ class Ranks:
         self._reaping = threading.Lock()
         self._ending = False
         self._numbers = count()
-        # Memory that the others open by its path, and of which nothing stays behind.
-        self._store = os.memfd_create("visionmesh-ranks")
         self._done, self._doing = multiprocessing.Pipe(duplex=False)
         """By which this rank answers, like the others."""
         self._orders: list[Connection] = []
@@ -68,7 +66,10 @@ class Ranks:
         atexit.register(self._kill)
         try:
             self._start(threads)
-            place = Path(f"/proc/{os.getpid()}/fd/{self._store}")
+            # Memory that all open by its path. PyTorch writes there once more when the last of what
+            # these ranks loaded is collected, whenever that is: so that it is no other file's path
+            # by then, this one is never closed.
+            place = Path(f"/proc/{os.getpid()}/fd/{os.memfd_create('visionmesh-ranks')}")
             self.together(own=lambda: None)
             self.mesh = self.together(
                 "meet", str(place), patience, own=lambda: self._meet(place, patience)
@@ -220,7 +221,6 @@ class Ranks:
                     process.join()
         self._done.close()
         self._doing.close()
-        os.close(self._store)
 
 
 def _complaints(answers: dict[int, Complaint]) -> str:

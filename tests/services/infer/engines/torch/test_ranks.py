@@ -72,6 +72,20 @@ def test_a_rank_that_does_not_answer_ends_in_an_error_and_is_followed_by_another
     assert not psutil.pid_exists(other.pid)
 
 
+def stores() -> int:
+    """Return how many files for ranks to meet at this process has open."""
+    links = Path("/proc/self/fd").iterdir()
+    return sum("visionmesh-ranks" in os.path.realpath(link) for link in links)
+
+
+def test_what_pytorch_writes_after_ranks_have_left_is_written_to_no_other_file(vit: Path) -> None:
+    before = stores()
+    split = opened(vit)
+    assert stores() == before + 1
+    split.close()
+    assert stores() == before + 1
+
+
 def test_after_a_fault_of_its_own_rank_0_takes_no_answer_for_another(vit: Path) -> None:
     def fail() -> None:
         raise KeyError("fault")
