@@ -46,7 +46,7 @@ def test_copies_work_at_the_same_time_on_full_batches_of_all_images() -> None:
 
 
 def test_what_is_far_behind_runs_in_one_round_only_unless_it_is_to_be_kept() -> None:
-    fast, slow, kept = Sleeper(1), Sleeper(8), Sleeper(8)
+    fast, slow, kept = Sleeper(1), Sleeper(40), Sleeper(40)
     race({"fast": [fast], "slow": [slow], "kept": [kept]}, IMAGES, batch=1, seconds=0, keep="kept")
     # Twice to warm up, then one image alone and one batch in each round.
     assert (len(slow.ran), len(kept.ran)) == (4, 12)
